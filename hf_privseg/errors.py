@@ -1,0 +1,33 @@
+"""The errors of this package: each one is also a builtin error, and none ever carries key material.
+
+ValueError
+├── InvalidKeyError       the value offered as a key is none: malformed, of the wrong length, of an unknown family
+├── KeyMismatchError      a sound key, but not the one (or not of the family) that this model or image was made with
+├── InvalidImageError     pixels that cannot be encrypted: size, channels, dtype, range
+└── CiphertextError       an encrypted image that is damaged, resampled, recompressed or not one at all
+RuntimeError
+└── EncryptionStateError  a sound request at the wrong moment: encrypting twice, decrypting what is plain
+
+With `trust_remote_code` a module may exist twice in one process, and then a class of one copy does not catch an error
+of the other. Catching the builtin (`ValueError`, `RuntimeError`) always works.
+"""
+
+
+class InvalidKeyError(ValueError):
+    """The value is not a secret key; the message says which part is wrong and never repeats the value."""
+
+
+class KeyMismatchError(ValueError):
+    """The secret key is sound, but the model, image or cipher at hand belongs to another key or family."""
+
+
+class InvalidImageError(ValueError):
+    """The pixels cannot be encrypted or decrypted: their size, channels, dtype or range do not fit."""
+
+
+class CiphertextError(ValueError):
+    """The encrypted image is damaged: changed, resized or recompressed after encryption, or never encrypted."""
+
+
+class EncryptionStateError(RuntimeError):
+    """The model is in the wrong state for the request; the message names the state and the way out."""

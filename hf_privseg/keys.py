@@ -1,0 +1,416 @@
+"""Secret keys: 32 random bytes bound to a cipher family, and everything that is derived from them.
+
+The derivation (format version 1) uses HMAC-SHA256 alone, so that any language can repeat it:
+
+    label   = "hf-privseg/v1/<family>/<L>/<purpose>"        ASCII; L is the length of a block, in decimal
+    prk     = HMAC-SHA256(key = "hf-privseg/v1", message = the 32 bytes)
+    block i = HMAC-SHA256(key = prk, message = label || be32(i)),  i = 1, 2, ...
+    stream  = block 1 || block 2 || ...
+
+The first n bytes of the stream equal PBKDF2-HMAC-SHA256(password = prk, salt = label, iterations = 1, n bytes), which
+is one native call in Python and in a browser's WebCrypto. It serves as a pseudo-random stream here; nothing relies on
+PBKDF2 to slow down a guesser. How the stream becomes an order, signs or a rotation is said at `SecretKey.permutation`,
+`SecretKey.signs` and `SecretKey.haar`.
+"""
+
+import base64
+import hashlib
+import hmac
+import itertools
+import os
+import re
+import secrets
+import stat
+import struct
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, final
+
+import numpy as np
+
+from .errors import InvalidKeyError
+
+FAMILIES = ("permutation", "signed_permutation", "orthogonal", "matrix")
+DEFAULT_FAMILY = "orthogonal"
+FORMAT_VERSION = 1
+
+_KEY_BYTES = 32
+_SALT_BYTES = 16
+_NAMESPACE = f"hf-privseg/v{FORMAT_VERSION}"
+_PREFIX = f"privseg{FORMAT_VERSION}"
+_BASE64_LENGTH = 43  # 32 bytes in base64url without padding
+
+
+@final
+class SecretKey:
+    """32 secret bytes bound to one cipher family and one format version.
+
+    Make one with `generate`, or read one with `from_file`, `from_env` or `from_text`. `to_text` is the only way to
+    get the bytes out again: the representation shows the public fingerprint, and pickling and copying are refused, so
+    that no log, cache or worker process receives a key by accident.
+
+    Two keys are equal when bytes and family are (compared in constant time); the hash is that of the fingerprint.
+    What a key derives is remembered on the object and is released with it.
+    """
+
+    __slots__ = ("__secret", "_family", "_memo")
+
+    def __init__(self, secret_bytes: bytes, family: str = DEFAULT_FAMILY) -> None:
+        """Exactly 32 bytes, from a source of cryptographic randomness -> key.
+
+        Raises:
+            InvalidKeyError: not 32 bytes, or an unknown family.
+        """
+        if not isinstance(secret_bytes, bytes) or len(secret_bytes) != _KEY_BYTES:
+            came = f"{len(secret_bytes)} bytes" if isinstance(secret_bytes, bytes) else type(secret_bytes).__name__
+            raise InvalidKeyError(
+                f"a secret key is exactly {_KEY_BYTES} bytes, got {came}; make one with SecretKey.generate()"
+            )
+        self.__secret = secret_bytes
+        self._family = _checked_family(family)
+        self._memo: dict[Any, Any] = {}
+
+    @classmethod
+    def generate(cls, family: str = DEFAULT_FAMILY) -> "SecretKey":
+        """A new key of `family` from the operating system's randomness."""
+        return cls(secrets.token_bytes(_KEY_BYTES), family)
+
+    @classmethod
+    def from_text(cls, text: str) -> "SecretKey":
+        """`privseg1.<family>.<base64url without padding>`, white space around it ignored -> key.
+
+        Raises:
+            InvalidKeyError: says which part is wrong, and never repeats the text.
+        """
+        if not isinstance(text, str):
+            raise InvalidKeyError(f"SecretKey.from_text expects a str, got {type(text).__name__}")
+        prefix, *rest = text.strip().split(".")
+        problem: str | None
+        if prefix != _PREFIX:
+            problem = f"does not begin with '{_PREFIX}.'"
+        elif len(rest) != 2:
+            problem = f"has {len(rest) + 1} parts, not 3"
+        elif rest[0] not in FAMILIES:
+            problem = f"names no known family (choose one of {', '.join(FAMILIES)})"
+        else:
+            problem = _problem_in_base64url(rest[1])
+        if problem:
+            raise InvalidKeyError(f"a key's text form is '{_PREFIX}.<family>.<base64url>'; this text {problem}")
+        return cls(base64.urlsafe_b64decode(rest[1] + "="), rest[0])
+
+    def to_text(self) -> str:
+        """The text form `privseg1.<family>.<base64url without padding>`. It *is* the secret: never log it."""
+        return f"{_PREFIX}.{self._family}.{base64.urlsafe_b64encode(self.__secret).rstrip(b'=').decode()}"
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> "SecretKey":
+        """Path of a file that holds the text form -> key; warns if other users of the machine can read the file.
+
+        Raises:
+            InvalidKeyError: the file holds something else, or `path` is a key's text itself.
+            OSError: the file cannot be read.
+        """
+        if str(path).strip().startswith(f"{_PREFIX}."):
+            raise InvalidKeyError("SecretKey.from_file expects a path, got a key's text; use SecretKey.from_text")
+        path = Path(path)
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(4096).decode("utf-8-sig", errors="replace")
+        if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+            warnings.warn(
+                f"other users can reach the key file {path} (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}",
+                UserWarning,
+                stacklevel=2,
+            )
+        return cls._from_source(text, f"key file {path}")
+
+    def to_file(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the text form and a newline to `path`, readable by its owner alone (mode 0600) from the first moment.
+
+        The content appears as a whole or not at all: it is written beside `path` and then renamed.
+
+        Raises:
+            FileExistsError: `path` exists and `overwrite` is False.
+        """
+        path = Path(path)
+        private = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        try:
+            with os.fdopen(os.open(temporary, private, 0o600), "wb") as file:
+                file.write(f"{self.to_text()}\n".encode())
+                file.flush()
+                os.fsync(file.fileno())
+            if not overwrite:  # reserve the name: of two writers exactly one succeeds
+                os.close(os.open(path, private, 0o600))
+            os.replace(temporary, path)
+        except FileExistsError:
+            raise FileExistsError(
+                f"{path} exists, and whatever was encrypted with a key that it holds would be lost with it; "
+                "choose another path or pass overwrite=True"
+            ) from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def from_env(cls, variable: str = "PRIVSEG_KEY") -> "SecretKey":
+        """Name of an environment variable that holds the text form -> key.
+
+        Raises:
+            InvalidKeyError: the variable is not set or holds something else; names it, never its value.
+        """
+        text = os.environ.get(variable)
+        if text is None:
+            raise InvalidKeyError(f"the environment variable {variable} is not set; it should hold a key's text form")
+        return cls._from_source(text, f"environment variable {variable}")
+
+    @classmethod
+    def from_passphrase(cls, passphrase: str, *, family: str = DEFAULT_FAMILY, salt: bytes) -> "SecretKey":
+        """Passphrase (any Unicode text, taken in its NFC form as UTF-8) and a public 16-byte salt -> key.
+
+        The 32 bytes are scrypt(passphrase, salt, n = 2**17, r = 8, p = 1): some tenths of a second and 128 MiB a
+        guess. The public fingerprint lets anyone test guesses, so that the key is as strong as the passphrase only.
+
+        Args:
+            passphrase: not empty.
+            family: the cipher family of the key.
+            salt: from `SecretKey.new_salt()`; keep it, the same passphrase with another salt is another key.
+        """
+        if not isinstance(passphrase, str) or not passphrase:
+            came = "an empty one" if isinstance(passphrase, str) else type(passphrase).__name__
+            raise InvalidKeyError(f"expected a passphrase that is a str and not empty, got {came}")
+        if not isinstance(salt, bytes) or len(salt) != _SALT_BYTES:
+            came = f"{len(salt)} bytes" if isinstance(salt, bytes) else type(salt).__name__
+            raise InvalidKeyError(
+                f"the salt is exactly {_SALT_BYTES} bytes, got {came}; make one with SecretKey.new_salt() and store it"
+            )
+        _checked_family(family)  # before the costly part
+        password = unicodedata.normalize("NFC", passphrase).encode(errors="surrogatepass")
+        secret = hashlib.scrypt(password, salt=salt, n=2**17, r=8, p=1, maxmem=2**28, dklen=_KEY_BYTES)
+        return cls(secret, family)
+
+    @staticmethod
+    def new_salt() -> bytes:
+        """16 random bytes for `from_passphrase`; they are public, and needed again to make the same key."""
+        return secrets.token_bytes(_SALT_BYTES)
+
+    @classmethod
+    def from_seed(cls, seed: int, *, family: str = DEFAULT_FAMILY) -> "SecretKey":
+        """Integer >= 0 -> key, for experiments that others should repeat; warns, since it protects nothing.
+
+        The 32 bytes are SHA-256("hf-privseg/v1/seed/<seed in decimal>").
+        """
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            came = "a negative int" if isinstance(seed, int) and not isinstance(seed, bool) else type(seed).__name__
+            raise InvalidKeyError(f"a seed is an int >= 0, got {came}")
+        warnings.warn(
+            "SecretKey.from_seed is for reproducing experiments: whoever tries the seeds has the key; "
+            "use SecretKey.generate() for anything private",
+            UserWarning,
+            stacklevel=2,
+        )
+        return cls(hashlib.sha256(f"{_NAMESPACE}/seed/{seed}".encode()).digest(), family)
+
+    @property
+    def family(self) -> str:
+        """The cipher family, one of `FAMILIES`."""
+        return self._family
+
+    @property
+    def version(self) -> int:
+        """The format version of the key and of everything derived from it."""
+        return FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal characters, public: the same for equal keys, different for any other key or family.
+
+        The first 8 bytes of the stream with label "hf-privseg/v1/<family>/fingerprint".
+        """
+        return self._stream(f"{_NAMESPACE}/{self._family}/fingerprint", 8).hex()
+
+    def derive_bytes(self, purpose: str, block_length: int, num_bytes: int) -> bytes:
+        """The first `num_bytes` bytes of the stream with label "hf-privseg/v1/<family>/<block_length>/<purpose>"."""
+        return self._stream(self._label(purpose, block_length), num_bytes)
+
+    def permutation(self, block_length: int, purpose: str = "order") -> np.ndarray:
+        """(block_length,) int64, a uniformly random order of 0..block_length-1 (the paper's l_enc, section 3.2.2).
+
+        Fisher-Yates from the last position down, over the stream read as big-endian unsigned 32-bit words:
+        a = [0, ..., L-1]; for i = L-1, ..., 1: take the next word w; while w >= floor(2**32 / (i+1)) * (i+1) take
+        the next one instead; j = w mod (i+1); exchange a[i] and a[j].
+        """
+
+        def make() -> np.ndarray:
+            return _read_only(np.array(shuffled(block_length, self._words(purpose, block_length)), np.int64))
+
+        return self.remember(("permutation", block_length, purpose), make)
+
+    def signs(self, block_length: int, purpose: str = "signs") -> np.ndarray:
+        """(block_length,) int8 of +1 and -1: bit i of the stream, most significant bit of each byte first, 1 is -1."""
+
+        def make() -> np.ndarray:
+            stream = self.derive_bytes(purpose, block_length, -(-block_length // 8))
+            bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=block_length)
+            return _read_only(1 - 2 * bits.astype(np.int8))
+
+        return self.remember(("signs", block_length, purpose), make)
+
+    def haar(self, block_length: int, purpose: str = "haar") -> np.ndarray:
+        """(block_length, block_length) float64, an orthogonal matrix with Haar (uniform) distribution.
+
+        The same to about 1e-14 on any machine, not bit for bit: see `normals` and `orthogonal_from_normals`.
+        """
+
+        def make() -> np.ndarray:
+            count = block_length * (block_length + 1) // 2
+            stream = self.derive_bytes(purpose, block_length, 16 * -(-count // 2))
+            return _read_only(orthogonal_from_normals(block_length, normals(stream)))
+
+        return self.remember(("haar", block_length, purpose), make)
+
+    def remember(self, name: Any, make: Callable[[], Any]) -> Any:
+        """make(), called once for this key object and `name`; the result lives as long as the key."""
+        if name not in self._memo:
+            self._memo[name] = make()
+        return self._memo[name]
+
+    @classmethod
+    def _from_source(cls, text: str, source: str) -> "SecretKey":
+        try:
+            return cls.from_text(text)
+        except InvalidKeyError as error:
+            raise InvalidKeyError(f"{source}: {error}") from None
+
+    def _label(self, purpose: str, block_length: int) -> str:
+        return f"{_NAMESPACE}/{self._family}/{block_length}/{purpose}"
+
+    def _prk(self) -> bytes:
+        return hmac.digest(_NAMESPACE.encode(), self.__secret, "sha256")
+
+    def _stream(self, label: str, num_bytes: int) -> bytes:
+        return hashlib.pbkdf2_hmac("sha256", self._prk(), label.encode(), 1, num_bytes)
+
+    def _words(self, purpose: str, block_length: int) -> Iterator[int]:
+        """The stream as big-endian unsigned 32-bit words, without end (rejection may need any number)."""
+        prk, label = self._prk(), self._label(purpose, block_length).encode()
+        for i in itertools.count(1):
+            yield from struct.unpack(">8I", hmac.digest(prk, label + struct.pack(">I", i), "sha256"))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SecretKey):
+            return NotImplemented
+        return self._family == other._family and hmac.compare_digest(self.__secret, other.__secret)
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"SecretKey(family={self._family!r}, fingerprint={self.fingerprint!r})"
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse pickle, copy and deepcopy, which all ask for the state here."""
+        raise TypeError(
+            "a SecretKey is neither pickled nor copied, so that it does not end in a cache or a file; "
+            "pass the path of a key file and read it with SecretKey.from_file where the key is used"
+        )
+
+
+def as_key(value: Any) -> SecretKey:
+    """A SecretKey (of this or another copy of this module), or exactly 32 bytes (default family) -> SecretKey.
+
+    Remote code may be loaded as a module of its own, whose SecretKey is another class: such a key is rebuilt from its
+    text form and goes on using what the original has already derived.
+
+    Raises:
+        InvalidKeyError: anything else; names the constructor to call.
+    """
+    if isinstance(value, SecretKey):
+        return value
+    if isinstance(value, bytes):
+        return SecretKey(value)
+    if type(value).__name__ == "SecretKey" and hasattr(value, "to_text"):
+        rebuilt = SecretKey.from_text(value.to_text())
+        rebuilt._memo = getattr(value, "_memo", rebuilt._memo)
+        return rebuilt
+    advice = {
+        int: "SecretKey.from_seed(seed) makes one for experiments",
+        str: "SecretKey.from_text reads a key's text, SecretKey.from_file a key file, "
+        "SecretKey.from_passphrase takes a passphrase",
+    }
+    raise InvalidKeyError(
+        f"expected a SecretKey or {_KEY_BYTES} bytes, got {type(value).__name__}; "
+        + advice.get(type(value), "make a key with SecretKey.generate()")
+    )
+
+
+def shuffled(length: int, words: Iterator[int]) -> list[int]:
+    """Uniform unsigned 32-bit words -> the numbers 0..length-1 in uniformly random order (Fisher-Yates, downwards).
+
+    A word at or above the largest multiple of the bound is skipped, else small remainders would be more likely.
+    """
+    order = list(range(length))
+    for i in range(length - 1, 0, -1):
+        bound = i + 1
+        limit = 2**32 // bound * bound
+        j = next(word for word in words if word < limit) % bound
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
+def normals(stream: bytes) -> np.ndarray:
+    """Uniform bytes, 16 for each pair -> as many float64 standard normals as there are 8-byte words (Box-Muller).
+
+    Each 8 bytes are a big-endian word; k is its upper 53 bits. A pair of words (k1, k2) gives
+    r = sqrt(-2 log((k1 + 1) / 2**53)), t = 2 pi k2 / 2**53 and the two numbers r cos t, r sin t, in this order.
+    """
+    k = (np.frombuffer(stream, ">u8") >> np.uint64(11)).astype(np.float64)
+    radius = np.sqrt(-2.0 * np.log((k[0::2] + 1.0) * 2.0**-53))
+    angle = 2.0 * np.pi * (k[1::2] * 2.0**-53)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
+
+
+def orthogonal_from_normals(size: int, numbers: np.ndarray) -> np.ndarray:
+    """size (size + 1) / 2 or more standard normals -> (size, size) float64 Haar matrix Q = H_0 H_1 ... H_{size-1} D.
+
+    The numbers are cut into vectors x_0, x_1, ... of lengths size, size - 1, ..., 1. With s_j the sign of the first
+    entry of x_j (+1 for 0) and v_j = x_j with s_j |x_j| added to its first entry, H_j is the identity on the first j
+    coordinates and 1 - 2 v_j v_j' / (v_j' v_j) on the others, and D = diag(-s_j): the Q of a QR decomposition of a
+    Gaussian matrix whose R has a positive diagonal, from half the numbers.
+
+    Source: G. W. Stewart, SIAM J. Numer. Anal. 17(3), 1980, 403-409, section 3.
+    """
+    q = np.zeros((size, size))
+    end = size * (size + 1) // 2
+    for j in range(size - 1, -1, -1):  # from the innermost factor outwards: the rest is still diagonal
+        v = numbers[end - (size - j) : end].copy()
+        end -= size - j
+        sign = 1.0 if v[0] >= 0.0 else -1.0
+        v[0] += sign * np.sqrt(v @ v)
+        q[j, j] = -sign
+        active = q[j:, j:]
+        active -= np.outer(v * (2.0 / (v @ v)), v @ active)
+    return q
+
+
+def _checked_family(family: str) -> str:
+    if family not in FAMILIES:
+        raise InvalidKeyError(f"unknown cipher family {family!r}; choose one of {', '.join(FAMILIES)}")
+    return family
+
+
+def _problem_in_base64url(text: str) -> str | None:
+    """What keeps the text from being the one canonical base64url form of 32 bytes; None where nothing does."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]*", text):
+        return "has characters outside A-Z a-z 0-9 - _ in its last part (base64url without padding)"
+    if len(text) != _BASE64_LENGTH:
+        return f"has {len(text)} characters in its last part, not {_BASE64_LENGTH}"
+    if text[-1] not in "AEIMQUYcgkosw048":  # 43 characters hold 258 bits, and the last two are zero
+        return "ends in a character that no key ends in (mistyped or cut)"
+    return None
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
