@@ -381,16 +381,21 @@ def orthogonal_from_normals(size: int, numbers: np.ndarray) -> np.ndarray:
 
     Source: G. W. Stewart, SIAM J. Numer. Anal. 17(3), 1980, 403-409, section 3.
     """
-    q = np.zeros((size, size))
-    end = size * (size + 1) // 2
-    for j in range(size - 1, -1, -1):  # from the innermost factor outwards: the rest is still diagonal
-        v = numbers[end - (size - j) : end].copy()
-        end -= size - j
-        sign = 1.0 if v[0] >= 0.0 else -1.0
-        v[0] += sign * np.sqrt(v @ v)
-        q[j, j] = -sign
-        active = q[j:, j:]
-        active -= np.outer(v * (2.0 / (v @ v)), v @ active)
+    vectors = np.zeros((size, size))  # column j is v_j scaled to squared length 2, so that H_j = 1 - v v'
+    diagonal = np.empty(size)
+    rest = numbers
+    for j in range(size):
+        x, rest = rest[: size - j], rest[size - j :]
+        sign = 1.0 if x[0] >= 0.0 else -1.0
+        v = x.copy()
+        v[0] += sign * np.sqrt(x @ x)
+        vectors[j:, j] = v * np.sqrt(2.0 / (v @ v))
+        diagonal[j] = -sign
+    q = np.diag(diagonal)
+    for j in reversed(range(0, size, 32)):  # from the innermost factors outwards, 32 at a time for speed
+        group = vectors[j:, j : j + 32]
+        inner = np.triu(group.T @ group, 1) + np.eye(group.shape[1])  # their product is 1 - group inner^-1 group'
+        q[j:, j:] -= group @ np.linalg.solve(inner, group.T @ q[j:, j:])
     return q
 
 
