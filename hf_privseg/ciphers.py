@@ -334,7 +334,7 @@ class MatrixCipher(_DenseCipher):
             )
         if not e_enc.isfinite().all():
             raise InvalidKeyError("expected a matrix of finite numbers, got infinite ones or NaN")
-        condition = float(torch.linalg.cond(e_enc))
+        condition = float(np.linalg.cond(e_enc.numpy()))
         if not condition <= _MAX_CONDITION:
             raise InvalidKeyError(
                 f"expected a matrix of condition at most {_MAX_CONDITION:g}, got {condition:.3g}: rounding would no "

@@ -341,7 +341,7 @@ def as_key(value: Any) -> SecretKey:
     }
     raise InvalidKeyError(
         f"expected a SecretKey or {_KEY_BYTES} bytes, got {type(value).__name__}; "
-        + advice.get(type(value), "make a key with SecretKey.generate()")
+        + advice.get(type(value), "read one with SecretKey.from_file or make one with SecretKey.generate()")
     )
 
 
