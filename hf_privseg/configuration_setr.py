@@ -1,0 +1,138 @@
+"""Configuration of SETR: encoder and decoder sizes, and the public facts of an encrypted patch embedding."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+ENCRYPTION_FACTS = {"family": str, "version": int, "fingerprint": str}
+
+# Where the four feature maps are taken, as fractions of the depth. For ViT-L this gives layers 9, 14, 19, 23 (naive,
+# pup) and 5, 11, 17, 23 (mla), as in the published models.
+_TAP_FRACTIONS = {
+    "naive": (5 / 12, 5 / 8, 5 / 6, 1.0),
+    "pup": (5 / 12, 5 / 8, 5 / 6, 1.0),
+    "mla": (1 / 4, 1 / 2, 3 / 4, 1.0),
+}
+
+
+@strict
+class SetrConfig(PreTrainedConfig):
+    r"""Sizes of a SETR model; the defaults are SETR-Naive on ViT-L/16 at 512 x 512 (Zheng et al., CVPR 2021).
+
+    Args:
+        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act: the ViT encoder.
+        hidden_dropout_prob, attention_probs_dropout_prob, drop_path_rate: regularisation of the encoder, in [0, 1).
+        initializer_range: standard deviation of the encoder's initial weights.
+        layer_norm_eps: epsilon of every LayerNorm.
+        image_size: the training size in pixels, an int or (height, width). It fixes the grid of position embeddings;
+            any other size on the patch grid works too, with resized position embeddings.
+        patch_size: side of a patch in pixels. It is also the block size of the image encryption.
+        num_channels: channels of the input.
+        qkv_bias: whether the query, key and value projections have a bias.
+        position_interpolation: `"bilinear"` resizes position embeddings as SETR does (only where the number of patches
+            differs), `"bicubic"` as ViT and DINOv2 do (wherever the grid differs).
+        use_cls_token: whether a class token runs through the encoder. None means as published: yes for `naive` and
+            `pup`, no for `mla`.
+        decoder: `"naive"` (1x1 convolutions), `"pup"` (progressive up-sampling) or `"mla"` (multi-level aggregation).
+        out_indices: encoder layers, 0 the first, whose outputs feed the decoder and the auxiliary heads. None means as
+            published, in proportion to the depth. The last one feeds the `naive` and `pup` decoder.
+        decoder_hidden_size: channels inside the decoder.
+        mla_hidden_size: channels of each of the `mla` decoder's streams.
+        use_auxiliary_head: whether auxiliary heads exist. They serve training alone.
+        auxiliary_num_stages: stages of each auxiliary head of `naive` and `pup`. None means 1 and 2.
+        auxiliary_loss_weight: weight of each auxiliary loss.
+        semantic_loss_ignore_index: the label that the loss leaves out.
+        encryption: None, or the public facts {"family", "version", "fingerprint"} of the key that the patch embedding
+            is encrypted with. Set by `encrypt_model`. The key itself is never part of a configuration.
+    """
+
+    model_type = "setr"
+
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    drop_path_rate: float | int = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-6
+    image_size: int | list[int] | tuple[int, int] = 512
+    patch_size: int = 16
+    num_channels: int = 3
+    qkv_bias: bool = True
+    position_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    use_cls_token: bool | None = None
+    decoder: Literal["naive", "pup", "mla"] = "naive"
+    out_indices: list[int] | tuple[int, ...] | None = None
+    decoder_hidden_size: int = 256
+    mla_hidden_size: int = 128
+    use_auxiliary_head: bool = True
+    auxiliary_num_stages: int | None = None
+    auxiliary_loss_weight: float = 0.4
+    semantic_loss_ignore_index: int = 255
+    encryption: dict[str, Any] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name in ("secret_key", "key", "private_key", "passphrase"):
+                raise ValueError(
+                    f"SetrConfig got `{name}`: a configuration is public and is written to config.json. Give the key to "
+                    "`model.encrypt_model(secret_key)` and to the processor's call instead."
+                )
+        if self.use_cls_token is None:
+            self.use_cls_token = self.decoder != "mla"
+        if self.auxiliary_num_stages is None:
+            self.auxiliary_num_stages = 2 if self.decoder == "pup" else 1
+        if self.out_indices is None:
+            taps = {max(round(self.num_hidden_layers * f) - 1, 0) for f in _TAP_FRACTIONS.get(self.decoder, (1.0,))}
+            self.out_indices = sorted(taps)
+        self.out_indices = list(self.out_indices)
+        super().__post_init__(**kwargs)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """(rows, columns) of patches at the training size; the grid of the stored position embeddings."""
+        height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        return height // self.patch_size, width // self.patch_size
+
+    def validate_heads(self) -> None:
+        """Refuses a hidden size that the attention heads do not divide."""
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "
+                f"{self.num_attention_heads}."
+            )
+
+    def validate_out_indices(self) -> None:
+        """Refuses layers that do not exist, are not in order, or leave layers without use."""
+        indices = list(self.out_indices or ())
+        if (
+            not indices
+            or indices != sorted(set(indices))
+            or indices[0] < 0
+            or indices[-1] != self.num_hidden_layers - 1
+        ):
+            raise ValueError(
+                f"out_indices must be increasing layer numbers from 0 that end with the last layer "
+                f"({self.num_hidden_layers - 1}), got {indices}. Leave it out to place them as the published models do."
+            )
+
+    def validate_encryption(self) -> None:
+        """Refuses anything but the three public facts."""
+        facts = self.encryption
+        if facts is None:
+            return
+        if set(facts) != set(ENCRYPTION_FACTS) or any(
+            not isinstance(facts[name], kind) for name, kind in ENCRYPTION_FACTS.items()
+        ):
+            # Only the names are shown: a value that does not belong here might be a secret.
+            raise ValueError(
+                f"encryption must be None or exactly {{'family': str, 'version': int, 'fingerprint': str}}, got the "
+                f"fields {sorted(facts)}. It is set by `encrypt_model`; there is no need to write it by hand."
+            )
+
+
+__all__ = ["SetrConfig"]
