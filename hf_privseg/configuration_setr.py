@@ -79,8 +79,8 @@ class SetrConfig(PreTrainedConfig):
         for name in kwargs:
             if name in ("secret_key", "key", "private_key", "passphrase"):
                 raise ValueError(
-                    f"SetrConfig got `{name}`: a configuration is public and is written to config.json. Give the key to "
-                    "`model.encrypt_model(secret_key)` and to the processor's call instead."
+                    f"SetrConfig got `{name}`: a configuration is public and is written to config.json. Give the key "
+                    "to `model.encrypt_model(secret_key)` and to the processor's call instead."
                 )
         if self.use_cls_token is None:
             self.use_cls_token = self.decoder != "mla"
@@ -97,6 +97,13 @@ class SetrConfig(PreTrainedConfig):
         """(rows, columns) of patches at the training size; the grid of the stored position embeddings."""
         height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
         return height // self.patch_size, width // self.patch_size
+
+    def validate_image_size(self) -> None:
+        """Refuses a training size without a whole patch."""
+        if min(self.grid_size) < 1:
+            raise ValueError(
+                f"image_size must be at least patch_size {self.patch_size} a side, got {self.image_size}."
+            )
 
     def validate_heads(self) -> None:
         """Refuses a hidden size that the attention heads do not divide."""
@@ -117,7 +124,7 @@ class SetrConfig(PreTrainedConfig):
         ):
             raise ValueError(
                 f"out_indices must be increasing layer numbers from 0 that end with the last layer "
-                f"({self.num_hidden_layers - 1}), got {indices}. Leave it out to place them as the published models do."
+                f"({self.num_hidden_layers - 1}), got {indices}. Leave it out to place them as published."
             )
 
     def validate_encryption(self) -> None:

@@ -8,6 +8,7 @@ Transformers", CVPR 2021. The encryption: Kiya et al., J. Imaging 2022, 8(9), 23
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,8 +73,8 @@ class SetrPatchEmbeddings(nn.Module):
                 f"pixel_values must have sides that are multiples of the patch size {patch}, got height {height} and "
                 f"width {width}. The nearest size is {nearest[0]} x {nearest[1]}; SetrImageProcessor resizes to it."
             )
-        # Mixed-precision training would run this one layer in bf16, whose rounding an encryption spreads over the whole
-        # block: it stays in the precision of its weight.
+        # Mixed-precision training would run this one layer in bf16, whose rounding an encryption spreads over the
+        # whole block: it stays in the precision of its weight.
         with torch.autocast(pixel_values.device.type, enabled=False):
             embeddings = self.projection(pixel_values.to(self.projection.weight.dtype))
         return embeddings.flatten(2).transpose(1, 2)
@@ -132,7 +133,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Plain attention, `(batch, heads, tokens, head_dim)` x 3 -> `(batch, tokens, heads, head_dim)` and the weights."""
+    """Plain attention, `(batch, heads, tokens, head_dim)` x 3 -> `(batch, tokens, heads, head_dim)` and weights."""
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -240,8 +241,7 @@ class SetrUpHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         widths = [config.hidden_size] + [config.decoder_hidden_size] * num_stages
         self.up_convs = nn.ModuleList(
-            nn.Sequential(ConvNormReLU(width_in, width_out, kernel_size))
-            for width_in, width_out in zip(widths[:-1], widths[1:], strict=True)
+            nn.Sequential(ConvNormReLU(width_in, width_out, kernel_size)) for width_in, width_out in pairwise(widths)
         )
         self.conv_seg = nn.Conv2d(config.decoder_hidden_size, config.num_labels, kernel_size=1)
 
@@ -433,8 +433,8 @@ class SetrPreTrainedModel(PreTrainedModel):
         facts = self.config.encryption
         if facts is not None:
             raise EncryptionStateError(
-                f"Expected a plain model, but this one is encrypted already (family {facts['family']}, key fingerprint "
-                f"{facts['fingerprint']}). Use `rekey_model(old_key, new_key)` to change its key, or "
+                f"Expected a plain model, but this one is encrypted already (family {facts['family']}, key "
+                f"fingerprint {facts['fingerprint']}). Use `rekey_model(old_key, new_key)` to change its key, or "
                 "`decrypt_model(old_key)` first."
             )
         weight = self._projection.weight
@@ -460,7 +460,9 @@ class SetrPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def rekey_model(self, old_key: SecretKey | bytes, new_key: SecretKey | bytes) -> Self:
-        """Replaces the key of an encrypted model in place, without retraining (paper section 3.3). Families may differ.
+        """Replaces the key of an encrypted model in place, without retraining (paper section 3.3).
+
+        The families of the two keys may differ.
 
         Raises:
             InvalidKeyError: one of the keys is no key.

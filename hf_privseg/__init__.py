@@ -1,0 +1,33 @@
+"""Privacy-preserving semantic segmentation with vision transformers, compatible with Hugging Face Transformers.
+
+A model trained on plain images is encrypted with a secret key; a client that holds the key sends encrypted images
+only. The method: Kiya et al., J. Imaging 2022, 8(9), 233. What it protects from, and what not, is said in SECURITY.md.
+"""
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+
+from .configuration_setr import SetrConfig
+from .encrypted_image import EncryptedImage
+from .errors import CiphertextError, EncryptionStateError, InvalidImageError, InvalidKeyError, KeyMismatchError
+from .image_processing_setr import SetrImageProcessor
+from .keys import SecretKey
+from .modeling_setr import SetrForSemanticSegmentation, SetrModel
+
+AutoConfig.register("setr", SetrConfig, exist_ok=True)
+AutoModel.register(SetrConfig, SetrModel, exist_ok=True)
+AutoModelForSemanticSegmentation.register(SetrConfig, SetrForSemanticSegmentation, exist_ok=True)
+AutoImageProcessor.register(SetrConfig, image_processor_classes={"torchvision": SetrImageProcessor}, exist_ok=True)
+
+__all__ = [
+    "CiphertextError",
+    "EncryptedImage",
+    "EncryptionStateError",
+    "InvalidImageError",
+    "InvalidKeyError",
+    "KeyMismatchError",
+    "SecretKey",
+    "SetrConfig",
+    "SetrForSemanticSegmentation",
+    "SetrImageProcessor",
+    "SetrModel",
+]

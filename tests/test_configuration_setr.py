@@ -1,0 +1,123 @@
+"""SetrConfig: defaults of the published models, refusals that show what came, and no way in for a key."""
+
+import json
+
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+
+from hf_privseg import SecretKey, SetrConfig
+
+FACTS = {"family": "orthogonal", "version": 1, "fingerprint": "0123456789abcdef"}
+SECRET_NAMES = ["secret_key", "key", "private_key", "passphrase"]
+
+
+def tiny(**kwargs):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 64}
+    return SetrConfig(**(sizes | kwargs))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "out_indices", "use_cls_token", "stages"),
+    [("naive", [9, 14, 19, 23], True, 1), ("pup", [9, 14, 19, 23], True, 2), ("mla", [5, 11, 17, 23], False, 1)],
+    ids=["naive", "pup", "mla"],
+)
+def test_defaults_are_those_of_the_published_models(decoder, out_indices, use_cls_token, stages):
+    config = SetrConfig(decoder=decoder)
+    assert config.out_indices == out_indices
+    assert config.use_cls_token is use_cls_token
+    assert config.auxiliary_num_stages == stages
+    assert config.layer_norm_eps == 1e-6
+    assert config.semantic_loss_ignore_index == 255
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 12, 24])
+@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
+def test_default_layers_exist_at_every_depth_and_end_with_the_last(decoder, depth):
+    indices = SetrConfig(decoder=decoder, num_hidden_layers=depth).out_indices
+    assert indices == sorted(set(indices))
+    assert indices[0] >= 0
+    assert indices[-1] == depth - 1
+
+
+def test_an_explicit_choice_wins_over_the_published_one():
+    config = tiny(decoder="mla", use_cls_token=True, out_indices=(0, 3), auxiliary_num_stages=3)
+    assert (config.use_cls_token, config.out_indices, config.auxiliary_num_stages) == (True, [0, 3], 3)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "grid"), [(64, (4, 4)), ([64, 96], (4, 6)), ((96, 64), (6, 4))], ids=["square", "list", "tuple"]
+)
+def test_the_grid_is_rows_times_columns(image_size, grid):
+    assert SetrConfig(image_size=image_size).grid_size == grid
+
+
+def test_a_config_survives_saving_and_loading(tmp_path):
+    config = tiny(decoder="pup", id2label={0: "road", 1: "sky"}, encryption=FACTS, image_size=[64, 96])
+    config.save_pretrained(tmp_path)
+    loaded = SetrConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.id2label == {0: "road", 1: "sky"}
+    assert loaded.encryption == FACTS
+
+
+@pytest.mark.parametrize("value", ["unet", None], ids=["unknown", "none"])
+def test_an_unknown_decoder_is_refused_and_the_choices_named(value):
+    with pytest.raises(StrictDataclassError, match=r"decoder.*\n.*naive.*pup.*mla") as error:
+        tiny(decoder=value)
+    assert f"got {value}" in str(error.value)
+
+
+def test_a_wrong_type_is_refused():
+    with pytest.raises(StrictDataclassError, match="num_hidden_layers"):
+        SetrConfig(num_hidden_layers="four")
+
+
+def test_heads_that_do_not_divide_the_hidden_size_are_refused():
+    with pytest.raises(StrictDataclassError, match="multiple of num_attention_heads, got 30 and 4"):
+        SetrConfig(hidden_size=30, num_attention_heads=4)
+
+
+@pytest.mark.parametrize("image_size", [15, [64, 8]], ids=["square", "one_side"])
+def test_an_image_smaller_than_a_patch_is_refused(image_size):
+    with pytest.raises(StrictDataclassError, match="at least patch_size 16") as error:
+        tiny(image_size=image_size)
+    assert f"got {image_size}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "indices", [[], [3, 1], [1, 1, 3], [-1, 3], [0, 2], [0, 4]],
+    ids=["empty", "unordered", "repeated", "negative", "last_missing", "beyond"],
+)  # fmt: skip
+def test_layers_that_do_not_exist_or_stay_unused_are_refused(indices):
+    with pytest.raises(StrictDataclassError, match=r"end with the last layer \(3\), got \[") as error:
+        tiny(out_indices=indices)
+    assert f"got {indices}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{}, {"family": "orthogonal"}, {**FACTS, "version": "1"}, {**FACTS, "secret_key": "c2VjcmV0"}],
+    ids=["empty", "incomplete", "wrong_type", "additional"],
+)
+def test_encryption_facts_are_exactly_three_and_a_stray_value_is_not_shown(facts):
+    with pytest.raises(StrictDataclassError, match="encryption must be None or exactly") as error:
+        tiny(encryption=facts)
+    assert f"got the fields {sorted(facts)}" in str(error.value)
+    assert "c2VjcmV0" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_a_key_is_refused_by_name_and_never_shown(name):
+    text = SecretKey.generate().to_text()
+    with pytest.raises(ValueError, match=f"got `{name}`: a configuration is public") as error:
+        tiny(**{name: text})
+    assert text not in str(error.value)
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_a_key_in_a_config_file_is_refused(name, tmp_path):
+    tiny().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: "c2VjcmV0"}))
+    with pytest.raises(ValueError, match=f"got `{name}`"):
+        SetrConfig.from_pretrained(tmp_path)
