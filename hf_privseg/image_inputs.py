@@ -1,0 +1,239 @@
+"""Whatever holds an image -> 8-bit RGB, upright; whatever holds a label map -> class indices. Or a clear refusal.
+
+Photos may be PIL images of any mode, numpy arrays, torch tensors, paths, URLs or base64 text. One rule for each case:
+
+    orientation     the EXIF tag is applied, so that sizes are those of the upright photo
+    transparency    composited over white, as transformers' processors do: what one sees is what is processed
+    grey, 1 bit, CMYK, palette, ...   as `PIL.Image.convert("RGB")`
+    16 bits         scaled to 8 (65535 -> 255), never clipped
+    animations      the frame at hand, which is the first of a freshly opened file
+    float arrays    hold [0, 1], the convention of torch, and are rounded to 8 bits
+    integer arrays  hold 0..255
+
+Everything else raises `InvalidImageError`, which names what was expected, what came and what to do.
+"""
+
+import base64
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import get_session
+from PIL import Image, ImageOps
+from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
+
+from .errors import InvalidImageError
+
+_ARRAY = (np.ndarray, torch.Tensor)
+_PHOTO_NDIM, _LABEL_NDIM = 3, 2
+_LABEL_MODES = ("1", "L", "P", "I")  # and "I;16...": one channel that holds indices
+
+
+def is_single(images: Any) -> bool:
+    """Whether this is one photo, not a list of photos nor a batch of them in one array."""
+    if isinstance(images, _ARRAY):
+        return images.ndim <= _PHOTO_NDIM
+    return isinstance(images, str | bytes) or not isinstance(images, Sequence)
+
+
+def flat_photos(images: Any) -> list[Any]:
+    """A photo, a batch as one array, or (nested) lists of them -> flat list of single photos, files opened."""
+    if isinstance(images, str | os.PathLike):
+        return [_opened(images)]
+    if not is_single(images):
+        return [photo for item in images for photo in flat_photos(item)]
+    return [images]
+
+
+def flat_label_maps(label_maps: Any) -> list[Any]:
+    """A label map, a batch as one array, or a list of maps -> flat list of single label maps, files opened."""
+    if isinstance(label_maps, str | os.PathLike):
+        return [_opened(label_maps)]
+    if isinstance(label_maps, _ARRAY) and label_maps.ndim > _LABEL_NDIM and not _has_one_channel(label_maps):
+        return list(label_maps)
+    if isinstance(label_maps, Sequence) and not isinstance(label_maps, bytes):
+        return [_opened(item) if isinstance(item, str | os.PathLike) else item for item in label_maps]
+    return [label_maps]
+
+
+def photo_to_levels(
+    image: Any, *, to_rgb: bool = True, keep_floats: bool = False, channels: str | ChannelDimension | None = None
+) -> torch.Tensor:
+    """One photo -> (3, height, width) uint8, on the CPU or on the device of the tensor that came.
+
+    Args:
+        image: PIL image, numpy array or torch tensor; (height, width), channels first or channels last.
+        to_rgb: False keeps the channels as they are.
+        keep_floats: True keeps float arrays as they are, for a caller who has scaled them already.
+        channels: where the channels are, "channels_first" or "channels_last"; None infers it.
+
+    Raises:
+        InvalidImageError: no image, no pixels, damaged, too large, or values outside of the range.
+    """
+    if isinstance(image, Image.Image):
+        image = _upright(image)
+        if not image.mode.startswith("I;16") and image.mode not in ("I", "F"):
+            image = np.array(_over_white(image) if to_rgb else image)
+            channels = ChannelDimension.LAST
+        else:
+            image = _from_16_bits(np.array(image))
+    array = _channels_first(_as_tensor(image), channels)
+    levels = array if keep_floats and array.is_floating_point() else _to_8_bits(array)
+    return _as_rgb(levels) if to_rgb else levels.contiguous()
+
+
+def label_map_to_indices(label_map: Any) -> torch.Tensor:
+    """One label map (PIL image of one channel or palette, (height, width) array of integers) -> the same, int64.
+
+    Raises:
+        InvalidImageError: several channels (a map in colours), fractions, no pixels, or no label map at all.
+    """
+    if isinstance(label_map, Image.Image):
+        label_map = _upright(label_map)
+        if label_map.mode not in _LABEL_MODES and not label_map.mode.startswith("I;16"):
+            raise InvalidImageError(
+                f"expected a label map of one channel that holds class indices, got a PIL image of mode "
+                f"{label_map.mode!r}; if it shows classes as colours, translate them to indices first"
+            )
+        label_map = np.array(label_map)  # a palette's indices, not its colours
+    indices = _as_tensor(label_map)
+    if indices.ndim == _LABEL_NDIM + 1 and _has_one_channel(indices):
+        indices = indices.squeeze(0 if indices.shape[0] == 1 else -1)
+    if indices.ndim != _LABEL_NDIM or indices.is_floating_point():
+        raise InvalidImageError(
+            f"expected a label map of integers, shape (height, width), got {indices.dtype} of shape "
+            f"{tuple(indices.shape)}; if it shows classes as colours, translate them to indices first"
+        )
+    return indices.to(torch.int64)
+
+
+def _opened(source: str | os.PathLike[str]) -> Image.Image:
+    """Path, URL or base64 text -> PIL image, not yet decoded. (The library's own loader clips 16 bits.)"""
+    name = os.fspath(source)
+    try:
+        if os.path.exists(name):
+            return Image.open(name)
+        if name.startswith(("http://", "https://")):
+            content = get_session().get(name, follow_redirects=True).raise_for_status().content
+        else:
+            content = base64.b64decode(name.removeprefix("data:").partition("base64,")[2] or name, validate=True)
+        return Image.open(io.BytesIO(content))
+    except Exception as error:
+        # a text in the wrong argument may be anything, a key's included: only what is named like a picture is repeated
+        is_named = os.path.splitext(name)[1].lower() in Image.registered_extensions()
+        raise InvalidImageError(
+            "expected the path or URL of an image file, or its content in base64, got "
+            f"{name if is_named else f'a text of {len(name)} characters'!r}, which cannot be read "
+            f"({type(error).__name__}); check the name and that the file is an image"
+        ) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """PIL image -> decoded and turned as its EXIF tag says; its size is bounded before it is decoded."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if not image.width * image.height:
+        raise InvalidImageError(f"expected an image with pixels, got one of {image.width} x {image.height}")
+    if limit is not None and image.width * image.height > limit:
+        raise InvalidImageError(
+            f"expected an image of at most {limit} pixels, got {image.width} x {image.height}; if it is no "
+            "decompression bomb, shrink it first or raise PIL.Image.MAX_IMAGE_PIXELS"
+        )
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # on damaged data Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
+        raise InvalidImageError(
+            f"the image cannot be decoded ({type(error).__name__}: {error}); the file is truncated, damaged or "
+            "already closed: transfer or open it again"
+        ) from error
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """PIL image of any 8-bit mode -> RGB, transparent parts over white."""
+    try:
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    except ValueError as error:
+        raise InvalidImageError(f"Pillow cannot convert an image of mode {image.mode!r} to RGB: {error}") from error
+
+
+def _from_16_bits(array: np.ndarray) -> np.ndarray:
+    """uint16 0..65535 -> uint8 0..255, rounded; other dtypes as they are."""
+    return ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8) if array.dtype.kind == "u" else array
+
+
+def _as_tensor(image: Any) -> torch.Tensor:
+    """numpy array or torch tensor of numbers -> tensor with at least one pixel."""
+    if isinstance(image, np.ndarray) and image.dtype.kind in "buif":
+        # torch knows neither foreign byte orders, nor negative strides, nor extended precision
+        dtype = np.dtype(np.float64 if image.dtype.itemsize > 8 else image.dtype.newbyteorder("="))
+        image = torch.from_numpy(np.ascontiguousarray(image, dtype))
+    if not isinstance(image, torch.Tensor) or image.is_complex():
+        came = f"an array of {image.dtype}" if isinstance(image, _ARRAY) else f"a {type(image).__name__}"
+        raise InvalidImageError(f"expected a PIL image, an array or tensor of numbers, a path or a URL, got {came}")
+    if not image.numel():
+        raise InvalidImageError(f"expected an image with pixels, got an array of shape {tuple(image.shape)}")
+    if image.is_floating_point() and not torch.isfinite(image).all():
+        raise InvalidImageError("expected finite pixels, got NaN or infinity; repair or drop this image")
+    return image
+
+
+def _channels_first(array: torch.Tensor, channels: str | ChannelDimension | None) -> torch.Tensor:
+    """(height, width), (channels, height, width) or (height, width, channels) -> (channels, height, width)."""
+    if array.ndim == _PHOTO_NDIM - 1:
+        return array[None]
+    if array.ndim != _PHOTO_NDIM:
+        raise InvalidImageError(
+            f"expected an image of shape (height, width), (channels, height, width) or (height, width, channels), "
+            f"got {tuple(array.shape)}"
+        )
+    if channels is None:
+        try:
+            channels = infer_channel_dimension_format(array, num_channels=(1, 3, 4))  # type: ignore[arg-type]
+        except ValueError:
+            raise InvalidImageError(
+                f"expected 1, 3 or 4 channels, first or last, got an array of shape {tuple(array.shape)}"
+            ) from None
+    return array.permute(2, 0, 1) if ChannelDimension(channels) == ChannelDimension.LAST else array
+
+
+def _to_8_bits(array: torch.Tensor) -> torch.Tensor:
+    """uint8, bool, float in [0, 1] or integers in 0..255 -> the same shape, uint8."""
+    if array.dtype == torch.uint8:
+        return array
+    if array.dtype == torch.bool:
+        return array.to(torch.uint8) * 255
+    if array.is_floating_point():
+        levels = (array.to(torch.float64) * 255).round()
+        advice = "floats in 0..255 become an image by .astype('uint8'); normalised ones cannot be taken"
+    else:
+        levels = array.to(torch.int64)
+        advice = "16-bit values become 8-bit ones by (array // 257).astype('uint8')"
+    lowest, highest = array.to(levels.dtype).aminmax()
+    if levels.min() < 0 or levels.max() > 255:
+        expected = "floats in [0, 1]" if array.is_floating_point() else "integers in 0..255"
+        raise InvalidImageError(
+            f"expected {expected}, got {array.dtype} from {lowest.item():g} to {highest.item():g}; {advice}"
+        )
+    return levels.to(torch.uint8)
+
+
+def _as_rgb(levels: torch.Tensor) -> torch.Tensor:
+    """(1, 3 or 4, height, width) -> (3, height, width): grey is repeated, transparent parts are shown over white."""
+    count = levels.shape[0]
+    if count not in (1, 3, 4):
+        raise InvalidImageError(f"expected 1, 3 or 4 channels, got {count} (shape {tuple(levels.shape)})")
+    if count < 4:
+        return levels.expand(3, -1, -1).contiguous()
+    if levels.is_floating_point():
+        return (levels[:3] * levels[3:] + (1 - levels[3:])).contiguous()
+    picture = Image.fromarray(levels.permute(1, 2, 0).cpu().contiguous().numpy())
+    return torch.from_numpy(np.array(_over_white(picture))).permute(2, 0, 1).contiguous().to(levels.device)
+
+
+def _has_one_channel(array: np.ndarray | torch.Tensor) -> bool:
+    return array.ndim == _LABEL_NDIM + 1 and 1 in (array.shape[0], array.shape[-1])
