@@ -25,11 +25,11 @@ from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.training.data import (
     AugmentedDataset,
     JointAugmentation,
+    LabelMap,
     collate,
-    label_array,
-    label_lookup,
     load_segmentation_dataset,
 )
+from hf_privseg.training.evaluation import predict_maps
 from hf_privseg.training.metrics import MeanIoU
 
 logger = logging.getLogger("train_setr")
@@ -52,7 +52,9 @@ class Arguments:
     use_auxiliary_head: bool = field(
         default=True, metadata={"help": "Auxiliary losses on intermediate layers (about 20 % of a step on a CPU)."}
     )
-    resize_factor: float = field(default=1.0, metadata={"help": "Up-sampling of images before they are cut in patches."})
+    resize_factor: float = field(
+        default=1.0, metadata={"help": "Up-sampling of images before they are cut in patches."}
+    )
     crop_size: int = field(default=512, metadata={"help": "Side of training crops in pixels, a multiple of 16."})
     scale_range: list[float] = field(
         default_factory=lambda: [0.5, 2.0], metadata={"help": "Random scale of training images."}
@@ -89,20 +91,22 @@ def parameter_groups(model: SetrForSemanticSegmentation, args: Arguments) -> lis
     ]
 
 
-@torch.no_grad()
-def evaluate_model(model, processor, dataset, lookup, accelerator: Accelerator) -> dict:
+def evaluate_model(model, processor, dataset, label_map: LabelMap, accelerator: Accelerator) -> dict:
     """mIoU over a split at the size of its labels: each process takes its share, counts are summed once."""
     model.eval()
     metric = MeanIoU(model.config.num_labels)
     share = dataset.shard(accelerator.num_processes, accelerator.process_index, contiguous=False)
-    for row in tqdm(share, desc="evaluate", disable=not accelerator.is_local_main_process):
-        labels = lookup[label_array(row["annotation"])]
-        inputs = processor(images=row["image"], return_tensors="pt").to(accelerator.device)
-        outputs = model(**inputs)
-        prediction = processor.post_process_semantic_segmentation(outputs, target_sizes=[labels.shape])[0]
-        metric.add(prediction.cpu().numpy(), labels)
-    counts = torch.from_numpy(metric.confusion).to(accelerator.device)
-    metric.confusion = accelerator.reduce(counts, reduction="sum").cpu().numpy()
+    maps = predict_maps(
+        model,
+        processor,
+        share["image"],
+        desc="evaluate",
+        total=len(share),
+        disable=not accelerator.is_local_main_process,
+    )
+    for prediction, annotation in zip(maps, share["annotation"], strict=True):
+        metric.add(prediction=prediction, reference=label_map(annotation))
+    metric.confusion = accelerator.reduce(torch.from_numpy(metric.confusion).to(accelerator.device)).cpu().numpy()
     model.train()
     return metric.compute()
 
@@ -114,26 +118,36 @@ def main() -> None:
         cpu=args.cpu,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-        project_config=ProjectConfiguration(project_dir=str(output_dir), total_limit=2, automatic_checkpoint_naming=False),
+        project_config=ProjectConfiguration(
+            project_dir=str(output_dir), total_limit=2, automatic_checkpoint_naming=False
+        ),
     )
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR)
     set_seed(args.seed)
 
     classes = json.loads(Path(args.classes or Path(args.dataset) / "classes.json").read_text())
     names = classes["classes"]
-    lookup = label_lookup({index: index for index in range(len(names))})
+    label_map = LabelMap(len(names), ignore_labels=(255, classes.get("ignore_index", 255)))
     augmentation = JointAugmentation(args.crop_size, args.resize_factor, tuple(args.scale_range))
     train = load_segmentation_dataset(args.dataset, split=args.train_split)
     validation = load_segmentation_dataset(args.dataset, split=args.eval_split)
     train_loader = DataLoader(
-        AugmentedDataset(train, augmentation, seed=args.seed, label_map=lookup),
-        batch_size=args.batch_size, shuffle=True, drop_last=True, collate_fn=collate,
-        num_workers=args.num_workers, generator=torch.Generator().manual_seed(args.seed),
+        AugmentedDataset(train, augmentation, label_map, seed=args.seed),
+        batch_size=args.batch_size,
+        shuffle=True,
+        drop_last=True,
+        collate_fn=collate,
+        num_workers=args.num_workers,
+        generator=torch.Generator().manual_seed(args.seed),
     )
 
     model = SetrForSemanticSegmentation.from_vit(
-        args.vit, decoder=args.decoder, drop_path_rate=args.drop_path_rate, use_auxiliary_head=args.use_auxiliary_head,
-        id2label=dict(enumerate(names)), label2id={name: index for index, name in enumerate(names)},
+        args.vit,
+        decoder=args.decoder,
+        drop_path_rate=args.drop_path_rate,
+        use_auxiliary_head=args.use_auxiliary_head,
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
     )
     processor = SetrImageProcessor(resize_factor=args.resize_factor)
     optimizer = torch.optim.AdamW(parameter_groups(model, args))
@@ -173,7 +187,7 @@ def main() -> None:
                 bar.set_postfix(epoch=epoch, loss=f"{np.mean(losses[-20:]):.3f}")
         record = {"epoch": epoch + 1, "step": step, "loss": float(np.mean(losses))}
         if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
-            result = evaluate_model(accelerator.unwrap_model(model), processor, validation, lookup, accelerator)
+            result = evaluate_model(accelerator.unwrap_model(model), processor, validation, label_map, accelerator)
             record |= {"mean_iou": result["mean_iou"], "per_category_iou": result["per_category_iou"].tolist()}
         accelerator.save_state(str(state_dir))
         if accelerator.is_main_process:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+IGNORE_INDEX = 255
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 
 
@@ -64,19 +65,56 @@ def _paired_files(folder: Path, split: str) -> dict[str, list[str]]:
     return {"image": [str(path) for path in images], "annotation": [str(path) for path in annotations]}
 
 
-def label_array(annotation: PILImage.Image | np.ndarray) -> np.ndarray:
-    """A label map, `(height, width)` of indices -> int64. Palette images are read as their indices.
+@dataclass(frozen=True)
+class LabelMap:
+    """Annotations as they are stored -> classes 0 .. num_labels - 1, with `IGNORE_INDEX` where a pixel has none.
 
-    Raises:
-        ValueError: the annotation has several channels, as a map of colours has.
+    Args:
+        num_labels: number of classes.
+        ignore_labels: stored values that belong to no class.
+        mapping: {stored value: class}; None means that values are classes already. What it does not name is ignored.
+        reduce_labels: whether stored 0 is background, to be ignored, and k is class k - 1, as in ADE20K.
     """
-    labels = np.asarray(annotation)
-    if labels.ndim != 2:
-        raise ValueError(
-            f"Expected a label map (height, width) of class indices, got shape {labels.shape}. A map of colours must "
-            "be converted to indices first."
-        )
-    return labels.astype(np.int64)
+
+    num_labels: int
+    ignore_labels: tuple[int, ...] = (IGNORE_INDEX,)
+    mapping: dict[int, int] | None = None
+    reduce_labels: bool = False
+
+    def __call__(self, annotation: PILImage.Image | np.ndarray) -> np.ndarray:
+        """`(height, width)` indices, or a palette image -> `(height, width)` int64.
+
+        Raises:
+            ValueError: the annotation has several channels, as a map of colours has, or a value that is no class.
+        """
+        stored = np.asarray(annotation)
+        if stored.ndim != 2:
+            raise ValueError(
+                f"expected a label map (height, width) of class indices, got shape {stored.shape}; a map of colours must "
+                "be converted to indices first"
+            )
+        labels = self._table[stored]
+        if (labels < 0).any():
+            raise ValueError(
+                f"expected labels 0 .. {self.num_labels - 1}, or one of {self.ignore_labels} (ignored), got "
+                f"{np.unique(stored[labels < 0])[:10].tolist()}; name them as ignored or give a label map"
+            )
+        return labels
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        # -1 marks stored values that nobody accounted for
+        table = np.full(2**16, -1, dtype=np.int64)
+        if self.mapping is not None:
+            table[:] = IGNORE_INDEX
+            for value, label in self.mapping.items():
+                table[value] = label
+        else:
+            first = int(self.reduce_labels)
+            table[first : first + self.num_labels] = np.arange(self.num_labels)
+            table[:first] = IGNORE_INDEX
+        table[list(self.ignore_labels)] = IGNORE_INDEX
+        return table
 
 
 @dataclass(frozen=True)
@@ -88,14 +126,12 @@ class JointAugmentation:
         resize_factor: the up-sampling that the image processor of the model applies; the scale is relative to it.
         scale_range: the random scale, relative.
         max_class_share: a crop is drawn again (ten times at most) while one class fills more than this.
-        ignore_index: the label of padding.
     """
 
     crop_size: int
     resize_factor: float = 1.0
     scale_range: tuple[float, float] = (0.5, 2.0)
     max_class_share: float = 0.75
-    ignore_index: int = 255
 
     def __call__(self, image: PILImage.Image, labels: np.ndarray) -> dict[str, torch.Tensor]:
         """PIL image and `(height, width)` labels -> pixel_values `(3, crop, crop)` in [-1, 1] and labels int64."""
@@ -112,11 +148,11 @@ class JointAugmentation:
         return {"pixel_values": pixel_values.as_subclass(torch.Tensor), "labels": mask.as_subclass(torch.Tensor)}
 
     def _crop(self, pixels: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        fill = {tv_tensors.Image: 127, tv_tensors.Mask: self.ignore_index}
+        fill = {tv_tensors.Image: 127, tv_tensors.Mask: IGNORE_INDEX}
         crop = v2.RandomCrop(self.crop_size, pad_if_needed=True, fill=fill)
         for _ in range(10):
             cropped = crop(pixels, mask)
-            counts = torch.bincount(cropped[1][cropped[1] != self.ignore_index])
+            counts = torch.bincount(cropped[1][cropped[1] != IGNORE_INDEX])
             if len(counts) and counts.max() <= self.max_class_share * counts.sum():
                 break
         return cropped
@@ -128,8 +164,8 @@ class AugmentedDataset(torch.utils.data.Dataset):
     So neither the number of workers and processes nor an interruption changes what a sample looks like.
     """
 
-    def __init__(self, dataset: Dataset, augmentation: JointAugmentation, *, seed: int, label_map: Any = None):
-        self.dataset, self.augmentation, self.seed, self.label_map = dataset, augmentation, seed, label_map
+    def __init__(self, dataset: Dataset, augmentation: JointAugmentation, label_map: LabelMap, *, seed: int):
+        self.dataset, self.augmentation, self.label_map, self.seed = dataset, augmentation, label_map, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -141,21 +177,11 @@ class AugmentedDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         row = self.dataset[int(index)]
-        labels = label_array(row["annotation"])
-        if self.label_map is not None:
-            labels = self.label_map[labels]
+        labels = self.label_map(row["annotation"])
         seed = int(np.random.SeedSequence((self.seed, self.epoch, int(index))).generate_state(1, np.uint64)[0] >> 1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.augmentation(row["image"], labels)
-
-
-def label_lookup(mapping: dict[int, int], ignore_index: int = 255) -> np.ndarray:
-    """{source label: target label} -> a `(256,)` int64 look-up table, for `table[labels]`; others are ignored."""
-    table = np.full(256, ignore_index, dtype=np.int64)
-    for source, target in mapping.items():
-        table[source] = target
-    return table
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -33,7 +33,9 @@ class MeanIoU(evaluate.Metric):
         if 0 <= ignore_index < num_labels:
             raise ValueError(f"ignore_index must be no class (0 .. {num_labels - 1}), got {ignore_index}.")
         if reduce_labels and ignore_index != 255:
-            raise ValueError(f"reduce_labels turns background into 255, so ignore_index must be 255, got {ignore_index}.")
+            raise ValueError(
+                f"reduce_labels turns background into 255, so ignore_index must be 255, got {ignore_index}."
+            )
         super().__init__(**kwargs)
         self.num_labels, self.ignore_index, self.reduce_labels = num_labels, ignore_index, reduce_labels
         # A row for each value that a reference may have, one column more than classes for predictions that are none:
@@ -42,8 +44,12 @@ class MeanIoU(evaluate.Metric):
         self._counts = np.zeros((self._ignored_row + 1, num_labels + 1), np.int64)
 
     def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features({name: datasets.Array2D((None, 1), "int64") for name in ("predictions", "references")})
-        return evaluate.MetricInfo(description=_DESCRIPTION, citation="", inputs_description=_INPUTS, features=features)
+        features = datasets.Features(
+            {name: datasets.Array2D((None, 1), "int64") for name in ("predictions", "references")}
+        )
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION, citation="", inputs_description=_INPUTS, features=features
+        )
 
     @property
     def confusion(self) -> np.ndarray:
@@ -66,7 +72,9 @@ class MeanIoU(evaluate.Metric):
         """
         prediction, reference = np.asarray(prediction), np.asarray(reference)
         if prediction.shape != reference.shape:
-            raise ValueError(f"prediction and reference must have one shape, got {prediction.shape}, {reference.shape}.")
+            raise ValueError(
+                f"prediction and reference must have one shape, got {prediction.shape}, {reference.shape}."
+            )
         labels = reference.astype(np.int64)  # a copy: it becomes the flat index below
         if self.reduce_labels:
             labels[labels == 255] = 0
