@@ -1,6 +1,6 @@
 """mIoU of plain and encrypted models on plain and encrypted images: the paper's Table 1, for any data set.
 
-    python examples/evaluate_encrypted.py --model outputs/setr --dataset path/to/camvid --split test --output_dir outputs/table1
+    python examples/evaluate_encrypted.py --dataset path/to/camvid --split test --output_dir outputs/table1
 
 Conditions (Kiya et al. 2022, Table 1), the last three for every cipher family:
 
@@ -149,10 +149,9 @@ def main() -> None:
     file = output_dir / "results.json"
     if file.exists():
         earlier = json.loads(file.read_text())
-        if {name: earlier.get(name) for name in facts} != facts:
-            raise SystemExit(
-                f"{file} holds another experiment ({ {n: earlier.get(n) for n in facts} }); choose another --output_dir."
-            )
+        found = {name: earlier.get(name) for name in facts}
+        if found != facts:
+            raise SystemExit(f"{file} holds another experiment, {found}; choose another --output_dir.")
         results = earlier
     example = dataset[0]["image"]
     share = dataset.shard(accelerator.num_processes, accelerator.process_index, contiguous=False)

@@ -90,8 +90,8 @@ class LabelMap:
         stored = np.asarray(annotation)
         if stored.ndim != 2:
             raise ValueError(
-                f"expected a label map (height, width) of class indices, got shape {stored.shape}; a map of colours must "
-                "be converted to indices first"
+                f"expected a label map (height, width) of class indices, got shape {stored.shape}; a map of colours "
+                "must be converted to indices first"
             )
         labels = self._table[stored]
         if (labels < 0).any():

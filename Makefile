@@ -1,0 +1,32 @@
+# `make demo` and `make test` set up what they need; everything else is for people who work on the package.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check common-tests clean
+
+demo: $(VENV)/.installed-demo  ## encrypt a model and a photograph, segment the ciphertext in a process without the key
+	$(BIN)/privseg demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(FAMILY),--family "$(FAMILY)")
+
+test: $(VENV)/.installed-dev  ## the test suite
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.installed-dev  ## format, lint, types, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+common-tests: $(VENV)/.installed-dev  ## transformers' own common tests, unmodified, for all three decoders (downloads its sdist)
+	$(BIN)/python tests/run_common_tests.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A CPU build of torch is enough; where torch is installed already, it is kept.
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$*]"
+	touch $@
+
+clean:  ## remove the environment and what runs wrote
+	rm -rf $(VENV) demo_output outputs build dist *.egg-info
