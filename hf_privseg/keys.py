@@ -1,35 +1,33 @@
-"""Secret keys: 32 random bytes bound to a cipher family, and everything that is derived from them.
+"""Secret keys: 32 random bytes bound to a cipher family, made, read, kept out of sight, and what is derived from them.
 
-The derivation (format version 1) uses HMAC-SHA256 alone, so that any language can repeat it:
-
-    label   = "hf-privseg/v1/<family>/<L>/<purpose>"        ASCII; L is the length of a block, in decimal
-    prk     = HMAC-SHA256(key = "hf-privseg/v1", message = the 32 bytes)
-    block i = HMAC-SHA256(key = prk, message = label || be32(i)),  i = 1, 2, ...
-    stream  = block 1 || block 2 || ...
-
-The first n bytes of the stream equal PBKDF2-HMAC-SHA256(password = prk, salt = label, iterations = 1, n bytes), which
-is one native call in Python and in a browser's WebCrypto. It serves as a pseudo-random stream here; nothing relies on
-PBKDF2 to slow down a guesser. How the stream becomes an order, signs or a rotation is said at `SecretKey.permutation`,
-`SecretKey.signs` and `SecretKey.haar`.
+How bytes become an order, signs or a rotation is `derivation.py`; this file decides who may see what.
 """
 
 import base64
 import hashlib
 import hmac
-import itertools
 import os
 import re
 import secrets
 import stat
-import struct
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, final
 
 import numpy as np
 
+from .derivation import (
+    NAMESPACE,
+    normals,
+    orthogonal_from_normals,
+    pseudorandom_key,
+    random_signs,
+    shuffled,
+    stream_bytes,
+    stream_words,
+)
 from .errors import InvalidKeyError
 
 FAMILIES = ("permutation", "signed_permutation", "orthogonal", "matrix")
@@ -38,7 +36,6 @@ FORMAT_VERSION = 1
 
 _KEY_BYTES = 32
 _SALT_BYTES = 16
-_NAMESPACE = f"hf-privseg/v{FORMAT_VERSION}"
 _PREFIX = f"privseg{FORMAT_VERSION}"
 _BASE64_LENGTH = 43  # 32 bytes in base64url without padding
 
@@ -210,7 +207,7 @@ class SecretKey:
             UserWarning,
             stacklevel=2,
         )
-        return cls(hashlib.sha256(f"{_NAMESPACE}/seed/{seed}".encode()).digest(), family)
+        return cls(hashlib.sha256(f"{NAMESPACE}/seed/{seed}".encode()).digest(), family)
 
     @property
     def family(self) -> str:
@@ -228,47 +225,40 @@ class SecretKey:
 
         The first 8 bytes of the stream with label "hf-privseg/v1/<family>/fingerprint".
         """
-        return self._stream(f"{_NAMESPACE}/{self._family}/fingerprint", 8).hex()
+        return stream_bytes(self._prk(), f"{NAMESPACE}/{self._family}/fingerprint", 8).hex()
 
     def derive_bytes(self, purpose: str, block_length: int, num_bytes: int) -> bytes:
         """The first `num_bytes` bytes of the stream with label "hf-privseg/v1/<family>/<block_length>/<purpose>"."""
-        return self._stream(self._label(purpose, block_length), num_bytes)
+        return stream_bytes(self._prk(), self._label(purpose, block_length), num_bytes)
 
     def permutation(self, block_length: int, purpose: str = "order") -> np.ndarray:
-        """(block_length,) int64, a uniformly random order of 0..block_length-1 (the paper's l_enc, section 3.2.2).
-
-        Fisher-Yates from the last position down, over the stream read as big-endian unsigned 32-bit words:
-        a = [0, ..., L-1]; for i = L-1, ..., 1: take the next word w; while w >= floor(2**32 / (i+1)) * (i+1) take
-        the next one instead; j = w mod (i+1); exchange a[i] and a[j].
-        """
+        """(block_length,) int64, a uniformly random order of 0..block_length-1 (the paper's l_enc, section 3.2.2)."""
 
         def make() -> np.ndarray:
-            return _read_only(np.array(shuffled(block_length, self._words(purpose, block_length)), np.int64))
+            return shuffled(block_length, stream_words(self._prk(), self._label(purpose, block_length)))
 
-        return self.remember(("permutation", block_length, purpose), make)
+        return self._remember_array("permutation", block_length, purpose, make)
 
     def signs(self, block_length: int, purpose: str = "signs") -> np.ndarray:
-        """(block_length,) int8 of +1 and -1: bit i of the stream, most significant bit of each byte first, 1 is -1."""
+        """(block_length,) int8 of +1 and -1, independent and equally likely."""
 
         def make() -> np.ndarray:
-            stream = self.derive_bytes(purpose, block_length, -(-block_length // 8))
-            bits = np.unpackbits(np.frombuffer(stream, np.uint8), count=block_length)
-            return _read_only(1 - 2 * bits.astype(np.int8))
+            return random_signs(block_length, self.derive_bytes(purpose, block_length, -(-block_length // 8)))
 
-        return self.remember(("signs", block_length, purpose), make)
+        return self._remember_array("signs", block_length, purpose, make)
 
     def haar(self, block_length: int, purpose: str = "haar") -> np.ndarray:
         """(block_length, block_length) float64, an orthogonal matrix with Haar (uniform) distribution.
 
-        The same to about 1e-14 on any machine, not bit for bit: see `normals` and `orthogonal_from_normals`.
+        The same on any machine to about 1e-14, not bit for bit.
         """
 
         def make() -> np.ndarray:
-            count = block_length * (block_length + 1) // 2
-            stream = self.derive_bytes(purpose, block_length, 16 * -(-count // 2))
-            return _read_only(orthogonal_from_normals(block_length, normals(stream)))
+            num_pairs = -(-block_length * (block_length + 1) // 4)
+            numbers = normals(self.derive_bytes(purpose, block_length, 16 * num_pairs))
+            return orthogonal_from_normals(block_length, numbers)
 
-        return self.remember(("haar", block_length, purpose), make)
+        return self._remember_array("haar", block_length, purpose, make)
 
     def remember(self, name: Any, make: Callable[[], Any]) -> Any:
         """make(), called once for this key object and `name`; the result lives as long as the key."""
@@ -283,20 +273,16 @@ class SecretKey:
         except InvalidKeyError as error:
             raise InvalidKeyError(f"{source}: {error}") from None
 
+    def _remember_array(self, kind: str, length: int, purpose: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        array = self.remember((kind, length, purpose), make)
+        array.flags.writeable = False
+        return array
+
     def _label(self, purpose: str, block_length: int) -> str:
-        return f"{_NAMESPACE}/{self._family}/{block_length}/{purpose}"
+        return f"{NAMESPACE}/{self._family}/{block_length}/{purpose}"
 
     def _prk(self) -> bytes:
-        return hmac.digest(_NAMESPACE.encode(), self.__secret, "sha256")
-
-    def _stream(self, label: str, num_bytes: int) -> bytes:
-        return hashlib.pbkdf2_hmac("sha256", self._prk(), label.encode(), 1, num_bytes)
-
-    def _words(self, purpose: str, block_length: int) -> Iterator[int]:
-        """The stream as big-endian unsigned 32-bit words, without end (rejection may need any number)."""
-        prk, label = self._prk(), self._label(purpose, block_length).encode()
-        for i in itertools.count(1):
-            yield from struct.unpack(">8I", hmac.digest(prk, label + struct.pack(">I", i), "sha256"))
+        return pseudorandom_key(self.__secret)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SecretKey):
@@ -345,60 +331,6 @@ def as_key(value: Any) -> SecretKey:
     )
 
 
-def shuffled(length: int, words: Iterator[int]) -> list[int]:
-    """Uniform unsigned 32-bit words -> the numbers 0..length-1 in uniformly random order (Fisher-Yates, downwards).
-
-    A word at or above the largest multiple of the bound is skipped, else small remainders would be more likely.
-    """
-    order = list(range(length))
-    for i in range(length - 1, 0, -1):
-        bound = i + 1
-        limit = 2**32 // bound * bound
-        j = next(word for word in words if word < limit) % bound
-        order[i], order[j] = order[j], order[i]
-    return order
-
-
-def normals(stream: bytes) -> np.ndarray:
-    """Uniform bytes, 16 for each pair -> as many float64 standard normals as there are 8-byte words (Box-Muller).
-
-    Each 8 bytes are a big-endian word; k is its upper 53 bits. A pair of words (k1, k2) gives
-    r = sqrt(-2 log((k1 + 1) / 2**53)), t = 2 pi k2 / 2**53 and the two numbers r cos t, r sin t, in this order.
-    """
-    k = (np.frombuffer(stream, ">u8") >> np.uint64(11)).astype(np.float64)
-    radius = np.sqrt(-2.0 * np.log((k[0::2] + 1.0) * 2.0**-53))
-    angle = 2.0 * np.pi * (k[1::2] * 2.0**-53)
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
-
-
-def orthogonal_from_normals(size: int, numbers: np.ndarray) -> np.ndarray:
-    """size (size + 1) / 2 or more standard normals -> (size, size) float64 Haar matrix Q = H_0 H_1 ... H_{size-1} D.
-
-    The numbers are cut into vectors x_0, x_1, ... of lengths size, size - 1, ..., 1. With s_j the sign of the first
-    entry of x_j (+1 for 0) and v_j = x_j with s_j |x_j| added to its first entry, H_j is the identity on the first j
-    coordinates and 1 - 2 v_j v_j' / (v_j' v_j) on the others, and D = diag(-s_j): the Q of a QR decomposition of a
-    Gaussian matrix whose R has a positive diagonal, from half the numbers.
-
-    Source: G. W. Stewart, SIAM J. Numer. Anal. 17(3), 1980, 403-409, section 3.
-    """
-    vectors = np.zeros((size, size))  # column j is v_j scaled to squared length 2, so that H_j = 1 - v v'
-    diagonal = np.empty(size)
-    rest = numbers
-    for j in range(size):
-        x, rest = rest[: size - j], rest[size - j :]
-        sign = 1.0 if x[0] >= 0.0 else -1.0
-        v = x.copy()
-        v[0] += sign * np.sqrt(x @ x)
-        vectors[j:, j] = v * np.sqrt(2.0 / (v @ v))
-        diagonal[j] = -sign
-    q = np.diag(diagonal)
-    for j in reversed(range(0, size, 32)):  # from the innermost factors outwards, 32 at a time for speed
-        group = vectors[j:, j : j + 32]
-        inner = np.triu(group.T @ group, 1) + np.eye(group.shape[1])  # their product is 1 - group inner^-1 group'
-        q[j:, j:] -= group @ np.linalg.solve(inner, group.T @ q[j:, j:])
-    return q
-
-
 def _checked_family(family: str) -> str:
     if family not in FAMILIES:
         raise InvalidKeyError(f"unknown cipher family {family!r}; choose one of {', '.join(FAMILIES)}")
@@ -414,8 +346,3 @@ def _problem_in_base64url(text: str) -> str | None:
     if text[-1] not in "AEIMQUYcgkosw048":  # 43 characters hold 258 bits, and the last two are zero
         return "ends in a character that no key ends in (mistyped or cut)"
     return None
-
-
-def _read_only(array: np.ndarray) -> np.ndarray:
-    array.flags.writeable = False
-    return array
