@@ -289,13 +289,14 @@ def _png_bytes(levels: np.ndarray, header: str) -> bytes:
 
 def _read_png(data: bytes) -> tuple[str, tuple[np.ndarray]]:
     """PNG file -> header text and (3, height, width) uint8 pixels; the size is bounded before decoding."""
-    height, width = int.from_bytes(data[20:24]), int.from_bytes(data[16:20])  # the IHDR chunk always comes first
-    _check_size(height, width)
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:  # reads the size and decodes nothing yet
+            _check_size(image.height, image.width)
             image.load()
             text = getattr(image, "text", {}).get(_ENTRY)
             levels = np.array(image.convert("RGB")).transpose(2, 0, 1)
+    except CiphertextError:
+        raise
     except Exception as error:  # on damaged data Pillow raises OSError, SyntaxError, ValueError, zlib.error, ...
         raise CiphertextError(f"the PNG file is truncated or damaged ({error}); transfer it again") from error
     if text is None:

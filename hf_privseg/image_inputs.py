@@ -122,11 +122,11 @@ def _opened(source: str | os.PathLike[str]) -> Image.Image:
             content = base64.b64decode(name.removeprefix("data:").partition("base64,")[2] or name, validate=True)
         return Image.open(io.BytesIO(content))
     except Exception as error:
-        # a text in the wrong argument may be anything, a key's included: only what is named like a picture is repeated
-        is_named = os.path.splitext(name)[1].lower() in Image.registered_extensions()
+        # a text in the wrong argument may be anything, a key's included: only the name of a file or picture is repeated
+        is_named = os.path.exists(name) or os.path.splitext(name)[1].lower() in Image.registered_extensions()
         raise InvalidImageError(
             "expected the path or URL of an image file, or its content in base64, got "
-            f"{name if is_named else f'a text of {len(name)} characters'!r}, which cannot be read "
+            f"{repr(name) if is_named else f'a text of {len(name)} characters'}, which cannot be read "
             f"({type(error).__name__}); check the name and that the file is an image"
         ) from None
 

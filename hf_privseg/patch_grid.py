@@ -102,7 +102,7 @@ def padding_before_centring(
     if do_normalize:
         value = value * torch.as_tensor(image_std) + torch.as_tensor(image_mean)
     if do_rescale:
-        value = value / rescale_factor
+        value = value * (1 / rescale_factor)  # 255 exactly, as in the library's fused step
     if dtype == torch.uint8:
         value = value.round()
         if value.min() < 0 or value.max() > 255:
