@@ -76,12 +76,7 @@ class SetrConfig(PreTrainedConfig):
     encryption: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        for name in kwargs:
-            if name in ("secret_key", "key", "private_key", "passphrase"):
-                raise ValueError(
-                    f"SetrConfig got `{name}`: a configuration is public and is written to config.json. Give the key "
-                    "to `model.encrypt_model(secret_key)` and to the processor's call instead."
-                )
+        _refuse_secrets(kwargs)
         if self.use_cls_token is None:
             self.use_cls_token = self.decoder != "mla"
         if self.auxiliary_num_stages is None:
@@ -91,6 +86,12 @@ class SetrConfig(PreTrainedConfig):
             self.out_indices = sorted(taps)
         self.out_indices = list(self.out_indices)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers (`from_pretrained` comes here too), but a secret among the settings is refused."""
+        _refuse_secrets(kwargs)
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -139,6 +140,15 @@ class SetrConfig(PreTrainedConfig):
             raise ValueError(
                 f"encryption must be None or exactly {{'family': str, 'version': int, 'fingerprint': str}}, got the "
                 f"fields {sorted(facts)}. It is set by `encrypt_model`; there is no need to write it by hand."
+            )
+
+
+def _refuse_secrets(settings: dict[str, Any]) -> None:
+    for name in settings:
+        if name in ("secret_key", "key", "private_key", "passphrase"):
+            raise ValueError(
+                f"SetrConfig got `{name}`: a configuration is public and is written to config.json. Give the key to "
+                "`model.encrypt_model(secret_key)` and to the processor's call instead."
             )
 
 

@@ -7,6 +7,7 @@ Transformers", CVPR 2021. The encryption: Kiya et al., J. Imaging 2022, 8(9), 23
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -520,6 +521,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
     """SETR with its decoder: pixels in, one score a class out (at 1/4 of the input's size; `pup` at its full size)."""
 
     def __init__(self, config: SetrConfig):
+        # Encrypting a model writes to its configuration: another model made from the same one must not notice.
+        config = deepcopy(config)
         super().__init__(config)
         self.setr = SetrModel(config)
         self.neck, self.decode_head, auxiliaries = build_heads(config)
