@@ -122,7 +122,7 @@ def _opened(source: str | os.PathLike[str]) -> Image.Image:
             content = base64.b64decode(name.removeprefix("data:").partition("base64,")[2] or name, validate=True)
         return Image.open(io.BytesIO(content))
     except Exception as error:
-        # a text in the wrong argument may be anything, a key's included: only the name of a file or picture is repeated
+        # a text in the wrong argument may be a key: only what names a file or a picture is repeated
         is_named = os.path.exists(name) or os.path.splitext(name)[1].lower() in Image.registered_extensions()
         raise InvalidImageError(
             "expected the path or URL of an image file, or its content in base64, got "

@@ -285,7 +285,7 @@ def test_paths_urls_and_base64_are_opened(tmp_path, monkeypatch):
         ("https://example.org/gone.jpg", r"gone\.jpg', which cannot be read \(HTTPStatusError\)"),
         ("", r"got a text of 0 characters, which cannot be read \(UnidentifiedImageError\)"),
         ("x" * 44, "got a text of 44 characters"),
-        (".", r"got a text of 1 characters, which cannot be read \(IsADirectoryError\)"),
+        (".", r"got .\.., which cannot be read \(IsADirectoryError\)"),
     ],
     ids=["name", "path", "URL", "empty", "text", "folder"],
 )
