@@ -1,0 +1,220 @@
+"""The steps that the command line and the demo share: models and photos from disk, matching pairs, segmentation."""
+
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.utils import logging
+
+from .checkpoints import default_checkpoint
+from .configuration_setr import SetrConfig
+from .encrypted_image import EncryptedImage
+from .errors import CiphertextError, EncryptionStateError, InvalidImageError, KeyMismatchError
+from .image_inputs import photo_to_levels
+from .image_processing_setr import SetrImageProcessor
+from .keys import SecretKey
+from .modeling_setr import SetrForSemanticSegmentation
+
+
+def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
+    """Folder, Hub id or "default" -> the model's configuration and its processor, without its weights.
+
+    Raises:
+        OSError: there is no such model, or it has no processor's settings.
+        ValueError: a model of another type.
+    """
+    source = _source(name)
+    found = SetrConfig.get_config_dict(source)[0].get("model_type")
+    if found != SetrConfig.model_type:
+        raise ValueError(f"expected a model of type '{SetrConfig.model_type}', got {name}, which is of type '{found}'")
+    return SetrConfig.from_pretrained(source), SetrImageProcessor.from_pretrained(source)
+
+
+def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImageProcessor]:
+    """Folder, Hub id or "default" -> the model, ready to predict on the machine's accelerator, and its processor.
+
+    Raises:
+        OSError: there is no such model, or it has no processor's settings.
+        ValueError: a model of another type, or without a segmentation head.
+    """
+    logging.disable_progress_bar()
+    config, processor = load_settings(name)
+    loaded = SetrForSemanticSegmentation.from_pretrained(_source(name), config=config, output_loading_info=True)
+    model, report = cast(Any, loaded)  # the library's annotation knows the model alone
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"expected a SETR model with its segmentation head, got {name}, which lacks {len(missing)} weights "
+            f"({missing[0]}, ...); a bare encoder has to be trained first"
+        )
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return model.to(device or "cpu").eval(), processor
+
+
+def check_model_folder(folder: Path, *, replace: bool) -> None:
+    """Refuse to write a model where something is; with `replace`, where something other than a model is.
+
+    Raises:
+        FileExistsError: names the folder.
+    """
+    if folder.exists() and not replace:
+        raise FileExistsError(f"{folder} exists; choose another folder, or replace it with --force")
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise FileExistsError(f"{folder} exists and holds no model (no config.json), so that it is not replaced")
+
+
+def save_model(
+    model: SetrForSemanticSegmentation, processor: SetrImageProcessor, folder: Path, *, licence_from: str | Path
+) -> None:
+    """Model, processor's settings and the source's licence -> `folder`, as a whole or not at all; replaces a model.
+
+    Args:
+        model: plain or encrypted.
+        processor: the model's.
+        folder: checked by `check_model_folder` beforehand.
+        licence_from: what the model was loaded from; the terms of a folder go with what is made from it.
+    """
+    folder = folder.resolve()
+    temporary, retired = (folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.{end}") for end in ("tmp", "old"))
+    try:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        for licence in Path(_source(licence_from)).glob("LICENSE*"):
+            shutil.copy(licence, temporary)
+        if folder.exists():
+            folder.rename(retired)
+        temporary.rename(folder)
+    finally:
+        for leftover in (temporary, retired):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def read_photo(path: Path) -> Image.Image:
+    """Path of any picture -> upright RGB picture of 8 bits; transparent parts over white.
+
+    Raises:
+        InvalidImageError: the file is no picture, or a damaged or too large one.
+    """
+    try:
+        with Image.open(path) as picture:
+            levels = photo_to_levels(picture)
+    except (Image.UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InvalidImageError(f"{path} cannot be read as a picture: {error}") from error
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+def is_ciphertext(path: Path) -> bool:
+    """Whether the file presents itself as an encrypted image: safetensors, or a PNG with our header."""
+    if path.suffix.lower() == ".safetensors":
+        return True
+    try:
+        with Image.open(path) as picture:
+            return "privseg" in picture.info
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False  # no picture at all, which whoever reads it says better
+
+
+def check_same_key(ours: str, facts: dict[str, Any], model: str | Path, config: SetrConfig) -> None:
+    """Refuse public facts {"family", "version", "fingerprint"} of `ours` other than those of an encrypted model.
+
+    Raises:
+        EncryptionStateError: the model is plain.
+        KeyMismatchError: another key, family or version; names both.
+    """
+    theirs = config.encryption
+    if theirs is None:
+        raise EncryptionStateError(
+            f"{ours} belongs to the key of fingerprint {facts['fingerprint']} ({facts['family']}), but the model "
+            f"{model} is plain; encrypt the model with that key: privseg encrypt-model"
+        )
+    if any(facts[name] != theirs[name] for name in ("family", "version", "fingerprint")):
+        raise KeyMismatchError(
+            f"{ours} belongs to the key of fingerprint {facts['fingerprint']} ({facts['family']}, version "
+            f"{facts['version']}), the model {model} to the key of fingerprint {theirs['fingerprint']} "
+            f"({theirs['family']}, version {theirs['version']}); take two that were made with the same key"
+        )
+
+
+def key_facts(secret_key: SecretKey | EncryptedImage) -> dict[str, Any]:
+    """The public facts of a key, or of the key that an image was encrypted with."""
+    return {"family": secret_key.family, "version": secret_key.version, "fingerprint": secret_key.fingerprint}
+
+
+def prepare(
+    path: Path, model: str | Path, config: SetrConfig, processor: SetrImageProcessor, secret_key: SecretKey | None
+) -> EncryptedImage | Image.Image:
+    """Path of an encrypted image or a photo -> what this model takes: encrypted for an encrypted one, else a photo.
+
+    Args:
+        path: the image.
+        model: name of the model, for messages.
+        config: of the model.
+        processor: of the model.
+        secret_key: that of the model; only photos for an encrypted model need it.
+
+    Raises:
+        EncryptionStateError: a photo for an encrypted model without a key, or an encrypted image for a plain model.
+        KeyMismatchError: the image was encrypted with another key than the model.
+        CiphertextError: the image is damaged, or encrypted in blocks of another size.
+    """
+    facts = config.encryption
+    if is_ciphertext(path):
+        image = EncryptedImage.from_file(path)
+        check_same_key(str(path), key_facts(image), model, config)
+        if image.patch_size != config.patch_size:
+            raise CiphertextError(
+                f"{path} is encrypted in blocks of {image.patch_size} pixels, the patches of the model {model} have "
+                f"{config.patch_size}; encrypt the photo with this model's settings: privseg encrypt --model {model}"
+            )
+        return image
+    if facts is None:
+        return read_photo(path)
+    if secret_key is None:
+        raise EncryptionStateError(
+            f"{path} is a plain photo, but the model {model} is encrypted (key of fingerprint {facts['fingerprint']}, "
+            f"{facts['family']}); encrypt the photo first (privseg encrypt), or give the key"
+        )
+    return processor.encrypt(read_photo(path), secret_key)
+
+
+def plain_photo(path: Path, processor: SetrImageProcessor, secret_key: SecretKey | None) -> Image.Image:
+    """Path of a photo or an encrypted image -> the photo at its own size, decrypted if need be.
+
+    Raises:
+        EncryptionStateError: an encrypted image without a key.
+    """
+    if not is_ciphertext(path):
+        return read_photo(path)
+    if secret_key is None:
+        raise EncryptionStateError(f"{path} is encrypted; to show the photo itself, give the key that it needs")
+    image = EncryptedImage.from_file(path)
+    return processor.decrypt(image, secret_key).resize(image.original_size[::-1])
+
+
+@torch.inference_mode()
+def segment_image(
+    model: SetrForSemanticSegmentation, processor: SetrImageProcessor, image: EncryptedImage | Image.Image
+) -> np.ndarray:
+    """An encrypted image or an upright RGB photo -> (height, width) int64 class indices, at the photo's own size."""
+    regions: list[tuple[int, int]] | None
+    if isinstance(image, EncryptedImage):
+        size, regions = image.original_size, [image.valid_region]
+    else:
+        size, regions = (image.height, image.width), None
+    inputs = processor(images=cast(Any, image), return_tensors="pt").to(model.device)
+    maps = processor.post_process_semantic_segmentation(model(**inputs), [size], valid_regions=regions)
+    return cast(torch.Tensor, maps[0]).cpu().numpy()
+
+
+def _source(name: str | Path) -> str:
+    """ "default", a folder or a Hub id (owner/name) -> what `from_pretrained` takes."""
+    if str(name) == "default":
+        return str(default_checkpoint())
+    looks_like_id = not Path(name).is_absolute() and not str(name).startswith(".") and str(name).count("/") == 1
+    if not Path(name).is_dir() and not looks_like_id:
+        raise FileNotFoundError(f"expected a model's folder, a Hub id (owner/name) or 'default', got {name}")
+    return str(name)
