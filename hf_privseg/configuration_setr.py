@@ -34,7 +34,8 @@ class SetrConfig(PreTrainedConfig):
             differs), `"bicubic"` as ViT and DINOv2 do (wherever the grid differs).
         use_cls_token: whether a class token runs through the encoder. None means as published: yes for `naive` and
             `pup`, no for `mla`.
-        decoder: `"naive"` (1x1 convolutions), `"pup"` (progressive up-sampling) or `"mla"` (multi-level aggregation).
+        decoder_type: `"naive"` (1x1 convolutions), `"pup"` (progressive up-sampling) or `"mla"` (multi-level
+            aggregation). `decoder=` is taken for it as well.
         out_indices: encoder layers, 0 the first, whose outputs feed the decoder and the auxiliary heads. None means as
             published, in proportion to the depth. The last one feeds the `naive` and `pup` decoder.
         decoder_hidden_size: channels inside the decoder.
@@ -65,7 +66,7 @@ class SetrConfig(PreTrainedConfig):
     qkv_bias: bool = True
     position_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     use_cls_token: bool | None = None
-    decoder: Literal["naive", "pup", "mla"] = "naive"
+    decoder_type: Literal["naive", "pup", "mla"] = "naive"
     out_indices: list[int] | tuple[int, ...] | None = None
     decoder_hidden_size: int = 256
     mla_hidden_size: int = 128
@@ -77,12 +78,18 @@ class SetrConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         _refuse_secrets(kwargs)
+        if (
+            "decoder" in kwargs
+        ):  # no attribute can have this name: transformers takes config.decoder for a configuration
+            self.decoder_type = kwargs.pop("decoder")
         if self.use_cls_token is None:
-            self.use_cls_token = self.decoder != "mla"
+            self.use_cls_token = self.decoder_type != "mla"
         if self.auxiliary_num_stages is None:
-            self.auxiliary_num_stages = 2 if self.decoder == "pup" else 1
+            self.auxiliary_num_stages = 2 if self.decoder_type == "pup" else 1
         if self.out_indices is None:
-            taps = {max(round(self.num_hidden_layers * f) - 1, 0) for f in _TAP_FRACTIONS.get(self.decoder, (1.0,))}
+            taps = {
+                max(round(self.num_hidden_layers * f) - 1, 0) for f in _TAP_FRACTIONS.get(self.decoder_type, (1.0,))
+            }
             self.out_indices = sorted(taps)
         self.out_indices = list(self.out_indices)
         super().__post_init__(**kwargs)

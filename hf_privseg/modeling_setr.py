@@ -324,10 +324,10 @@ class SetrMLAAuxiliaryHead(nn.Module):
 
 def build_heads(config: SetrConfig) -> tuple[nn.Module | None, nn.Module, list[nn.Module]]:
     """The neck (or None), the decode head and the auxiliary heads of a decoder."""
-    if config.decoder == "mla":
+    if config.decoder_type == "mla":
         auxiliaries = [SetrMLAAuxiliaryHead(config) for _ in config.out_indices]
         return SetrMLANeck(config), SetrMLAHead(config), auxiliaries
-    num_stages, kernel_size, scale_factor = {"naive": (1, 1, 4), "pup": (4, 3, 2)}[config.decoder]
+    num_stages, kernel_size, scale_factor = {"naive": (1, 1, 4), "pup": (4, 3, 2)}[config.decoder_type]
     auxiliaries = [
         SetrUpHead(config, config.auxiliary_num_stages, kernel_size, scale_factor=4) for _ in config.out_indices[:-1]
     ]

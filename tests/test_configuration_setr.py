@@ -22,7 +22,7 @@ def tiny(**kwargs):
     ids=["naive", "pup", "mla"],
 )
 def test_defaults_are_those_of_the_published_models(decoder, out_indices, use_cls_token, stages):
-    config = SetrConfig(decoder=decoder)
+    config = SetrConfig(decoder_type=decoder)
     assert config.out_indices == out_indices
     assert config.use_cls_token is use_cls_token
     assert config.auxiliary_num_stages == stages
@@ -33,14 +33,14 @@ def test_defaults_are_those_of_the_published_models(decoder, out_indices, use_cl
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 12, 24])
 @pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
 def test_default_layers_exist_at_every_depth_and_end_with_the_last(decoder, depth):
-    indices = SetrConfig(decoder=decoder, num_hidden_layers=depth).out_indices
+    indices = SetrConfig(decoder_type=decoder, num_hidden_layers=depth).out_indices
     assert indices == sorted(set(indices))
     assert indices[0] >= 0
     assert indices[-1] == depth - 1
 
 
 def test_an_explicit_choice_wins_over_the_published_one():
-    config = tiny(decoder="mla", use_cls_token=True, out_indices=(0, 3), auxiliary_num_stages=3)
+    config = tiny(decoder_type="mla", use_cls_token=True, out_indices=(0, 3), auxiliary_num_stages=3)
     assert (config.use_cls_token, config.out_indices, config.auxiliary_num_stages) == (True, [0, 3], 3)
 
 
@@ -52,7 +52,7 @@ def test_the_grid_is_rows_times_columns(image_size, grid):
 
 
 def test_a_config_survives_saving_and_loading(tmp_path):
-    config = tiny(decoder="pup", id2label={0: "road", 1: "sky"}, encryption=FACTS, image_size=[64, 96])
+    config = tiny(decoder_type="pup", id2label={0: "road", 1: "sky"}, encryption=FACTS, image_size=[64, 96])
     config.save_pretrained(tmp_path)
     loaded = SetrConfig.from_pretrained(tmp_path)
     assert loaded.to_dict() == config.to_dict()
@@ -62,9 +62,17 @@ def test_a_config_survives_saving_and_loading(tmp_path):
 
 @pytest.mark.parametrize("value", ["unet", None], ids=["unknown", "none"])
 def test_an_unknown_decoder_is_refused_and_the_choices_named(value):
-    with pytest.raises(StrictDataclassError, match=r"decoder.*\n.*naive.*pup.*mla") as error:
-        tiny(decoder=value)
+    with pytest.raises(StrictDataclassError, match=r"decoder_type.*\n.*naive.*pup.*mla") as error:
+        tiny(decoder_type=value)
     assert f"got {value}" in str(error.value)
+
+
+def test_decoder_is_short_for_decoder_type_and_is_no_attribute():
+    config = tiny(decoder="pup")
+    assert config.decoder_type == "pup"
+    assert config.auxiliary_num_stages == 2
+    assert not hasattr(config, "decoder")
+    assert config.get_text_config(decoder=True) is config
 
 
 def test_a_wrong_type_is_refused():

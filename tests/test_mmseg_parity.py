@@ -61,7 +61,7 @@ def reference(request):
     """(our model with the reference's weights, the reference's tensors, its description)"""
     folder = Path(GOLDEN) / request.param
     config = SetrConfig(
-        decoder=request.param, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=128,
+        decoder_type=request.param, hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=128,
         image_size=64, num_labels=7, decoder_hidden_size=16, mla_hidden_size=8, out_indices=[0, 1, 2, 3],
     )  # fmt: skip
     model = SetrForSemanticSegmentation(config)

@@ -340,20 +340,20 @@ def imagenet_normalized(centred):
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (8, 32), (24, 20)], ids=lambda side: str(side))
 @pytest.mark.parametrize("decoder", ["naive", "pup"])
 def test_from_vit_gives_the_features_of_the_vit_for_centred_pixels(vit_folder, decoder, height, width):
-    model = SetrForSemanticSegmentation.from_vit(vit_folder, decoder=decoder, num_labels=5).eval()
+    model = SetrForSemanticSegmentation.from_vit(vit_folder, decoder_type=decoder, num_labels=5).eval()
     vit = ViTModel.from_pretrained(vit_folder, add_pooling_layer=False).eval()
     centred = pixels(2, height, width)
     with torch.no_grad():
         found = model.decode_head.norm(model.setr(centred).last_hidden_state)
         expected = vit(imagenet_normalized(centred), interpolate_pos_encoding=True).last_hidden_state
     torch.testing.assert_close(found, expected, **FP32)
-    assert model.config.decoder == decoder
+    assert model.config.decoder_type == decoder
     assert model.config.num_labels == 5
     assert model.config.position_interpolation == "bicubic"
 
 
 def test_from_vit_for_mla_leaves_the_class_token_out(vit_folder):
-    model = SetrForSemanticSegmentation.from_vit(vit_folder, decoder="mla", num_labels=5)
+    model = SetrForSemanticSegmentation.from_vit(vit_folder, decoder_type="mla", num_labels=5)
     vit = ViTModel.from_pretrained(vit_folder, add_pooling_layer=False)
     assert torch.equal(model.setr.embeddings.position_embeddings, vit.embeddings.position_embeddings[:, 1:])
     assert torch.equal(model.neck.norm[-1].weight, vit.layernorm.weight)

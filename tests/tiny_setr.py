@@ -28,7 +28,7 @@ def tiny_config(decoder="naive", **kwargs):
         "decoder_hidden_size": 12,
         "mla_hidden_size": 8,
         "num_labels": 5,
-        "decoder": decoder,
+        "decoder_type": decoder,
     }
     return SetrConfig(**(sizes | kwargs))
 
