@@ -22,12 +22,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from hf_privseg.checkpoints import default_checkpoint
 from rich.console import Console
 from rich.table import Table
 from transformers import HfArgumentParser
 
-from hf_privseg import FAMILIES, SecretKey, SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg import SecretKey, SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg.checkpoints import default_checkpoint
+from hf_privseg.keys import FAMILIES
 from hf_privseg.training.data import LabelMap, load_segmentation_dataset
 from hf_privseg.training.evaluation import predict_maps
 from hf_privseg.training.metrics import MeanIoU

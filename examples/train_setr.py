@@ -1,38 +1,38 @@
 """Trains SETR on plain images, with Accelerate: one process, several, or GPUs, by the same file.
 
-    python examples/train_setr.py --dataset path/to/camvid --vit path/to/vit-small-patch16 --output_dir outputs/setr
-    accelerate launch --multi_gpu examples/train_setr.py ...
+    python examples/train_setr.py --dataset data/camvid --vit path/to/vit --output_dir outputs/setr --ignore_labels 11
+    accelerate launch --config_file examples/accelerate_configs/multi_gpu.yaml examples/train_setr.py ...
 
-The model is trained on plain images; encrypting it afterwards, `model.encrypt_model(secret_key)`, needs no training.
-A run that was stopped goes on from its last checkpoint with `--resume`.
+The model is trained on plain images. Encrypting it afterwards, `model.encrypt_model(secret_key)`, needs no training.
+
+A run that was stopped, at any moment, goes on from its last checkpoint when the same command is given again, and ends
+with the weights that an uninterrupted run ends with. output_dir then holds the final model, `best` (the highest
+validation mIoU), `checkpoints`, TensorBoard logs and log.jsonl.
 """
 
 import json
-import logging
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, get_polynomial_decay_schedule_with_warmup
 
-from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg import EncryptionStateError, SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.data import (
     AugmentedDataset,
     JointAugmentation,
     LabelMap,
+    class_names,
     collate,
     load_segmentation_dataset,
 )
-from hf_privseg.training.evaluation import predict_maps
-from hf_privseg.training.metrics import MeanIoU
-
-logger = logging.getLogger("train_setr")
+from hf_privseg.training.evaluation import evaluate_mean_iou
 
 
 @dataclass
@@ -40,98 +40,101 @@ class Arguments:
     """What the command line takes."""
 
     dataset: str = field(metadata={"help": "Folder with images/<split> and annotations/<split>, or a Hub id."})
-    output_dir: str = field(metadata={"help": "Where checkpoints, the final model and the logs go."})
-    vit: str = field(metadata={"help": "Pretrained HF ViT (folder or Hub id) that the encoder starts from."})
+    output_dir: str = field(metadata={"help": "Where the model, checkpoints and logs go."})
+    vit: str | None = field(default=None, metadata={"help": "Pretrained HF ViT (folder or Hub id) to start from."})
+    checkpoint: str | None = field(default=None, metadata={"help": "SETR checkpoint to start from instead."})
+    allow_encrypted: bool = field(default=False, metadata={"help": "Train an encrypted checkpoint all the same."})
+
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_split: str = field(default="val", metadata={"help": "Split to evaluate on."})
-    classes: str | None = field(
+    eval_split: str = field(default="val", metadata={"help": "Split to choose the best checkpoint on."})
+    image_column: str = field(default="image", metadata={"help": "Column of the images."})
+    annotation_column: str = field(default="annotation", metadata={"help": "Column of the label maps."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+    id2label: str | None = field(
         default=None,
-        metadata={"help": "JSON file {classes: [...], ignore_index: int}. Default: classes.json in the data folder."},
+        metadata={"help": "JSON file {id: name} or {classes: [...]}. Default: classes.json of the folder."},
     )
+    label_map: str | None = field(default=None, metadata={"help": "JSON file {stored label: class}; others are void."})
+    ignore_labels: list[int] = field(default_factory=lambda: [255], metadata={"help": "Stored labels without class."})
+    reduce_labels: bool = field(default=False, metadata={"help": "Stored 0 is background, k is class k - 1 (ADE20K)."})
+
     decoder: str = field(default="naive", metadata={"help": "naive, pup or mla."})
-    use_auxiliary_head: bool = field(
-        default=True, metadata={"help": "Auxiliary losses on intermediate layers (about 20 % of a step on a CPU)."}
-    )
-    resize_factor: float = field(
-        default=1.0, metadata={"help": "Up-sampling of images before they are cut in patches."}
-    )
+    use_cls_token: bool | None = field(default=None, metadata={"help": "Keep the class token. Default: as published."})
+    use_auxiliary_head: bool = field(default=True, metadata={"help": "Auxiliary losses on intermediate layers."})
+    drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth of the last layer."})
+
+    resize_factor: float = field(default=1.0, metadata={"help": "Up-sampling of images before they are patched."})
     crop_size: int = field(default=512, metadata={"help": "Side of training crops in pixels, a multiple of 16."})
-    scale_range: list[float] = field(
-        default_factory=lambda: [0.5, 2.0], metadata={"help": "Random scale of training images."}
-    )
+    scale_range: list[float] = field(default_factory=lambda: [0.5, 2.0], metadata={"help": "Random scale, relative."})
+
     epochs: int = field(default=16, metadata={"help": "Passes over the training split."})
     batch_size: int = field(default=8, metadata={"help": "Images a step and process."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches that make one update."})
-    learning_rate: float = field(default=6e-5, metadata={"help": "Peak learning rate of the encoder (AdamW)."})
-    head_learning_rate: float = field(default=6e-4, metadata={"help": "Peak learning rate of decoder and heads."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Decoupled weight decay of matrices."})
+    optimizer: str = field(default="adamw", metadata={"help": "adamw, or sgd (momentum 0.9) as in the SETR paper."})
+    learning_rate: float = field(default=6e-5, metadata={"help": "Peak learning rate of the encoder."})
+    head_lr_factor: float = field(default=10.0, metadata={"help": "Decoder and heads learn this much faster."})
+    final_lr_ratio: float = field(default=0.0, metadata={"help": "Last learning rate, relative to the peak."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of matrices."})
     warmup_steps: int = field(default=40, metadata={"help": "Updates of linear warm-up."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradient norm to clip at."})
-    drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth of the last layer."})
+    power: float = field(default=0.9, metadata={"help": "Power of the polynomial decay."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradient norm to clip at; 0 does not clip."})
+    mixed_precision: str | None = field(default=None, metadata={"help": "no, fp16 or bf16. Default: Accelerate's."})
+
     eval_every: int = field(default=4, metadata={"help": "Epochs between evaluations."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that load images."})
+    checkpoint_every: int = field(default=50, metadata={"help": "Updates between checkpoints to resume from."})
+    num_workers: int = field(default=1, metadata={"help": "Processes that load images, a training process."})
     seed: int = field(default=0, metadata={"help": "Seed of initial heads, order and augmentation."})
-    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in output_dir."})
     cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
+    half_weights: bool = field(default=True, metadata={"help": "Store final weights as fp16 (loaded as fp32)."})
+    push_to_hub: str | None = field(default=None, metadata={"help": "Hub repository (owner/name) for the result."})
 
 
-def parameter_groups(model: SetrForSemanticSegmentation, args: Arguments) -> list[dict]:
+def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSegmentation:
+    """A ViT with a fresh decoder, or an existing SETR; a decoder of other classes is made anew."""
+    labels = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
+    fields = {
+        name: getattr(args, name) for name in ("decoder", "use_auxiliary_head", "drop_path_rate", "use_cls_token")
+    }
+    if args.vit and not args.checkpoint:
+        return SetrForSemanticSegmentation.from_vit(args.vit, **fields, **labels)
+    if not args.checkpoint or args.vit:
+        raise SystemExit("Expected either --vit (a pretrained ViT) or --checkpoint (a SETR), and not both.")
+    del fields["use_cls_token"]
+    model = SetrForSemanticSegmentation.from_pretrained(
+        args.checkpoint, **fields, **labels, ignore_mismatched_sizes=True, dtype=torch.float32
+    )
+    if model.config.encryption is not None and not args.allow_encrypted:
+        raise EncryptionStateError(
+            f"{args.checkpoint} is encrypted, and training on plain images would undo what its key does. Train the "
+            "plain model and encrypt the result, or pass --allow_encrypted."
+        )
+    return model
+
+
+def build_optimizer(model: SetrForSemanticSegmentation, args: Arguments) -> torch.optim.Optimizer:
     """Encoder and heads with their learning rates; no weight decay for vectors, tokens and positions."""
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         decays = parameter.ndim > 1 and "position_embeddings" not in name and "cls_token" not in name
         groups.setdefault((name.startswith("setr."), decays), []).append(parameter)
-    return [
+    parameters = [
         {
-            "params": parameters,
-            "lr": args.learning_rate if in_encoder else args.head_learning_rate,
+            "params": members,
+            "lr": args.learning_rate * (1 if in_encoder else args.head_lr_factor),
             "weight_decay": args.weight_decay if decays else 0.0,
         }
-        for (in_encoder, decays), parameters in groups.items()
+        for (in_encoder, decays), members in groups.items()
     ]
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=args.learning_rate, momentum=0.9)
+    return torch.optim.AdamW(parameters, lr=args.learning_rate)
 
 
-def evaluate_model(model, processor, dataset, label_map: LabelMap, accelerator: Accelerator) -> dict:
-    """mIoU over a split at the size of its labels: each process takes its share, counts are summed once."""
-    model.eval()
-    metric = MeanIoU(model.config.num_labels)
-    share = dataset.shard(accelerator.num_processes, accelerator.process_index, contiguous=False)
-    maps = predict_maps(
-        model,
-        processor,
-        share["image"],
-        desc="evaluate",
-        total=len(share),
-        disable=not accelerator.is_local_main_process,
-    )
-    for prediction, annotation in zip(maps, share["annotation"], strict=True):
-        metric.add(prediction=prediction, reference=label_map(annotation))
-    metric.confusion = accelerator.reduce(torch.from_numpy(metric.confusion).to(accelerator.device)).cpu().numpy()
-    model.train()
-    return metric.compute()
-
-
-def main() -> None:
-    args: Arguments = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
-    output_dir = Path(args.output_dir)
-    accelerator = Accelerator(
-        cpu=args.cpu,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-        project_config=ProjectConfiguration(
-            project_dir=str(output_dir), total_limit=2, automatic_checkpoint_naming=False
-        ),
-    )
-    logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR)
-    set_seed(args.seed)
-
-    classes = json.loads(Path(args.classes or Path(args.dataset) / "classes.json").read_text())
-    names = classes["classes"]
-    label_map = LabelMap(len(names), ignore_labels=(255, classes.get("ignore_index", 255)))
-    augmentation = JointAugmentation(args.crop_size, args.resize_factor, tuple(args.scale_range))
-    train = load_segmentation_dataset(args.dataset, split=args.train_split)
-    validation = load_segmentation_dataset(args.dataset, split=args.eval_split)
-    train_loader = DataLoader(
+def build_loader(args: Arguments, label_map: LabelMap, columns: dict) -> DataLoader:
+    """Shuffled, augmented batches; the order and each sample depend on the seed and the epoch alone."""
+    train = load_segmentation_dataset(args.dataset, split=args.train_split, **columns)
+    augmentation = JointAugmentation(args.crop_size, args.resize_factor, (args.scale_range[0], args.scale_range[1]))
+    return DataLoader(
         AugmentedDataset(train, augmentation, label_map, seed=args.seed),
         batch_size=args.batch_size,
         shuffle=True,
@@ -141,65 +144,98 @@ def main() -> None:
         generator=torch.Generator().manual_seed(args.seed),
     )
 
-    model = SetrForSemanticSegmentation.from_vit(
-        args.vit,
-        decoder=args.decoder,
-        drop_path_rate=args.drop_path_rate,
-        use_auxiliary_head=args.use_auxiliary_head,
-        id2label=dict(enumerate(names)),
-        label2id={name: index for index, name in enumerate(names)},
-    )
-    processor = SetrImageProcessor(resize_factor=args.resize_factor)
-    optimizer = torch.optim.AdamW(parameter_groups(model, args))
-    steps_per_epoch = math.ceil(len(train_loader) / accelerator.num_processes / args.gradient_accumulation_steps)
-    total_steps = steps_per_epoch * args.epochs
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / args.warmup_steps, max(1 - step / total_steps, 0) ** 0.9),
-    )
-    model, optimizer, train_loader = accelerator.prepare(model, optimizer, train_loader)
 
-    progress_file, state_dir = output_dir / "progress.json", output_dir / "state"
-    step, start_epoch = 0, 0
-    if args.resume and progress_file.exists():
-        progress = json.loads(progress_file.read_text())
-        accelerator.load_state(str(state_dir))
-        scheduler.load_state_dict(torch.load(output_dir / "scheduler.pt", weights_only=True))
-        step, start_epoch = progress["step"], progress["epoch"]
-    bar = tqdm(total=total_steps, initial=step, desc="train", disable=not accelerator.is_local_main_process)
-    for epoch in range(start_epoch, args.epochs):
-        train_loader.set_epoch(epoch)
-        losses = []
-        for batch in train_loader:
+def save_model(accelerator: Accelerator, model, processor, folder: Path, half_weights: bool) -> None:
+    """Model and processor as `from_pretrained` reads them, in all of its precision or in half of it."""
+    plain = accelerator.unwrap_model(model)
+    state = accelerator.get_state_dict(model)
+    if half_weights:
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    if accelerator.is_main_process:
+        plain.save_pretrained(folder, state_dict=state)
+        processor.save_pretrained(folder)
+
+
+def main() -> None:
+    args: Arguments = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
+    output_dir = Path(args.output_dir)
+    accelerator = Accelerator(
+        cpu=args.cpu,
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        log_with="tensorboard",
+        project_dir=args.output_dir,
+        step_scheduler_with_optimizer=False,
+    )
+    accelerator.init_trackers("tensorboard")
+    set_seed(args.seed)
+
+    columns = {name: getattr(args, name) for name in ("image_column", "annotation_column", "revision")}
+    id2label = class_names(args.dataset, args.id2label)
+    label_map = LabelMap.from_files(len(id2label), args.ignore_labels, args.label_map, args.reduce_labels)
+    validation = load_segmentation_dataset(args.dataset, split=args.eval_split, **columns)
+    model, processor = build_model(args, id2label), SetrImageProcessor(resize_factor=args.resize_factor)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    optimizer = build_optimizer(model, args)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, label_map, columns))
+    updates_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
+    total = updates_per_epoch * args.epochs
+    scheduler = get_polynomial_decay_schedule_with_warmup(
+        optimizer, args.warmup_steps, total, args.learning_rate * args.final_lr_ratio, args.power
+    )
+    accelerator.register_for_checkpointing(scheduler)
+
+    progress = load_latest_checkpoint(accelerator, output_dir / "checkpoints")
+    progress = progress or {"step": 0, "epoch": 0, "batches": 0, "loss_sum": 0.0, "best": -1.0, "history": []}
+    bar = tqdm(total=total, initial=progress["step"], desc="train", disable=not accelerator.is_local_main_process)
+    while progress["epoch"] < args.epochs:
+        model.train()
+        loader.set_epoch(progress["epoch"])
+        batches = accelerator.skip_first_batches(loader, progress["batches"]) if progress["batches"] else loader
+        batches.set_epoch(progress["epoch"])
+        for batch in batches:
             with accelerator.accumulate(model):
                 loss = model(**batch).loss
                 accelerator.backward(loss)
-                if accelerator.sync_gradients:
+                if accelerator.sync_gradients and args.max_grad_norm:
                     accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
                 optimizer.step()
-                if accelerator.sync_gradients:
-                    scheduler.step()
                 optimizer.zero_grad()
-            losses.append(loss.item())
+            progress["batches"] += 1
+            progress["loss_sum"] += accelerator.reduce(loss.detach(), reduction="mean").item()
             if accelerator.sync_gradients:
-                step += 1
+                scheduler.step()
+                progress["step"] += 1
+                mean_loss = progress["loss_sum"] / progress["batches"]
+                accelerator.log({"loss": loss.item(), "lr": scheduler.get_last_lr()[0]}, step=progress["step"])
                 bar.update()
-                bar.set_postfix(epoch=epoch, loss=f"{np.mean(losses[-20:]):.3f}")
-        record = {"epoch": epoch + 1, "step": step, "loss": float(np.mean(losses))}
-        if (epoch + 1) % args.eval_every == 0 or epoch + 1 == args.epochs:
-            result = evaluate_model(accelerator.unwrap_model(model), processor, validation, label_map, accelerator)
-            record |= {"mean_iou": result["mean_iou"], "per_category_iou": result["per_category_iou"].tolist()}
-        accelerator.save_state(str(state_dir))
-        if accelerator.is_main_process:
-            torch.save(scheduler.state_dict(), output_dir / "scheduler.pt")
-            accelerator.unwrap_model(model).save_pretrained(output_dir)
-            processor.save_pretrained(output_dir)
-            progress_file.write_text(json.dumps({"step": step, "epoch": epoch + 1}))
-            with (output_dir / "log.jsonl").open("a") as log:
-                log.write(json.dumps(record) + "\n")
-            logger.info("%s", record)
+                bar.set_postfix(epoch=progress["epoch"], loss=f"{mean_loss:.4f}")
+                if progress["step"] % args.checkpoint_every == 0:
+                    save_checkpoint(accelerator, output_dir / "checkpoints", progress)
+
+        progress["epoch"] += 1
+        record = {"epoch": progress["epoch"], "step": progress["step"], "loss": mean_loss}
+        progress |= {"batches": 0, "loss_sum": 0.0}
+        if progress["epoch"] % args.eval_every == 0 or progress["epoch"] == args.epochs:
+            result = evaluate_mean_iou(accelerator.unwrap_model(model), processor, validation, label_map, accelerator)
+            record |= {name: float(result[name]) for name in ("mean_iou", "overall_accuracy")}
+            accelerator.log({"mean_iou": record["mean_iou"]}, step=progress["step"])
+            if record["mean_iou"] > progress["best"]:
+                progress["best"] = record["mean_iou"]
+                save_model(accelerator, model, processor, output_dir / "best", args.half_weights)
+        progress["history"].append(record)
+        accelerator.print(json.dumps(record))
+        save_checkpoint(accelerator, output_dir / "checkpoints", progress)
+
+    save_model(accelerator, model, processor, output_dir, args.half_weights)
     if accelerator.is_main_process:
-        (output_dir / "arguments.json").write_text(json.dumps(asdict(args), indent=2))
+        recipe = {"arguments": asdict(args), "processes": accelerator.num_processes, "history": progress["history"]}
+        (output_dir / "training.json").write_text(json.dumps(recipe, indent=1))
+        if args.push_to_hub:
+            accelerator.unwrap_model(model).push_to_hub(args.push_to_hub)
+            processor.push_to_hub(args.push_to_hub)
     accelerator.end_training()
 
 

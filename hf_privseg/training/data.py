@@ -1,5 +1,6 @@
 """From a Hugging Face data set of images and label maps to training batches: loading, then joint augmentation."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset, Image, load_dataset
+from datasets import Dataset, Image, IterableDataset, load_dataset
 from PIL import Image as PILImage
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -24,7 +25,8 @@ def load_segmentation_dataset(
     image_column: str = "image",
     annotation_column: str = "annotation",
     revision: str | None = None,
-) -> Dataset:
+    streaming: bool = False,
+) -> Dataset | IterableDataset:
     """A data set with columns `image` (PIL) and `annotation` (PIL, label indices), in the order of the source.
 
     Args:
@@ -33,6 +35,7 @@ def load_segmentation_dataset(
         split: the split's name.
         image_column, annotation_column: what the columns are called there.
         revision: branch, tag or commit of a Hub data set.
+        streaming: whether rows are fetched one by one instead of being stored first.
 
     Raises:
         FileNotFoundError: a local folder has no such split, or an image has no annotation.
@@ -42,13 +45,13 @@ def load_segmentation_dataset(
     if (folder / "images").is_dir():
         columns = _paired_files(folder, split)
         return Dataset.from_dict(columns).cast_column("image", Image()).cast_column("annotation", Image())
-    dataset = load_dataset(str(source), split=split, revision=revision)
+    dataset = load_dataset(str(source), split=split, revision=revision, streaming=streaming)
     missing = {image_column, annotation_column} - set(dataset.column_names)
     if missing:
         raise KeyError(f"{source} ({split}) has the columns {dataset.column_names}, and no {sorted(missing)}.")
-    return dataset.select_columns([image_column, annotation_column]).rename_columns(
-        {image_column: "image", annotation_column: "annotation"}
-    )
+    names = {image_column: "image", annotation_column: "annotation"}
+    changed = {before: after for before, after in names.items() if before != after}
+    return dataset.select_columns(list(names)).rename_columns(changed)
 
 
 def _paired_files(folder: Path, split: str) -> dict[str, list[str]]:
@@ -63,6 +66,23 @@ def _paired_files(folder: Path, split: str) -> dict[str, list[str]]:
     if lacking:
         raise FileNotFoundError(f"{len(lacking)} images have no annotation in {annotation_folder}: {lacking[:3]} ...")
     return {"image": [str(path) for path in images], "annotation": [str(path) for path in annotations]}
+
+
+def class_names(source: str | Path, file: str | Path | None = None) -> dict[int, str]:
+    """{class: name} from a JSON file {"0": name, ...} or {"classes": [name, ...]}; by default <source>/classes.json.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(file) if file else Path(source) / "classes.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected the names of the classes in {path}; give a JSON file {{id: name}} or {{'classes': [name, ...]}}"
+        )
+    content = json.loads(path.read_text())
+    if "classes" in content:
+        return dict(enumerate(content["classes"]))
+    return {int(index): name for index, name in content.items()}
 
 
 @dataclass(frozen=True)
@@ -80,6 +100,16 @@ class LabelMap:
     ignore_labels: tuple[int, ...] = (IGNORE_INDEX,)
     mapping: dict[int, int] | None = None
     reduce_labels: bool = False
+
+    @classmethod
+    def from_files(
+        cls, num_labels: int, ignore_labels: Sequence[int], mapping: str | None, reduce_labels: bool
+    ) -> "LabelMap":
+        """The settings of a command line, `mapping` being the path of a JSON file {stored value: class}."""
+        table = None
+        if mapping is not None:
+            table = {int(value): int(label) for value, label in json.loads(Path(mapping).read_text()).items()}
+        return cls(num_labels, tuple(ignore_labels), table, reduce_labels)
 
     def __call__(self, annotation: PILImage.Image | np.ndarray) -> np.ndarray:
         """`(height, width)` indices, or a palette image -> `(height, width)` int64.
@@ -117,6 +147,10 @@ class LabelMap:
         return table
 
 
+# As strong as mmsegmentation's photometric distortion.
+_PHOTOMETRIC = v2.RandomApply([v2.ColorJitter(brightness=0.125, contrast=0.5, saturation=0.5, hue=0.1)], p=0.5)
+
+
 @dataclass(frozen=True)
 class JointAugmentation:
     """Image and label map -> a random crop for training: scale, crop, flip, photometric distortion.
@@ -143,7 +177,7 @@ class JointAugmentation:
         pixels, mask = F.resize(pixels, size, antialias=True), F.resize(mask, size)
         pixels, mask = self._crop(pixels, mask)
         pixels, mask = v2.RandomHorizontalFlip()(pixels, mask)
-        pixels = v2.RandomPhotometricDistort()(pixels)
+        pixels = _PHOTOMETRIC(pixels)
         pixel_values = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), [0.5] * 3, [0.5] * 3)
         return {"pixel_values": pixel_values.as_subclass(torch.Tensor), "labels": mask.as_subclass(torch.Tensor)}
 

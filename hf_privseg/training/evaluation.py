@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
 from ..image_processing_setr import SetrImageProcessor
 from ..keys import SecretKey
 from ..modeling_setr import SetrForSemanticSegmentation
+from .data import LabelMap
+from .metrics import MeanIoU
 
 
 @torch.inference_mode()
@@ -37,3 +41,27 @@ def predict_maps(
         outputs = model(**inputs)
         size = (image.height, image.width)
         yield processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0].cpu().numpy()
+
+
+def evaluate_mean_iou(
+    model: SetrForSemanticSegmentation,
+    processor: SetrImageProcessor,
+    dataset: Dataset,
+    label_map: LabelMap,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """mIoU over a data set at the size of its labels, as `MeanIoU.compute` returns it, the same in every process.
+
+    Each process takes its share of the images and their counts are summed once, so no image counts twice.
+    """
+    was_training = model.training
+    model.eval()
+    metric = MeanIoU(model.config.num_labels)
+    share = dataset.shard(accelerator.num_processes, accelerator.process_index, contiguous=False)
+    silent = not accelerator.is_local_main_process
+    maps = predict_maps(model, processor, share["image"], desc="evaluate", total=len(share), disable=silent)
+    for prediction, annotation in zip(maps, share["annotation"], strict=True):
+        metric.add(prediction=prediction, reference=label_map(annotation))
+    metric.confusion = accelerator.reduce(torch.from_numpy(metric.confusion).to(accelerator.device)).cpu().numpy()
+    model.train(was_training)
+    return metric.compute()

@@ -73,7 +73,7 @@ class MeanIoU(evaluate.Metric):
         prediction, reference = np.asarray(prediction), np.asarray(reference)
         if prediction.shape != reference.shape:
             raise ValueError(
-                f"prediction and reference must have one shape, got {prediction.shape}, {reference.shape}."
+                f"prediction and reference must have the same shape, got {prediction.shape} and {reference.shape}."
             )
         labels = reference.astype(np.int64)  # a copy: it becomes the flat index below
         if self.reduce_labels:
