@@ -102,6 +102,17 @@ class SetrImageProcessor(TorchvisionBackend):
         _refuse_secret_key(kwargs)
         return super().from_dict(image_processor_dict, **kwargs)
 
+    def __call__(  # type: ignore[override]
+        self,
+        images: Any,
+        segmentation_maps: Any = None,
+        *,
+        secret_key: SecretKey | bytes | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """As `preprocess`."""
+        return self.preprocess(images, segmentation_maps, secret_key=secret_key, **kwargs)
+
     def preprocess(
         self,
         images: Any,

@@ -123,9 +123,9 @@ def logits_to_photo(
         valid_region: (height, width) that the photo covers in the input; None for all of it.
         patch_size: side of a patch in pixels.
     """
-    if valid_region is not None:
+    if valid_region is not None and whole_patches(valid_region, patch_size) != tuple(valid_region):
         height, width = valid_region
-        logits = _resized(logits, whole_patches((height, width), patch_size))[:, :height, :width]
+        logits = _resized(logits, whole_patches(valid_region, patch_size))[:, :height, :width]
     return _resized(logits, photo_size)
 
 

@@ -105,4 +105,5 @@ def test_logits_keep_their_place_through_cropping():
 def test_logits_without_padding_are_resized_once():
     logits = torch.randn(3, 8, 12)
     expected = torch.nn.functional.interpolate(logits[None], size=(31, 47), mode="bilinear")[0]
-    assert torch.equal(logits_to_photo(logits, (31, 47), None, patch_size=16), expected)
+    for whole in (None, (32, 48), [32, 48]):
+        assert torch.equal(logits_to_photo(logits, (31, 47), whole, patch_size=16), expected)
