@@ -52,16 +52,20 @@ def evaluate_mean_iou(
 ) -> dict[str, Any]:
     """mIoU over a data set at the size of its labels, as `MeanIoU.compute` returns it, the same in every process.
 
-    Each process takes its share of the images and their counts are summed once, so no image counts twice.
+    Each process takes its share of the images and their counts are summed once, so no image counts twice. All
+    processes run equally many forward passes, as sharded models need it: a last one may be idle work.
     """
     was_training = model.training
     model.eval()
     metric = MeanIoU(model.config.num_labels)
-    share = dataset.shard(accelerator.num_processes, accelerator.process_index, contiguous=False)
+    processes, rank, size = accelerator.num_processes, accelerator.process_index, len(dataset)
+    mine = range(rank, -(-size // processes) * processes, processes)
+    rows = dataset.select([index % size for index in mine])
     silent = not accelerator.is_local_main_process
-    maps = predict_maps(model, processor, share["image"], desc="evaluate", total=len(share), disable=silent)
-    for prediction, annotation in zip(maps, share["annotation"], strict=True):
-        metric.add(prediction=prediction, reference=label_map(annotation))
+    maps = predict_maps(model, processor, rows["image"], desc="evaluate", total=len(rows), disable=silent)
+    for index, prediction, annotation in zip(mine, maps, rows["annotation"], strict=True):
+        if index < size:
+            metric.add(prediction=prediction, reference=label_map(annotation))
     metric.confusion = accelerator.reduce(torch.from_numpy(metric.confusion).to(accelerator.device)).cpu().numpy()
     model.train(was_training)
     return metric.compute()

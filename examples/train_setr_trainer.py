@@ -1,0 +1,102 @@
+"""The same training with `transformers.Trainer`, for those who have a Trainer set-up already.
+
+    python examples/train_setr_trainer.py --dataset data/camvid --vit path/to/vit --output_dir outputs/trainer \
+        --remove_unused_columns False --num_train_epochs 12 --learning_rate 6e-5 --per_device_train_batch_size 8
+
+All of `transformers.TrainingArguments` are options. What is worth a look: label maps are compared at their own size,
+and neither logits nor predictions of the data set are kept, since `batch_eval_metrics` counts batch by batch.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.data import Dataset
+from transformers import EvalPrediction, HfArgumentParser, Trainer, TrainingArguments
+
+from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg.training.data import (
+    AugmentedDataset,
+    JointAugmentation,
+    LabelMap,
+    class_names,
+    collate,
+    load_segmentation_dataset,
+)
+from hf_privseg.training.metrics import MeanIoU
+
+
+@dataclass
+class DataArguments:
+    """What the command line takes besides TrainingArguments."""
+
+    dataset: str = field(metadata={"help": "Folder with images/<split> and annotations/<split>, or a Hub id."})
+    vit: str = field(metadata={"help": "Pretrained HF ViT (folder or Hub id) to start from."})
+    decoder: str = field(default="naive", metadata={"help": "naive, pup or mla."})
+    resize_factor: float = field(default=1.0, metadata={"help": "Up-sampling of images before they are patched."})
+    crop_size: int = field(default=512, metadata={"help": "Side of training crops in pixels, a multiple of 16."})
+    ignore_labels: list[int] = field(default_factory=lambda: [255], metadata={"help": "Stored labels without class."})
+
+
+class EvaluationDataset(Dataset):
+    """Whole images on the patch grid, with label maps at their own size."""
+
+    def __init__(self, rows, processor: SetrImageProcessor, label_map: LabelMap):
+        self.rows, self.processor, self.label_map = rows, processor, label_map
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        row = self.rows[index]
+        pixel_values = self.processor(row["image"], return_tensors="pt").pixel_values[0]
+        return {"pixel_values": pixel_values, "labels": torch.from_numpy(self.label_map(row["annotation"]))}
+
+
+def predicted_maps(outputs, labels: torch.Tensor) -> torch.Tensor:
+    """Logits -> predictions `(batch, height, width)` at the size of the labels: all that a batch leaves behind."""
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    return torch.nn.functional.interpolate(logits, size=labels.shape[-2:], mode="bilinear").argmax(dim=1)
+
+
+class StreamingMetric:
+    """`compute_metrics` for `batch_eval_metrics=True`: counts each batch, and computes with the last one."""
+
+    def __init__(self, num_labels: int):
+        self.metric = MeanIoU(num_labels)
+
+    def __call__(self, batch: EvalPrediction, compute_result: bool = False) -> dict[str, float]:
+        self.metric.add_batch(predictions=batch.predictions.cpu().numpy(), references=batch.label_ids.cpu().numpy())
+        if not compute_result:
+            return {}
+        result = self.metric.compute()
+        return {name: float(result[name]) for name in ("mean_iou", "mean_accuracy", "overall_accuracy")}
+
+
+def main() -> None:
+    arguments, training = HfArgumentParser((DataArguments, TrainingArguments)).parse_args_into_dataclasses()
+    training.batch_eval_metrics, training.per_device_eval_batch_size = True, 1
+    id2label = class_names(arguments.dataset)
+    label_map = LabelMap(len(id2label), tuple(arguments.ignore_labels))
+    model = SetrForSemanticSegmentation.from_vit(
+        arguments.vit, decoder=arguments.decoder, id2label=id2label, label2id={name: k for k, name in id2label.items()}
+    )
+    processor = SetrImageProcessor(resize_factor=arguments.resize_factor)
+    rows = {name: load_segmentation_dataset(arguments.dataset, split=name) for name in ("train", "val")}
+    augmentation = JointAugmentation(arguments.crop_size, arguments.resize_factor)
+    trainer = Trainer(
+        model=model,
+        args=training,
+        train_dataset=AugmentedDataset(rows["train"], augmentation, label_map, seed=training.seed),
+        eval_dataset=EvaluationDataset(rows["val"], processor, label_map),
+        data_collator=collate,
+        processing_class=processor,
+        compute_metrics=StreamingMetric(len(id2label)),
+        preprocess_logits_for_metrics=predicted_maps,
+    )
+    trainer.train()
+    trainer.save_model()
+    print(trainer.evaluate())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The training script, run for real on generated images: one process, two processes, killed and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+pytest.importorskip("accelerate", reason="the train extra is not installed")
+
+from hf_privseg import SecretKey, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "train_setr.py"
+SETTINGS = {
+    "--crop_size": "32",
+    "--epochs": "2",
+    "--batch_size": "2",
+    "--checkpoint_every": "1",
+    "--eval_every": "1",
+    "--warmup_steps": "1",
+    "--num_workers": "0",
+    "--learning_rate": "1e-3",
+    "--drop_path_rate": "0.5",
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A data set of 16 + 3 small pictures and a tiny random ViT."""
+    root = tmp_path_factory.mktemp("inputs")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 3)):
+        for kind in ("images", "annotations"):
+            (root / "data" / kind / split).mkdir(parents=True)
+        for index in range(count):
+            labels = np.kron(rng.integers(0, 3, (3, 4)), np.ones((16, 16))).astype(np.uint8)
+            pixels = np.stack([labels * 100, 255 - labels * 100, rng.integers(0, 255, labels.shape)], -1)
+            Image.fromarray(pixels.astype(np.uint8)).save(root / "data/images" / split / f"{index}.png")
+            Image.fromarray(labels).save(root / "data/annotations" / split / f"{index}.png")
+    (root / "data" / "classes.json").write_text('{"classes": ["a", "b", "c"]}')
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTModel(ViTConfig(**sizes, image_size=32), add_pooling_layer=False).save_pretrained(root / "vit")
+    ViTImageProcessor().save_pretrained(root / "vit")
+    return root
+
+
+def command(inputs: Path, output: Path, processes: int, *extra: str) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    settings = [part for option in SETTINGS.items() for part in option]
+    paths = ["--dataset", str(inputs / "data"), "--output_dir", str(output)]
+    start = [] if "--checkpoint" in extra else ["--vit", str(inputs / "vit")]
+    return [
+        sys.executable,
+        *(launcher if processes > 1 else []),
+        str(SCRIPT),
+        *paths,
+        *start,
+        *settings,
+        "--cpu",
+        *extra,
+    ]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def train(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, timeout=600)
+
+
+def train_and_kill(checkpoint: str, inputs: Path, output: Path, processes: int) -> None:
+    """Starts a run and kills all of its processes, without a warning, once it has written this checkpoint."""
+    run = subprocess.Popen(
+        command(inputs, output, processes), env=environment(), stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 300
+    while not (output / "checkpoints" / checkpoint).exists():
+        assert run.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not (output / "training.json").exists(), "the run was killed too late to show anything"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2], ids=["one process", "two processes"])
+def test_a_killed_run_ends_as_an_uninterrupted_one(inputs, tmp_path, processes):
+    whole = train(inputs, tmp_path / "whole", processes)
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    # two updates into the first epoch, which has 8 (or, by two processes, 4)
+    train_and_kill("step_2", inputs, tmp_path / "killed", processes)
+    resumed = train(inputs, tmp_path / "killed", processes)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+
+    records = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("whole", "killed")]
+    assert records[0]["processes"] == processes
+    assert [row["step"] for row in records[0]["history"]] == [8 // processes, 16 // processes]
+    assert records[0]["history"] == records[1]["history"]
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+@pytest.mark.slow
+def test_the_result_loads_and_has_learnt_something(inputs, tmp_path):
+    run = train(inputs, tmp_path, 1, "--decoder", "mla", "--epochs", "6")
+    assert run.returncode == 0, run.stderr[-3000:]
+    model = SetrForSemanticSegmentation.from_pretrained(tmp_path)
+    processor = SetrImageProcessor.from_pretrained(tmp_path)
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert model.dtype == torch.float32
+    assert load_file(tmp_path / "model.safetensors")["setr.layers.0.mlp.fc1.weight"].dtype == torch.float16
+    history = json.loads((tmp_path / "training.json").read_text())["history"]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert (tmp_path / "best" / "model.safetensors").exists()
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    outputs = model(**processor(Image.new("RGB", (64, 48)), return_tensors="pt"))
+    assert outputs.logits.shape[1] == 3
+
+
+def test_an_encrypted_checkpoint_is_refused(inputs, tmp_path):
+    config = SetrConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=32, num_labels=3
+    )
+    model = SetrForSemanticSegmentation(config).encrypt_model(SecretKey.generate())
+    model.save_pretrained(tmp_path / "encrypted")
+    run = train(inputs, tmp_path / "out", 1, "--checkpoint", str(tmp_path / "encrypted"))
+    assert run.returncode != 0
+    assert "encrypted is encrypted" in run.stderr
+    assert "--allow_encrypted" in run.stderr
+
+
+def test_help_names_every_option():
+    run = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, env=environment())
+    assert run.returncode == 0
+    assert "Pretrained HF ViT (folder or Hub id) to start from." in run.stdout
+    assert "accelerate launch" in run.stdout
