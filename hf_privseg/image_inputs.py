@@ -75,11 +75,10 @@ def photo_to_levels(
     """
     if isinstance(image, Image.Image):
         image = _upright(image)
-        if not image.mode.startswith("I;16") and image.mode not in ("I", "F"):
-            image = np.array(_over_white(image) if to_rgb else image)
-            channels = ChannelDimension.LAST
-        else:
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # deeper than 8 bits: Pillow would clip
             image = _from_16_bits(np.array(image))
+        else:
+            image, channels = np.array(_over_white(image) if to_rgb else image), ChannelDimension.LAST
     array = _channels_first(_as_tensor(image), channels)
     levels = array if keep_floats and array.is_floating_point() else _to_8_bits(array)
     return _as_rgb(levels) if to_rgb else levels.contiguous()

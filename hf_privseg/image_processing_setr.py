@@ -48,8 +48,9 @@ class SetrImageProcessorKwargs(ImagesKwargs, total=False):
     """
 
     patch_size: int
-    resize_factor: float
-    pad_value: float | list[float] | tuple[float, ...]
+    # int as well: the library checks types strictly
+    resize_factor: float | int
+    pad_value: float | int | list[float | int] | tuple[float | int, ...]
     do_reduce_labels: bool
 
 
