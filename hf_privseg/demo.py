@@ -29,10 +29,11 @@ from .keys import SecretKey
 MAX_SIDE = 640  # of the photo in pixels, so that the demo takes seconds on two cores
 
 HONEST_NOTE = (
-    "The embedded model is public, so anyone can invert a photo that is encrypted for it: the demo shows how the method "
-    "works and protects nothing. A deployment needs a patch embedding that was trained in private and stays private. Even then "
-    "an image is visually protected only, not encrypted in the cryptographic sense: a thumbnail can be recovered from "
-    "any ciphertext, more from many, and one known photo with its ciphertext decodes the others. See SECURITY.md."
+    "The embedded model is public, so anyone can invert a photo that is encrypted for it: the demo shows how the "
+    "method works and protects nothing. A deployment needs a patch embedding that was trained in private and stays "
+    "private. Even then an image is visually protected only, not encrypted in the cryptographic sense: a thumbnail "
+    "can be recovered from any ciphertext, more from many, and one known photo with its ciphertext decodes the "
+    "others. See SECURITY.md."
 )
 CHINA_CREDIT = (
     'Photo: "china.jpg", a sample image of scikit-learn, some rights reserved by danielbuechele '
@@ -174,7 +175,9 @@ def _write_pictures(
     """The label maps made in this process, and the picture that compares everything."""
     palette = visualization.palette_for(config)
     tinted = {name: visualization.overlay(photo, label_map, palette) for name, label_map in maps.items()}
-    equal = {name: f"{share:.2%} of pixels as the plain model" for name, share in report.equal_pixels.items()}
+    equal = {
+        name: f"agrees with the plain model on {share:.2%} of pixels" for name, share in report.equal_pixels.items()
+    }
     for name in ("plain", "no_encryption", "wrong_key"):
         picture = visualization.label_map_to_picture(maps[name], palette)
         picture.save(folder / f"segmentation_{name}.png")
@@ -185,7 +188,11 @@ def _write_pictures(
     rows = [
         [
             panel(photo, "Photo", "stays with the client"),
-            panel(encrypted.to_picture(), "Encrypted photo", f"what the server receives (family: {encrypted.family})"),
+            panel(
+                visualization.ciphertext_to_picture(encrypted),
+                "Encrypted photo",
+                f"what the server receives (family: {encrypted.family})",
+            ),
             panel(tinted["encrypted"], "Encrypted model, encrypted photo", equal["encrypted"]),
         ],
         [

@@ -10,10 +10,13 @@ import numpy as np
 from PIL import Image
 from transformers import PreTrainedConfig
 
+from .encrypted_image import EncryptedImage
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_LABELS = 256  # what an indexed PNG holds
+_CONTRAST = 1.5
 
 # Twelve colours that stay apart for most colour-blind readers, after the schemes of Okabe and Ito and of Paul Tol. For
 # street scenes in the usual order of classes they are also the expected ones: sky, building, pole, road, ...
@@ -56,6 +59,19 @@ def overlay(photo: Image.Image, label_map: np.ndarray, palette: np.ndarray, opac
     return Image.blend(photo.convert("RGB"), label_map_to_picture(label_map, palette).convert("RGB"), opacity)
 
 
+def ciphertext_to_picture(image: EncryptedImage) -> Image.Image:
+    """Encrypted image -> RGB picture that shows what can be seen in it: float values fill the grey scale.
+
+    Values of `_CONTRAST` standard deviations and more become black or white. Without that, few large values would
+    leave the rest an even grey, and the ciphertext would look better protected than it is.
+    """
+    if not image.pixels.is_floating_point():
+        return image.to_picture()
+    spread = _CONTRAST * image.pixels.std().clamp_min(1e-12)
+    levels = (image.pixels / spread * 127.5 + 127.5).round().clamp(0, 255).byte()
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().contiguous().numpy())
+
+
 def class_shares(label_maps: Sequence[np.ndarray], num_labels: int) -> np.ndarray:
     """Label maps of any sizes -> (num_labels,) float, the share of each class in all pixels; sums to 1."""
     counts = sum(np.bincount(label_map.ravel(), minlength=num_labels) for label_map in label_maps)
@@ -89,8 +105,8 @@ def draw_comparison(
     margin, gap, title, panel_width = 0.2, 0.2, 0.72, 4.4  # inches, as all lengths here
     panel_height = panel_width * min(max(first.height / first.width, 0.3), 1.6)
     width = 2 * margin + columns * panel_width + (columns - 1) * gap
-    lines = [line for caption in captions for line in textwrap.wrap(caption, int(width * 14))]
-    legend_bottom = 0.17 * len(lines) + 0.25
+    lines = [line for caption in captions for line in textwrap.wrap(caption, int(width * 15.5))]
+    legend_bottom = 0.17 * len(lines) + 0.2
     height = legend_bottom + 0.45 + len(rows) * (panel_height + title)
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)

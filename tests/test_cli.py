@@ -1,0 +1,444 @@
+"""The command line: what it writes, what it refuses and how, and that no key ever appears in what it prints."""
+
+import json
+import os
+import shutil
+import stat
+import sys
+
+import numpy as np
+import pytest
+import torch
+from leaks import assert_no_secret
+from PIL import Image
+from tiny_setr import tiny_config, tiny_model
+
+from hf_privseg import EncryptedImage, SecretKey, SetrForSemanticSegmentation, SetrImageProcessor, SetrModel
+from hf_privseg import checkpoints as checkpoints_module
+from hf_privseg.cli import main
+from hf_privseg.errors import KeyMismatchError
+from hf_privseg.keys import FAMILIES
+from hf_privseg.workflow import check_same_key
+
+COMMANDS = ["keygen", "encrypt-model", "encrypt", "segment", "demo"]
+PHOTO_SIZE = (22, 31)  # height, width; not on the patch grid of the tiny model (4)
+
+
+class Workplace:
+    """A folder with a plain tiny model, a photo and a key, and the command line run in it."""
+
+    def __init__(self, folder, capsys, key):
+        self.folder, self.capsys, self.key = folder, capsys, key
+        self.key_file = folder / "secret.key"
+        key.to_file(self.key_file)
+
+    def run(self, *arguments):
+        """Run `privseg` -> exit code, stdout, stderr with line breaks undone; neither may hold the key."""
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        out, err = self.capsys.readouterr()
+        assert_no_secret(out + err, self.key)
+        return ended.value.code or 0, " ".join(out.split()), " ".join(err.split())
+
+    def succeed(self, *arguments):
+        code, out, err = self.run(*arguments)
+        assert code == 0, err
+        return out
+
+    def fail(self, *arguments, code=1):
+        """Run it to an error -> the message, which is one line and no traceback."""
+        found, _, err = self.run(*arguments)
+        assert found == code, err
+        assert "Traceback" not in err
+        return err
+
+    def encrypted_model(self):
+        output = self.folder / "encrypted_model"
+        self.succeed("encrypt-model", self.folder / "model", output, "-k", self.key_file)
+        return output
+
+    def encrypted_photo(self, name="photo.encrypted"):
+        encrypted = processor().encrypt(Image.open(self.folder / "photo.png"), self.key)
+        path = self.folder / f"{name}{encrypted.suffix}"
+        encrypted.to_file(path)
+        return path
+
+    def label_map(self, path):
+        with Image.open(self.folder / path) as picture:
+            return np.array(picture)
+
+
+def processor():
+    return SetrImageProcessor(patch_size=4)
+
+
+@pytest.fixture(scope="session")
+def materials(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("materials")
+    tiny_model(num_labels=3, id2label={0: "sky", 1: "road", 2: "tree"}).save_pretrained(folder / "model")
+    processor().save_pretrained(folder / "model")
+    (folder / "model" / "LICENSE.md").write_text("terms")
+    ramp = np.add.outer(np.arange(PHOTO_SIZE[0]) * 5, np.arange(PHOTO_SIZE[1]) * 3)
+    Image.fromarray(np.stack([ramp, ramp[::-1], 200 - ramp], axis=-1).clip(0, 255).astype(np.uint8)).save(
+        folder / "photo.png"
+    )
+    return folder
+
+
+@pytest.fixture(params=["orthogonal"])
+def place(request, materials, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("PRIVSEG_KEY", raising=False)
+    shutil.copytree(materials, tmp_path, dirs_exist_ok=True)
+    return Workplace(tmp_path, capsys, SecretKey.generate(request.param))
+
+
+every_family = pytest.mark.parametrize("place", FAMILIES, ids=FAMILIES, indirect=True)
+
+
+# ------------------------------------------------------------------------------------------------ help and usage
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=COMMANDS)
+def test_help_teaches_with_an_example(place, command):
+    assert f"Example: privseg {command}" in place.succeed(command, "--help")
+
+
+def test_help_lists_every_command(place):
+    listing = place.succeed("--help")
+    assert all(f"│ {command} " in listing for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["segment"], ["frobnicate"], ["encrypt", "absent.png", "-o", "x"]], ids=" ".join
+)
+def test_wrong_usage_ends_with_2(place, arguments):
+    place.fail(*arguments, code=2)
+
+
+@pytest.mark.parametrize("position", [0, 1, 3], ids=["command", "argument", "option"])
+def test_a_key_among_the_arguments_is_refused_and_not_repeated(place, position):
+    arguments = ["segment", "model", "--key-file", "secret.key"]
+    arguments[position] = place.key.to_text()
+    assert "a key is among the arguments" in place.fail(*arguments, code=2)
+
+
+def test_a_crash_shows_no_local_variables(place, monkeypatch):
+    def crash(family):
+        text = place.key.to_text()
+        raise RuntimeError(f"boom {len(text)}")
+
+    monkeypatch.setattr(SecretKey, "generate", crash)
+    with pytest.raises(RuntimeError, match="boom") as crashed:
+        main(["keygen"])
+    sys.excepthook(crashed.type, crashed.value, crashed.tb)
+    printed = place.capsys.readouterr().err
+    assert "boom" in printed
+    assert_no_secret(printed.replace("\n", ""), place.key)
+
+
+# -------------------------------------------------------------------------------------------------------- keygen
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=FAMILIES)
+def test_keygen_writes_a_private_file_and_says_the_fingerprint(place, family):
+    path = place.folder / "new.key"
+    out = place.succeed("keygen", path, "--family", family)
+    key = SecretKey.from_file(path)
+    assert key.family == family
+    assert f"family {family}, fingerprint {key.fingerprint}" in out
+    assert_no_secret(out, key)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 or os.name != "posix"
+
+
+def test_keygen_replaces_a_key_only_if_forced(place):
+    assert f"{place.key_file} exists" in (message := place.fail("keygen", place.key_file))
+    assert "--force" in message
+    assert SecretKey.from_file(place.key_file) == place.key
+    place.succeed("keygen", place.key_file, "--force")
+    assert SecretKey.from_file(place.key_file) != place.key
+
+
+def test_keygen_names_the_families_it_knows(place):
+    message = place.fail("keygen", place.folder / "new.key", "--family", "rot13")
+    assert "unknown cipher family 'rot13'; choose one of permutation, signed_permutation" in message
+    assert not (place.folder / "new.key").exists()
+
+
+# ------------------------------------------------------------------------------------------------- encrypt-model
+
+
+@every_family
+def test_encrypt_model_writes_the_encrypted_model_complete(place):
+    output = place.encrypted_model()
+    facts = {"family": place.key.family, "version": 1, "fingerprint": place.key.fingerprint}
+    assert json.loads((output / "config.json").read_text())["encryption"] == facts
+    assert SetrImageProcessor.from_pretrained(output).patch_size == 4
+    assert (output / "LICENSE.md").read_text() == "terms"
+    expected = SetrForSemanticSegmentation.from_pretrained(place.folder / "model").encrypt_model(place.key)
+    found = SetrForSemanticSegmentation.from_pretrained(output).state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in expected.state_dict().items())
+    for path in output.rglob("*"):
+        assert_no_secret(path.read_bytes(), place.key)
+
+
+def test_encrypt_model_replaces_a_model_only_if_forced(place):
+    output = place.encrypted_model()
+    arguments = ("encrypt-model", place.folder / "model", output, "-k", place.key_file)
+    assert f"{output} exists; choose another folder, or replace it with --force" in place.fail(*arguments)
+    (output / "stale").touch()
+    place.succeed(*arguments, "--force")
+    assert not (output / "stale").exists()
+    assert not list(place.folder.glob(".*"))
+
+
+def test_encrypt_model_never_replaces_a_folder_that_holds_no_model(place):
+    precious = place.folder / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").touch()
+    message = place.fail("encrypt-model", place.folder / "model", precious, "-k", place.key_file, "--force")
+    assert f"{precious} exists and holds no model" in message
+    assert (precious / "thesis.txt").exists()
+
+
+def test_encrypt_model_leaves_nothing_half_done(place, monkeypatch):
+    def disk_full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(SetrImageProcessor, "save_pretrained", disk_full)
+    before = sorted(place.folder.iterdir())
+    arguments = ("encrypt-model", place.folder / "model", place.folder / "out", "-k", place.key_file)
+    assert "No space left" in place.fail(*arguments)
+    assert sorted(place.folder.iterdir()) == before
+
+
+def test_encrypt_model_refuses_an_encrypted_model(place):
+    message = place.fail("encrypt-model", place.encrypted_model(), place.folder / "twice", "-k", place.key_file)
+    assert f"encrypted already (family orthogonal, key fingerprint {place.key.fingerprint})" in message
+
+
+def test_a_model_of_another_type_is_refused(place):
+    other = place.folder / "vit"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "vit"}')
+    message = place.fail("segment", other, place.folder / "photo.png", "-o", place.folder / "out")
+    assert f"expected a model of type 'setr', got {other}, which is of type 'vit'" in message
+
+
+def test_an_encoder_without_its_head_is_refused(place):
+    encoder = place.folder / "encoder"
+    SetrModel(tiny_config()).save_pretrained(encoder)
+    processor().save_pretrained(encoder)
+    message = place.fail("segment", encoder, place.folder / "photo.png", "-o", place.folder / "out")
+    assert "which lacks" in message
+    assert "decode_head.conv_seg" in message
+
+
+def test_a_model_that_is_not_there_is_named(place):
+    message = place.fail("encrypt-model", place.folder / "nowhere", place.folder / "out", "-k", place.key_file)
+    assert f"got {place.folder / 'nowhere'}" in message
+
+
+def test_default_is_the_embedded_checkpoint(place, monkeypatch):
+    monkeypatch.setattr(checkpoints_module, "_DEFAULT", place.folder / "model")
+    place.succeed("segment", "default", place.folder / "photo.png", "-o", place.folder / "out.png")
+    assert place.label_map("out.png").shape == PHOTO_SIZE
+
+
+def test_a_missing_embedded_checkpoint_is_said(place, monkeypatch):
+    monkeypatch.setattr(checkpoints_module, "_DEFAULT", place.folder / "gone")
+    message = place.fail("segment", "default", place.folder / "photo.png", "-o", place.folder / "out")
+    assert f"the embedded checkpoint is not at {place.folder / 'gone'}" in message
+
+
+# ------------------------------------------------------------------------------------------------------- encrypt
+
+
+@every_family
+def test_encrypt_writes_what_the_processor_encrypts(place):
+    place.succeed(
+        "encrypt", place.folder / "photo.png", "--model", place.folder / "model", "-o", place.folder / "out",
+        "-k", place.key_file,
+    )  # fmt: skip
+    (path,) = (place.folder / "out").iterdir()
+    assert path.name.startswith("photo.encrypted.")
+    found, expected = EncryptedImage.from_file(path), processor().encrypt(place.folder / "photo.png", place.key)
+    assert found.original_size == PHOTO_SIZE
+    assert found.patch_size == 4
+    # float families are stored as 16 bits
+    assert torch.allclose(found.pixels.float(), expected.pixels.float(), rtol=0, atol=1e-3)
+    assert_no_secret(path.read_bytes(), place.key)
+
+
+def test_encrypt_takes_several_photos_and_the_key_from_the_environment(place, monkeypatch):
+    monkeypatch.setenv("PRIVSEG_KEY", place.key.to_text())
+    Image.new("RGBA", (40, 20), (255, 0, 0, 99)).save(place.folder / "other.png")
+    out = place.succeed(
+        "encrypt", place.folder / "photo.png", place.folder / "other.png", "--output", place.folder / "out"
+    )
+    assert f"Wrote 2 files in {place.folder / 'out'}" in out
+    names = sorted(path.name for path in (place.folder / "out").iterdir())
+    assert names == ["other.encrypted.safetensors", "photo.encrypted.safetensors"]
+    assert EncryptedImage.from_file(place.folder / "out" / names[0]).patch_size == 16  # without --model
+
+
+def test_encrypt_without_a_key_says_how_to_give_one(place):
+    message = place.fail("encrypt", place.folder / "photo.png", "-o", place.folder / "out")
+    assert "give --key-file or set PRIVSEG_KEY" in message
+
+
+def test_a_bad_key_in_the_environment_is_not_repeated(place, monkeypatch):
+    monkeypatch.setenv("PRIVSEG_KEY", place.key.to_text()[:-1])
+    message = place.fail("encrypt", place.folder / "photo.png", "-o", place.folder / "out")
+    assert "environment variable PRIVSEG_KEY" in message
+    assert "has 42 characters in its last part" in message
+
+
+def test_a_key_file_that_others_can_read_is_warned_of(place):
+    place.key_file.chmod(0o644)
+    _, _, err = place.run("encrypt", place.folder / "photo.png", "-o", place.folder / "out", "-k", place.key_file)
+    assert err.startswith(f"warning: other users can reach the key file {place.key_file} (mode 0644)")
+
+
+def test_encrypt_refuses_a_key_other_than_the_model_s(place):
+    model = place.encrypted_model()
+    other = SecretKey.generate()
+    other.to_file(place.folder / "other.key")
+    message = place.fail(
+        "encrypt", place.folder / "photo.png", "--model", model, "-o", place.folder / "o", "-k",
+        place.folder / "other.key",
+    )  # fmt: skip
+    assert f"the key belongs to the key of fingerprint {other.fingerprint}" in message
+    assert f"to the key of fingerprint {place.key.fingerprint}" in message
+    assert not (place.folder / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "output", "message"),
+    [
+        pytest.param(["a.png", "b.png"], "one.safetensors", "a folder as --output for 2 images", id="one-file"),
+        pytest.param(["a.png", "b/a.png"], "out", "several images would become", id="same-name"),
+        pytest.param(["a.png"], "one.png", "use 'one.safetensors'", id="wrong-ending"),
+        pytest.param(["a.png"], "there", "a.encrypted.safetensors exists", id="exists"),
+        pytest.param(["text.png"], "out", "text.png cannot be read as a picture", id="no-picture"),
+        pytest.param(["cut.png"], "out", "cannot be decoded", id="damaged"),
+        pytest.param(["photo.encrypted.safetensors"], "out", "is encrypted already", id="encrypted"),
+    ],
+)
+def test_encrypt_refuses(place, names, output, message):
+    place.encrypted_photo()
+    (place.folder / "b").mkdir()
+    (place.folder / "there").mkdir()
+    (place.folder / "there" / "a.encrypted.safetensors").touch()
+    for name in ("a.png", "b.png", "b/a.png"):
+        shutil.copy(place.folder / "photo.png", place.folder / name)
+    (place.folder / "text.png").write_text("no picture")
+    Image.effect_noise((64, 64), 50).save(place.folder / "cut.png")
+    os.truncate(place.folder / "cut.png", 1000)
+    images = [place.folder / name for name in names]
+    assert message in place.fail("encrypt", *images, "-o", place.folder / output, "-k", place.key_file)
+    assert (place.folder / "there" / "a.encrypted.safetensors").stat().st_size == 0
+
+
+# ------------------------------------------------------------------------------------------------------- segment
+
+
+@every_family
+def test_segmenting_a_ciphertext_without_a_key_gives_the_plain_model_s_map(place):
+    photo = place.folder / "photo.png"
+    place.succeed("segment", place.folder / "model", photo, "-o", place.folder / "plain.png")
+    model, ciphertext = place.encrypted_model(), place.encrypted_photo()
+    place.key_file.unlink()
+    out = place.succeed("segment", model, ciphertext, "-o", place.folder / "out")
+    assert "sky" in out
+    assert "share of pixels" in out
+    plain, found = place.label_map("plain.png"), place.label_map("out/photo.segmentation.png")
+    assert found.shape == PHOTO_SIZE
+    assert len(np.unique(plain)) > 1
+    assert (found == plain).mean() > 0.99  # a tie may fall the other way
+
+
+def test_photos_for_an_encrypted_model_are_encrypted_here_first(place):
+    model = place.encrypted_model()
+    place.succeed("segment", model, place.encrypted_photo(), "-o", place.folder / "a.png")
+    place.succeed("segment", model, place.folder / "photo.png", "-o", place.folder / "b.png", "-k", place.key_file)
+    assert (place.label_map("a.png") == place.label_map("b.png")).mean() > 0.99
+
+
+def test_a_plain_photo_for_an_encrypted_model_needs_a_key(place):
+    message = place.fail("segment", place.encrypted_model(), place.folder / "photo.png", "-o", place.folder / "out")
+    assert f"{place.folder / 'photo.png'} is a plain photo, but the model" in message
+    assert f"key of fingerprint {place.key.fingerprint}" in message
+
+
+def test_a_ciphertext_for_a_plain_model_is_refused(place):
+    message = place.fail("segment", place.folder / "model", place.encrypted_photo(), "-o", place.folder / "out")
+    assert "is plain; encrypt the model with that key" in message
+
+
+def test_a_key_for_a_plain_model_is_refused(place):
+    message = place.fail(
+        "segment", place.folder / "model", place.folder / "photo.png", "-o", place.folder / "x", "-k", place.key_file
+    )
+    assert f"the key belongs to the key of fingerprint {place.key.fingerprint}" in message
+    assert "is plain" in message
+
+
+@pytest.mark.parametrize("family", ["orthogonal", "matrix", "permutation"])
+def test_a_ciphertext_of_another_key_is_refused_and_both_are_named(place, family):
+    model, mine = place.encrypted_model(), place.key
+    place.key = SecretKey.generate(family)
+    message = place.fail("segment", model, place.encrypted_photo("foreign"), "-o", place.folder / "out")
+    assert f"fingerprint {place.key.fingerprint} ({family}, version 1)" in message
+    assert f"fingerprint {mine.fingerprint} (orthogonal, version 1)" in message
+
+
+def test_facts_of_another_version_are_refused(place):
+    config = tiny_config(encryption={"family": "matrix", "version": 1, "fingerprint": "0" * 16})
+    facts = {"family": "matrix", "version": 2, "fingerprint": "0" * 16}
+    with pytest.raises(KeyMismatchError, match=r"\(matrix, version 2\), the model m .* \(matrix, version 1\)"):
+        check_same_key("x.png", facts, "m", config)
+
+
+def test_a_ciphertext_in_other_blocks_is_refused(place):
+    SetrImageProcessor(patch_size=8).encrypt(place.folder / "photo.png", place.key).to_file(
+        place.folder / "coarse.safetensors"
+    )
+    message = place.fail(
+        "segment", place.encrypted_model(), place.folder / "coarse.safetensors", "-o", place.folder / "out"
+    )
+    assert "encrypted in blocks of 8 pixels" in message
+    assert "have 4;" in message
+
+
+def test_a_damaged_ciphertext_is_refused(place):
+    model, ciphertext = place.encrypted_model(), place.encrypted_photo()
+    ciphertext.write_bytes(ciphertext.read_bytes()[:-9])
+    assert "damaged" in place.fail("segment", model, ciphertext, "-o", place.folder / "out")
+
+
+def test_an_overlay_tints_the_photo(place):
+    place.succeed("segment", place.folder / "model", place.folder / "photo.png", "-o", place.folder / "o", "--overlay")
+    photo, tinted = (place.label_map(name).astype(int) for name in ("photo.png", "o/photo.overlay.png"))
+    assert tinted.shape == photo.shape
+    assert np.corrcoef(tinted.ravel(), photo.ravel())[0, 1] > 0.3
+
+
+def test_an_overlay_of_a_ciphertext_needs_the_key(place):
+    model, ciphertext = place.encrypted_model(), place.encrypted_photo()
+    arguments = ("segment", model, ciphertext, "-o", place.folder / "out", "--overlay")
+    assert f"{ciphertext} is encrypted; to show the photo itself, give the key" in place.fail(*arguments)
+    assert not list((place.folder / "out").iterdir())
+    place.succeed(*arguments, "-k", place.key_file)
+    assert place.label_map("out/photo.overlay.png").shape == (*PHOTO_SIZE, 3)
+
+
+@pytest.mark.parametrize("existing", ["photo.segmentation.png", "photo.overlay.png"])
+def test_segment_replaces_results_only_if_forced(place, existing):
+    output = place.folder / "out"
+    output.mkdir()
+    (output / existing).touch()
+    arguments = ("segment", place.folder / "model", place.folder / "photo.png", "-o", output, "--overlay")
+    assert f"{output / existing} exists; choose another --output" in place.fail(*arguments)
+    assert (output / existing).stat().st_size == 0
+    place.succeed(*arguments, "--force")
+    assert (output / existing).stat().st_size > 0
