@@ -12,6 +12,7 @@ from .errors import CiphertextError, EncryptionStateError, InvalidImageError, In
 from .image_processing_setr import SetrImageProcessor
 from .keys import SecretKey
 from .modeling_setr import SetrForSemanticSegmentation, SetrModel
+from .pipeline_setr import SetrSegmentationPipeline
 
 AutoConfig.register("setr", SetrConfig, exist_ok=True)
 AutoModel.register(SetrConfig, SetrModel, exist_ok=True)
@@ -30,4 +31,5 @@ __all__ = [
     "SetrForSemanticSegmentation",
     "SetrImageProcessor",
     "SetrModel",
+    "SetrSegmentationPipeline",
 ]

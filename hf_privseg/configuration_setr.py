@@ -106,6 +106,11 @@ class SetrConfig(PreTrainedConfig):
         height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
         return height // self.patch_size, width // self.patch_size
 
+    @property
+    def num_levels(self) -> int:
+        """How many layers feed the decoder and the auxiliary heads."""
+        return len(self.out_indices or ())
+
     def validate_image_size(self) -> None:
         """Refuses a training size without a whole patch."""
         if min(self.grid_size) < 1:

@@ -224,7 +224,12 @@ class ConvNormReLU(nn.Module):
         return nn.functional.relu(self.bn(self.conv(feature_map)))
 
 
-def normalize_channels(norm: nn.LayerNorm, feature_map: torch.Tensor) -> torch.Tensor:
+def make_classifier(config: SetrConfig, in_channels: int) -> nn.Conv2d:
+    """`(batch, in_channels, h, w)` -> `(batch, labels, h, w)`."""
+    return nn.Conv2d(in_channels, config.num_labels, kernel_size=1)  # type: ignore[arg-type] # it is an int by now
+
+
+def normalize_channels(norm: nn.Module, feature_map: torch.Tensor) -> torch.Tensor:
     """LayerNorm over the channels of `(batch, channels, h, w)`; the result is laid out channels last."""
     return norm(feature_map.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
@@ -244,7 +249,7 @@ class SetrUpHead(nn.Module):
         self.up_convs = nn.ModuleList(
             nn.Sequential(ConvNormReLU(width_in, width_out, kernel_size)) for width_in, width_out in pairwise(widths)
         )
-        self.conv_seg = nn.Conv2d(config.decoder_hidden_size, config.num_labels, kernel_size=1)
+        self.conv_seg = make_classifier(config, config.decoder_hidden_size)
 
     def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Uses the last of several `(batch, hidden_size, h, w)` -> logits `(batch, labels, H, W)`."""
@@ -261,7 +266,7 @@ class SetrMLA(nn.Module):
 
     def __init__(self, config: SetrConfig):
         super().__init__()
-        width, levels = config.decoder_hidden_size, len(config.out_indices)
+        width, levels = config.decoder_hidden_size, config.num_levels
         self.channel_proj = nn.ModuleList(ConvNormReLU(config.hidden_size, width, 1) for _ in range(levels))
         self.feat_extract = nn.ModuleList(ConvNormReLU(width, width, 3) for _ in range(levels))
 
@@ -281,13 +286,14 @@ class SetrMLANeck(nn.Module):
     def __init__(self, config: SetrConfig):
         super().__init__()
         self.norm = nn.ModuleList(
-            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in config.out_indices
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) for _ in range(config.num_levels)
         )
         self.mla = SetrMLA(config)
 
     def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         """`(batch, hidden_size, h, w)` per level, shallowest first -> `(batch, width, h, w)`, deepest first."""
-        return self.mla(tuple(normalize_channels(*pair) for pair in zip(self.norm, feature_maps, strict=True)))
+        levels = zip(self.norm, feature_maps, strict=True)
+        return self.mla(tuple(normalize_channels(norm, feature_map) for norm, feature_map in levels))
 
 
 class SetrMLAHead(nn.Module):
@@ -300,9 +306,9 @@ class SetrMLAHead(nn.Module):
                 ConvNormReLU(config.decoder_hidden_size, config.mla_hidden_size, 3),
                 ConvNormReLU(config.mla_hidden_size, config.mla_hidden_size, 3),
             )
-            for _ in config.out_indices
+            for _ in range(config.num_levels)
         )
-        self.conv_seg = nn.Conv2d(config.mla_hidden_size * len(config.out_indices), config.num_labels, kernel_size=1)
+        self.conv_seg = make_classifier(config, config.mla_hidden_size * config.num_levels)
 
     def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """`(batch, width, h, w)` per level, deepest first -> logits `(batch, labels, 4 h, 4 w)`."""
@@ -315,7 +321,7 @@ class SetrMLAAuxiliaryHead(nn.Module):
 
     def __init__(self, config: SetrConfig):
         super().__init__()
-        self.conv_seg = nn.Conv2d(config.decoder_hidden_size, config.num_labels, kernel_size=1)
+        self.conv_seg = make_classifier(config, config.decoder_hidden_size)
 
     def forward(self, feature_maps: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Uses the last of several `(batch, width, h, w)` -> logits `(batch, labels, h, w)`."""
@@ -325,13 +331,18 @@ class SetrMLAAuxiliaryHead(nn.Module):
 def build_heads(config: SetrConfig) -> tuple[nn.Module | None, nn.Module, list[nn.Module]]:
     """The neck (or None), the decode head and the auxiliary heads of a decoder."""
     if config.decoder_type == "mla":
-        auxiliaries = [SetrMLAAuxiliaryHead(config) for _ in config.out_indices]
-        return SetrMLANeck(config), SetrMLAHead(config), auxiliaries
+        return (
+            SetrMLANeck(config),
+            SetrMLAHead(config),
+            [SetrMLAAuxiliaryHead(config) for _ in range(config.num_levels)],
+        )
     num_stages, kernel_size, scale_factor = {"naive": (1, 1, 4), "pup": (4, 3, 2)}[config.decoder_type]
-    auxiliaries = [
-        SetrUpHead(config, config.auxiliary_num_stages, kernel_size, scale_factor=4) for _ in config.out_indices[:-1]
-    ]
-    return None, SetrUpHead(config, num_stages, kernel_size, scale_factor), auxiliaries
+    auxiliary_stages: Any = config.auxiliary_num_stages  # an int by now
+    return (
+        None,
+        SetrUpHead(config, num_stages, kernel_size, scale_factor),
+        [SetrUpHead(config, auxiliary_stages, kernel_size, scale_factor=4) for _ in range(config.num_levels - 1)],
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- models
@@ -367,9 +378,9 @@ class SetrPreTrainedModel(PreTrainedModel):
     config: SetrConfig
     base_model_prefix = "setr"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]  # noqa: RUF012 - transformers declares these as lists
     supports_gradient_checkpointing = True
-    _no_split_modules = ["SetrEmbeddings", "SetrLayer"]  # noqa: RUF012 - transformers declares it as a list
+    _no_split_modules = ["SetrEmbeddings", "SetrLayer"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -391,11 +402,12 @@ class SetrPreTrainedModel(PreTrainedModel):
             init.kaiming_normal_(module.conv.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, (SetrUpHead, SetrMLAHead, SetrMLAAuxiliaryHead)):
             init.normal_(module.conv_seg.weight, std=0.01)
-            init.zeros_(module.conv_seg.bias)
+            init.zeros_(module.conv_seg.bias)  # type: ignore[arg-type] # it has one
 
     @property
-    def _projection(self) -> nn.Conv2d:
-        return self.base_model.embeddings.patch_embeddings.projection
+    def _projection(self) -> Any:
+        base: Any = self.base_model
+        return base.embeddings.patch_embeddings.projection
 
     def _check_key_fits(self, secret_key: SecretKey) -> None:
         facts = self.config.encryption
@@ -512,7 +524,7 @@ class SetrModel(SetrPreTrainedModel):
         feature_maps = []
         for index, layer in enumerate(self.layers):
             hidden_states = layer(hidden_states, **kwargs)
-            if index in self.config.out_indices:
+            if index in (self.config.out_indices or ()):
                 feature_maps.append(hidden_states[:, num_prefix:].transpose(1, 2).unflatten(2, grid))
         return SetrModelOutput(last_hidden_state=hidden_states, feature_maps=tuple(feature_maps))
 
@@ -621,7 +633,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         weight_name, bias_name = (f"embeddings.patch_embeddings.projection.{name}" for name in ("weight", "bias"))
         weights[weight_name], weights[bias_name] = fold_statistics(weights[weight_name], weights[bias_name], mean, std)
         self.setr.load_state_dict(weights)
-        last_norm = self.decode_head.norm if self.neck is None else self.neck.norm[-1]
+        heads: Any = self
+        last_norm = heads.decode_head.norm if heads.neck is None else heads.neck.norm[-1]
         last_norm.load_state_dict(final_norm)
 
 
