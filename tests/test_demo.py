@@ -163,7 +163,7 @@ def test_a_folder_of_somebody_else_is_left_alone(plain_model, tmp_path):
 def test_a_failure_of_the_server_process_is_reported(monkeypatch, tmp_path):
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr="error: no such model\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    with pytest.raises(ChildProcessError, match="in the other process failed: error: no such model$"):
+    with pytest.raises(ChildProcessError, match=r"in the other process failed: error: no such model$"):
         module._segment_without_key(tmp_path / "nowhere", tmp_path / "photo.encrypted.png")
 
 
