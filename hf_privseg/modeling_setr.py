@@ -10,6 +10,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
+from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +33,7 @@ from .ciphers import cipher_for
 from .configuration_setr import SetrConfig
 from .errors import EncryptionStateError, KeyMismatchError
 from .keys import SecretKey, as_key
+from .model_card import write_model_card
 
 # The image-segmentation pipeline looks the class name up here and logs an error where it is missing.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault("setr", "SetrForSemanticSegmentation")
@@ -403,6 +405,19 @@ class SetrPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (SetrUpHead, SetrMLAHead, SetrMLAAuxiliaryHead)):
             init.normal_(module.conv_seg.weight, std=0.01)
             init.zeros_(module.conv_seg.bias)  # type: ignore[arg-type] # it has one
+
+    def save_pretrained(
+        self, save_directory: str | PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        """As in transformers, and writes or updates the generated part of the model card, README.md."""
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            write_model_card(self, save_directory)
+
+    def _upload_modified_files(self, working_dir: str | PathLike, *args: Any, **kwargs: Any) -> Any:
+        # transformers has put the card of the repository, or an empty one, over the card that save_pretrained wrote.
+        write_model_card(self, working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     @property
     def _projection(self) -> Any:

@@ -1,0 +1,163 @@
+"""The model card (README.md) of a SETR checkpoint: what it is, whether and how it is encrypted, and what that means.
+
+A new card has a front matter and one generated part between two markers. That part follows the model at every save, so
+that it never states another encryption than the weights have. Everything outside of it, the front matter included,
+belongs to the owner of the model, and so does a card without the markers: neither is ever changed.
+"""
+
+from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+_BEGIN = "<!-- privseg:begin. Written anew whenever the model is saved; your own text goes outside of this part. -->"
+_END = "<!-- privseg:end -->"
+
+# What transformers says in the empty card that it makes for a repository without one.
+_EMPTY_CARD = (
+    "This is the model card of a 🤗 transformers model that has been pushed on the Hub. This model card has been "
+    "automatically generated."
+)
+
+_TITLE = """# SETR ({decoder_type}) for semantic segmentation
+
+_What the model was trained on, how well it does and under which licence it may be used is for its owner to say here;
+until then no licence is granted. The front matter takes the licence as `license: ...`._
+"""
+
+_FACTS = """## Model
+
+| | |
+|---|---|
+| class | `{class_name}` |
+| decoder | {decoder_type} |
+| encoder | ViT, {num_hidden_layers} layers, hidden size {hidden_size}, {num_attention_heads} heads |
+| patch size = block size of the encryption | {patch_size} x {patch_size} pixels |
+| training size | {size} pixels; other multiples of the patch size work as well |
+| classes | {num_labels} |
+| parameters | {num_parameters:,} |
+| input | pixels in [-1, 1] (mean = std = 0.5) |
+| encryption | {encryption} |
+"""
+
+_PLAIN = """## Encryption
+
+This checkpoint is **plain**: it takes plain images, and it protects nothing. `model.encrypt_model(secret_key)`
+replaces its patch embedding E by E_enc E, after which it takes images that are encrypted with the same key.
+"""
+
+_ENCRYPTED = """## Encryption
+
+The patch embedding of this checkpoint is **encrypted** (cipher family `{family}`, format version {version}, key
+fingerprint `{fingerprint}`). It takes images that are encrypted with the same key, and gives for them what the plain
+model gives for the plain images, up to rounding. Plain images, and images encrypted with another key, give garbage.
+The fingerprint is public: it links everything made with one key, and lets anyone test guesses of a weak passphrase.
+No file that the package writes with a model holds the key.
+"""
+
+_THREATS = """## What the encryption protects, and what not
+
+The images are *visually protected*; this is no encryption in the cryptographic sense, and the size of the key space is
+no measure of it. One key serves every block of every image, and the provider of the model computes with the embedded
+blocks themselves.
+
+- The `permutation` families fall to statistics of the ciphertext alone: about 90 % of the positions are found within
+  one pixel from a single photo if the attacker has similar images, all of them from 16. `orthogonal` and `matrix` show
+  a thumbnail (1/{patch_size} of the size) from one ciphertext, and recognisable objects from a few dozen.
+- One pair of a plain image and its ciphertext, for whatever family, reveals other images made with the same key.
+- **A public patch embedding voids the protection of every family.** If the plain model, or a checkpoint near it such
+  as the one it was fine-tuned from, is public, its ciphertexts can be inverted without the key. Protection needs a
+  patch embedding that was trained in private and stays so.
+- The segmentation map is not encrypted: the provider sees it.
+
+The method: Kiya et al., *Privacy-Preserving Semantic Segmentation Using Vision Transformer*, J. Imaging 2022, 8(9),
+233. The architecture: Zheng et al., CVPR 2021.
+"""
+
+
+def generated_part(model: Any) -> str:
+    """A model -> the text between the markers, markers included. Deterministic, and without anything secret."""
+    config = model.config
+    facts = config.encryption
+    height, width = (side * config.patch_size for side in config.grid_size)
+    values = {
+        **config.to_dict(),
+        "class_name": type(model).__name__,
+        "num_labels": config.num_labels,
+        "num_parameters": model.num_parameters(),
+        "size": f"{height} x {width}",
+        "encryption": f"{facts['family']}, key `{facts['fingerprint']}`" if facts else "none (plain)",
+    }
+    parts = (
+        _FACTS.format(**values),
+        _ENCRYPTED.format(**facts) if facts else _PLAIN,
+        _usage(values["class_name"], bool(facts)),
+        _THREATS.format(**values),
+    )
+    return "\n".join((_BEGIN, "", *parts, _END))
+
+
+def _usage(class_name: str, encrypted: bool) -> str:
+    """The lines that run the model, with a key where it is encrypted."""
+    key_class, key_argument = ("SecretKey, ", "secret_key=secret_key, ") if encrypted else ("", "")
+    lines = [
+        f"from hf_privseg import {key_class}{class_name}, SetrImageProcessor\n",
+        'secret_key = SecretKey.from_file("my.key")' if encrypted else "",
+        f'model = {class_name}.from_pretrained("path/or/name/of/this/model")',
+        'processor = SetrImageProcessor.from_pretrained("path/or/name/of/this/model")',
+        f'inputs = processor(images=image, {key_argument}return_tensors="pt")',
+        "outputs = model(**inputs)",
+    ]
+    if class_name == "SetrForSemanticSegmentation":
+        target = "target_sizes=[image.size[::-1]]"
+        lines.append(f"maps = processor.post_process_semantic_segmentation(outputs, {target})")
+    code = "\n".join(line for line in lines if line)
+    return f"## How to use it\n\n```python\n{code}\n```\n"
+
+
+def new_card(model: Any, tags: Iterable[str] = ()) -> ModelCard:
+    """A whole card: front matter without a licence, a place for the owner's words, and the generated part."""
+    own_tags = ["setr", "image-segmentation", "semantic-segmentation", "privacy", "image-encryption"]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        tags=[*own_tags, *(tag for tag in tags if tag not in own_tags)],
+    )
+    title = _TITLE.format(decoder_type=model.config.decoder_type)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{title}\n{generated_part(model)}\n")
+
+
+def write_model_card(model: Any, folder: str | PathLike) -> None:
+    """Write README.md where there is none (or transformers' empty one), else bring its generated part up to date.
+
+    Args:
+        model: a SETR model of any class.
+        folder: where the model is saved.
+    """
+    path = Path(folder) / "README.md"
+    # surrogateescape: a card in another encoding is not ours to refuse
+    text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+    head, begin, rest = text.partition(_BEGIN)
+    _, end, tail = rest.partition(_END)
+    if begin and end:
+        text = head + generated_part(model) + tail
+    elif not text.strip():
+        text = str(new_card(model))
+    elif _is_empty_card(text):
+        text = str(new_card(model, ModelCard(text).data.get("tags") or ()))
+    else:
+        return
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def _is_empty_card(text: str) -> bool:
+    """Whether it is the card that transformers makes at a push to a repository without one, with nothing added."""
+    if _EMPTY_CARD not in text:
+        return False
+    empty = ModelCard.from_template(ModelCardData(), model_description=_EMPTY_CARD)
+    return ModelCard(text).text.strip() == empty.text.strip()
+
+
+__all__ = ["write_model_card"]
