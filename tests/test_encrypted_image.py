@@ -143,17 +143,16 @@ def test_existing_file_is_kept_unless_told_otherwise(tmp_path):
     assert EncryptedImage.from_file(path).family == "permutation"
 
 
-def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+def test_a_failing_write_leaves_the_old_file_and_no_other(step, tmp_path, monkeypatch):
     path = tmp_path / "x.png"
     make().to_file(path)
     before = path.read_bytes()
 
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:10])
+    def fail(*args: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(*((Path, step) if step == "write_bytes" else (module.os, step)), fail)
     with pytest.raises(OSError, match="disk full"):
         make(size=(32, 32)).to_file(path, overwrite=True)
     assert path.read_bytes() == before
