@@ -410,6 +410,10 @@ class SetrPreTrainedModel(PreTrainedModel):
         self, save_directory: str | PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
     ) -> None:
         """As in transformers, and writes or updates the generated part of the model card, README.md."""
+        if self.is_remote_code():  # transformers notes the class that is saved alone, and not the encoder's
+            self.config.auto_map = (getattr(self.config, "auto_map", None) or {}) | {
+                "AutoModel": f"{__name__.rpartition('.')[2]}.{SetrModel.__name__}"
+            }
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if is_main_process:
             write_model_card(self, save_directory)
