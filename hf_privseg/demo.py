@@ -189,7 +189,7 @@ def _write_pictures(
         [
             panel(photo, "Photo", "stays with the client"),
             panel(
-                visualization.ciphertext_to_picture(encrypted),
+                encrypted.to_picture(),
                 "Encrypted photo",
                 f"what the server receives (family: {encrypted.family})",
             ),

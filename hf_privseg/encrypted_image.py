@@ -166,11 +166,15 @@ class EncryptedImage:
             raise CiphertextError(f"{path.name}: {error}") from error
 
     def to_picture(self) -> Image.Image:
-        """RGB picture for people to look at; float families are scaled to 8 bits (0 is grey), and that loses data."""
+        """RGB picture that shows people what can be seen in it; float families lose data on the way (0 is grey).
+
+        Their values from 1.5 standard deviations on become black or white. A few large values would otherwise leave
+        the rest an even grey, and the ciphertext would look better protected than it is.
+        """
         levels = self.pixels.cpu()
         if levels.is_floating_point():
-            largest = levels.abs().max().clamp_min(torch.finfo(levels.dtype).tiny)
-            levels = (levels / largest * 127.5 + 127.5).round().to(torch.uint8)
+            spread = (1.5 * levels.std()).clamp_min(torch.finfo(levels.dtype).tiny)
+            levels = (levels / spread * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
         return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
 
     def _repr_png_(self) -> bytes:

@@ -10,13 +10,10 @@ import numpy as np
 from PIL import Image
 from transformers import PreTrainedConfig
 
-from .encrypted_image import EncryptedImage
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_LABELS = 256  # what an indexed PNG holds
-_CONTRAST = 1.5
 
 # Twelve colours that stay apart for most colour-blind readers, after the schemes of Okabe and Ito and of Paul Tol. For
 # street scenes in the usual order of classes they are also the expected ones: sky, building, pole, road, ...
@@ -57,19 +54,6 @@ def label_map_to_picture(label_map: np.ndarray, palette: np.ndarray) -> Image.Im
 def overlay(photo: Image.Image, label_map: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> Image.Image:
     """RGB photo and its (height, width) label map -> RGB picture of the photo, tinted by class."""
     return Image.blend(photo.convert("RGB"), label_map_to_picture(label_map, palette).convert("RGB"), opacity)
-
-
-def ciphertext_to_picture(image: EncryptedImage) -> Image.Image:
-    """Encrypted image -> RGB picture that shows what can be seen in it: float values fill the grey scale.
-
-    Values of `_CONTRAST` standard deviations and more become black or white. Without that, few large values would
-    leave the rest an even grey, and the ciphertext would look better protected than it is.
-    """
-    if not image.pixels.is_floating_point():
-        return image.to_picture()
-    spread = _CONTRAST * image.pixels.std().clamp_min(1e-12)
-    levels = (image.pixels / spread * 127.5 + 127.5).round().clamp(0, 255).byte()
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().contiguous().numpy())
 
 
 def class_shares(label_maps: Sequence[np.ndarray], num_labels: int) -> np.ndarray:

@@ -89,9 +89,9 @@ def save_model(
         if folder.exists():
             folder.rename(retired)
         temporary.rename(folder)
+        shutil.rmtree(retired, ignore_errors=True)
     finally:
-        for leftover in (temporary, retired):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def read_photo(path: Path) -> Image.Image:

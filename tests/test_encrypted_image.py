@@ -374,12 +374,14 @@ def test_picture_of_uint8_pixels_is_the_pixels():
     assert np.array_equal(np.array(image.to_picture()), image.pixels.permute(1, 2, 0).numpy())
 
 
-def test_picture_of_float_pixels_spans_8_bits_around_grey():
-    pixels = torch.zeros(3, 16, 24)
-    pixels[0, 0, :3] = torch.tensor([-5.0, 2.5, 5.0])
-    picture = np.array(make("orthogonal", pixels=pixels).to_picture())
-    assert picture.shape == (16, 24, 3)
-    assert picture[0, :4, 0].tolist() == [0, 191, 255, 128]
+def test_picture_of_float_pixels_fills_the_grey_scale():
+    pixels = torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    pixels[0, 0, :2] = torch.tensor([30.0, 0.0])  # 30 alone would leave all others between 110 and 145
+    levels = np.array(make("orthogonal", pixels=pixels, valid_region=(64, 64)).to_picture())
+    assert levels.shape == (64, 64, 3)
+    assert levels[0, :2, 0].tolist() == [255, 128]
+    assert np.percentile(levels, 10) < 40
+    assert np.percentile(levels, 90) > 215
 
 
 def test_notebook_shows_a_png_and_for_uint8_the_container_itself():
