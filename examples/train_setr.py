@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, get_polynomial_decay_schedule_with_warmup
 
-from hf_privseg import EncryptionStateError, SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg import EncryptionStateError, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.data import (
     AugmentedDataset,
@@ -90,25 +90,26 @@ class Arguments:
 
 
 def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSegmentation:
-    """A ViT with a fresh decoder, or an existing SETR; a decoder of other classes is made anew."""
-    labels = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
-    fields = {
-        name: getattr(args, name) for name in ("decoder", "use_auxiliary_head", "drop_path_rate", "use_cls_token")
-    }
+    """A ViT with a fresh decoder, or an existing SETR; a decoder of another type or other classes starts anew."""
+    fields = {name: getattr(args, name) for name in ("use_auxiliary_head", "drop_path_rate", "use_cls_token")}
+    fields |= {"decoder_type": args.decoder, "id2label": id2label}
+    fields["label2id"] = {name: index for index, name in id2label.items()}
     if args.vit and not args.checkpoint:
-        return SetrForSemanticSegmentation.from_vit(args.vit, **fields, **labels)
+        return SetrForSemanticSegmentation.from_vit(args.vit, **fields)
     if not args.checkpoint or args.vit:
         raise SystemExit("Expected either --vit (a pretrained ViT) or --checkpoint (a SETR), and not both.")
-    del fields["use_cls_token"]
-    model = SetrForSemanticSegmentation.from_pretrained(
-        args.checkpoint, **fields, **labels, ignore_mismatched_sizes=True, dtype=torch.float32
-    )
-    if model.config.encryption is not None and not args.allow_encrypted:
+    config = SetrConfig.from_pretrained(args.checkpoint)
+    if config.encryption is not None and not args.allow_encrypted:
         raise EncryptionStateError(
             f"{args.checkpoint} is encrypted, and training on plain images would undo what its key does. Train the "
             "plain model and encrypt the result, or pass --allow_encrypted."
         )
-    return model
+    fields["use_cls_token"] = config.use_cls_token if args.use_cls_token is None else args.use_cls_token
+    placed = ("out_indices", "auxiliary_num_stages") if config.decoder_type != args.decoder else ()
+    kept = {name: value for name, value in config.to_dict().items() if name not in placed}
+    return SetrForSemanticSegmentation.from_pretrained(
+        args.checkpoint, config=SetrConfig(**(kept | fields)), ignore_mismatched_sizes=True, dtype=torch.float32
+    )
 
 
 def build_optimizer(model: SetrForSemanticSegmentation, args: Arguments) -> torch.optim.Optimizer:
@@ -154,6 +155,23 @@ def save_model(accelerator: Accelerator, model, processor, folder: Path, half_we
     if accelerator.is_main_process:
         plain.save_pretrained(folder, state_dict=state)
         processor.save_pretrained(folder)
+
+
+def describe_training(folder: Path, recipe: dict) -> None:
+    """Writes training.json, and a section of the model card with the recipe and the figures of the last evaluation."""
+    (folder / "training.json").write_text(json.dumps(recipe, indent=1))
+    card, arguments = folder / "README.md", recipe["arguments"]
+    text = card.read_text(encoding="utf-8").partition("\n## Training\n")[0]
+    options = " ".join(f"--{name} {value}" for name, value in arguments.items() if value not in (None, False))
+    evaluations = [row for row in recipe["history"] if "mean_iou" in row]
+    rows = [f"| {row['epoch']} | {row['loss']:.4f} | {row['mean_iou']:.4f} |" for row in evaluations]
+    table = "\n".join(["| epoch | training loss | validation mIoU |", "|---|---|---|", *rows])
+    card.write_text(
+        f"{text.rstrip()}\n\n## Training\n\n`examples/train_setr.py {options}`, {recipe['processes']} process(es). "
+        f"Evaluated on the split `{arguments['eval_split']}`, at the size of the labels, single scale, no flip:\n\n"
+        f"{table}\n",
+        encoding="utf-8",
+    )
 
 
 def main() -> None:
@@ -232,7 +250,7 @@ def main() -> None:
     save_model(accelerator, model, processor, output_dir, args.half_weights)
     if accelerator.is_main_process:
         recipe = {"arguments": asdict(args), "processes": accelerator.num_processes, "history": progress["history"]}
-        (output_dir / "training.json").write_text(json.dumps(recipe, indent=1))
+        describe_training(output_dir, recipe)
         if args.push_to_hub:
             accelerator.unwrap_model(model).push_to_hub(args.push_to_hub)
             processor.push_to_hub(args.push_to_hub)

@@ -8,12 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
@@ -31,27 +29,6 @@ SETTINGS = {
     "--learning_rate": "1e-3",
     "--drop_path_rate": "0.5",
 }
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    """A data set of 16 + 3 small pictures and a tiny random ViT."""
-    root = tmp_path_factory.mktemp("inputs")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 16), ("val", 3)):
-        for kind in ("images", "annotations"):
-            (root / "data" / kind / split).mkdir(parents=True)
-        for index in range(count):
-            labels = np.kron(rng.integers(0, 3, (3, 4)), np.ones((16, 16))).astype(np.uint8)
-            pixels = np.stack([labels * 100, 255 - labels * 100, rng.integers(0, 255, labels.shape)], -1)
-            Image.fromarray(pixels.astype(np.uint8)).save(root / "data/images" / split / f"{index}.png")
-            Image.fromarray(labels).save(root / "data/annotations" / split / f"{index}.png")
-    (root / "data" / "classes.json").write_text('{"classes": ["a", "b", "c"]}')
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-    ViTModel(ViTConfig(**sizes, image_size=32), add_pooling_layer=False).save_pretrained(root / "vit")
-    ViTImageProcessor().save_pretrained(root / "vit")
-    return root
 
 
 def command(inputs: Path, output: Path, processes: int, *extra: str) -> list[str]:
@@ -126,6 +103,9 @@ def test_the_result_loads_and_has_learnt_something(inputs, tmp_path):
     history = json.loads((tmp_path / "training.json").read_text())["history"]
     assert history[-1]["loss"] < history[0]["loss"]
     assert (tmp_path / "best" / "model.safetensors").exists()
+    card = (tmp_path / "README.md").read_text()
+    assert "--decoder mla" in card
+    assert f"| 6 | {history[-1]['loss']:.4f} | {history[-1]['mean_iou']:.4f} |" in card
     assert list(tmp_path.rglob("events.out.tfevents.*"))
     outputs = model(**processor(Image.new("RGB", (64, 48)), return_tensors="pt"))
     assert outputs.logits.shape[1] == 3
