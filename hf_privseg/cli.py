@@ -19,6 +19,7 @@ import typer
 
 from .errors import EncryptionStateError, InvalidKeyError
 from .keys import DEFAULT_FAMILY, FAMILIES, SecretKey
+from .public_facts import check_fits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,7 +132,7 @@ def encrypt(
     if model is not None:
         config, processor = workflow.load_settings(model)
         if config.encryption is not None:
-            workflow.check_same_key("the key", workflow.key_facts(key), model, config)
+            check_fits(key, config, model=f"the model {model}")
     ending = ".png" if CIPHERS[key.family].acts_on_uint8 else ".safetensors"
     paths = output_paths(images, output, f".encrypted{ending}", force=force)
     for image, path in _progress(list(zip(images, paths, strict=True)), "Encrypting"):
@@ -258,12 +259,10 @@ def _read_key(key_file: Path | None) -> SecretKey:
 
 def _key_for_model(key_file: Path | None, model: str, config: "SetrConfig", is_needed: bool) -> SecretKey | None:
     """The key that fits the model; None where none is needed or none is to be had."""
-    from . import workflow
-
     if key_file is None and (config.encryption is None or not is_needed or KEY_VARIABLE not in os.environ):
         return None
     key = _read_key(key_file)
-    workflow.check_same_key("the key", workflow.key_facts(key), model, config)
+    check_fits(key, config, model=f"the model {model}")
     return key
 
 

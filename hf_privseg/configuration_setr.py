@@ -5,7 +5,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-ENCRYPTION_FACTS = {"family": str, "version": int, "fingerprint": str}
+from .public_facts import FACTS
 
 # Where the four feature maps are taken, as fractions of the depth. For ViT-L this gives layers 9, 14, 19, 23 (naive,
 # pup) and 5, 11, 17, 23 (mla), as in the published models.
@@ -78,10 +78,8 @@ class SetrConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         _refuse_secrets(kwargs)
-        if (
-            "decoder" in kwargs
-        ):  # no attribute can have this name: transformers takes config.decoder for a configuration
-            self.decoder_type = kwargs.pop("decoder")
+        # No attribute may be called `decoder`: transformers takes config.decoder for a configuration.
+        self.decoder_type = kwargs.pop("decoder", self.decoder_type)
         if self.use_cls_token is None:
             self.use_cls_token = self.decoder_type != "mla"
         if self.auxiliary_num_stages is None:
@@ -145,9 +143,7 @@ class SetrConfig(PreTrainedConfig):
         facts = self.encryption
         if facts is None:
             return
-        if set(facts) != set(ENCRYPTION_FACTS) or any(
-            not isinstance(facts[name], kind) for name, kind in ENCRYPTION_FACTS.items()
-        ):
+        if set(facts) != set(FACTS) or any(not isinstance(facts[name], kind) for name, kind in FACTS.items()):
             # Only the names are shown: a value that does not belong here might be a secret.
             raise ValueError(
                 f"encryption must be None or exactly {{'family': str, 'version': int, 'fingerprint': str}}, got the "

@@ -31,9 +31,10 @@ from transformers.utils.output_capturing import capture_outputs, maybe_install_c
 
 from .ciphers import cipher_for
 from .configuration_setr import SetrConfig
-from .errors import EncryptionStateError, KeyMismatchError
+from .errors import EncryptionStateError
 from .keys import SecretKey, as_key
 from .model_card import write_model_card
+from .public_facts import check_fits, public_facts
 
 # The image-segmentation pipeline looks the class name up here and logs an error where it is missing.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault("setr", "SetrForSemanticSegmentation")
@@ -428,20 +429,6 @@ class SetrPreTrainedModel(PreTrainedModel):
         base: Any = self.base_model
         return base.embeddings.patch_embeddings.projection
 
-    def _check_key_fits(self, secret_key: SecretKey) -> None:
-        facts = self.config.encryption
-        if facts is None:
-            raise EncryptionStateError(
-                "Expected an encrypted model, but config.encryption is None: this model is plain. "
-                "Use `encrypt_model(secret_key)` to encrypt it."
-            )
-        if facts["fingerprint"] != secret_key.fingerprint:
-            raise KeyMismatchError(
-                f"Expected the key with fingerprint {facts['fingerprint']} (family {facts['family']}) that this model "
-                f"is encrypted with, got the key with fingerprint {secret_key.fingerprint} (family "
-                f"{secret_key.family}). Nothing was changed."
-            )
-
     def _cipher(self, secret_key: SecretKey) -> Any:
         return cipher_for(secret_key, patch_size=self.config.patch_size, num_channels=self.config.num_channels)
 
@@ -471,7 +458,7 @@ class SetrPreTrainedModel(PreTrainedModel):
             )
         weight = self._projection.weight
         weight.copy_(self._cipher(secret_key).encrypt_weight(weight))
-        self.config.encryption = _public_facts(secret_key)
+        self.config.encryption = public_facts(secret_key)
         return self
 
     @torch.no_grad()
@@ -484,7 +471,7 @@ class SetrPreTrainedModel(PreTrainedModel):
             KeyMismatchError: the model is encrypted with another key.
         """
         secret_key = as_key(secret_key)
-        self._check_key_fits(secret_key)
+        check_fits(secret_key, self.config)
         weight = self._projection.weight
         weight.copy_(self._cipher(secret_key).decrypt_weight(weight))
         self.config.encryption = None
@@ -502,17 +489,13 @@ class SetrPreTrainedModel(PreTrainedModel):
             KeyMismatchError: the model is not encrypted with `old_key`.
         """
         old_key, new_key = as_key(old_key), as_key(new_key)
-        self._check_key_fits(old_key)
+        check_fits(old_key, self.config)
         weight = self._projection.weight
         # In float64, so that a key update rounds once and not twice.
         plain = self._cipher(old_key).decrypt_weight(weight.double())
         weight.copy_(self._cipher(new_key).encrypt_weight(plain))
-        self.config.encryption = _public_facts(new_key)
+        self.config.encryption = public_facts(new_key)
         return self
-
-
-def _public_facts(secret_key: SecretKey) -> dict[str, Any]:
-    return {"family": secret_key.family, "version": secret_key.version, "fingerprint": secret_key.fingerprint}
 
 
 class SetrModel(SetrPreTrainedModel):

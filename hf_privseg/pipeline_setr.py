@@ -12,11 +12,10 @@ from transformers.pipelines import ImageSegmentationPipeline
 
 from .configuration_setr import SetrConfig
 from .encrypted_image import EncryptedImage
-from .errors import CiphertextError, EncryptionStateError, KeyMismatchError
+from .errors import EncryptionStateError
 from .image_inputs import flat_photos, photo_to_levels
 from .keys import SecretKey, as_key
-
-_FACTS = ("family", "version", "fingerprint")
+from .public_facts import check_fits
 
 
 class SetrSegmentationPipeline(ImageSegmentationPipeline):
@@ -109,35 +108,6 @@ class SetrSegmentationPipeline(ImageSegmentationPipeline):
         ]
 
 
-def check_fits(ours: SecretKey | EncryptedImage, config: SetrConfig) -> None:
-    """Refuse a key, or an image that was encrypted with a key, other than the one that a model is encrypted with.
-
-    Raises:
-        EncryptionStateError: the model is plain.
-        KeyMismatchError: another key, family or version; names both.
-        CiphertextError: an image encrypted in blocks of another size.
-    """
-    patch_size = getattr(ours, "patch_size", None)  # of an image
-    what = "got" if patch_size is None else "the image was encrypted with"
-    found = f"the key with fingerprint {ours.fingerprint} (family {ours.family}, version {ours.version})"
-    facts = config.encryption
-    if facts is None:
-        raise EncryptionStateError(
-            f"{what} {found}, but the model is plain; encrypt it with `model.encrypt_model(secret_key)`, or give it "
-            "the photo without a key"
-        )
-    if any(getattr(ours, name) != facts[name] for name in _FACTS):
-        raise KeyMismatchError(
-            f"{what} {found}, but the model with the key with fingerprint {facts['fingerprint']} (family "
-            f"{facts['family']}, version {facts['version']}); take a model and an image of the same key"
-        )
-    if patch_size not in (None, config.patch_size):
-        raise CiphertextError(
-            f"the image was encrypted in blocks of {patch_size} pixels, but the model's patch_size is "
-            f"{config.patch_size}; encrypt with the processor of the model"
-        )
-
-
 def _check_photo(secret_key: SecretKey | None, config: SetrConfig) -> None:
     """Refuse to show a plain photo to an encrypted model, whose provider is not meant to see it."""
     if secret_key is not None:
@@ -150,4 +120,4 @@ def _check_photo(secret_key: SecretKey | None, config: SetrConfig) -> None:
         )
 
 
-__all__ = ["SetrSegmentationPipeline", "check_fits"]
+__all__ = ["SetrSegmentationPipeline"]

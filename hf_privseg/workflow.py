@@ -13,11 +13,12 @@ from transformers.utils import logging
 from .checkpoints import default_checkpoint
 from .configuration_setr import SetrConfig
 from .encrypted_image import EncryptedImage
-from .errors import CiphertextError, EncryptionStateError, InvalidImageError, KeyMismatchError
+from .errors import EncryptionStateError, InvalidImageError
 from .image_inputs import photo_to_levels
 from .image_processing_setr import SetrImageProcessor
 from .keys import SecretKey
 from .modeling_setr import SetrForSemanticSegmentation
+from .public_facts import check_fits
 
 
 def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
@@ -119,32 +120,6 @@ def is_ciphertext(path: Path) -> bool:
         return False  # no picture at all, which whoever reads it says better
 
 
-def check_same_key(ours: str, facts: dict[str, Any], model: str | Path, config: SetrConfig) -> None:
-    """Refuse public facts {"family", "version", "fingerprint"} of `ours` other than those of an encrypted model.
-
-    Raises:
-        EncryptionStateError: the model is plain.
-        KeyMismatchError: another key, family or version; names both.
-    """
-    theirs = config.encryption
-    if theirs is None:
-        raise EncryptionStateError(
-            f"{ours} belongs to the key of fingerprint {facts['fingerprint']} ({facts['family']}), but the model "
-            f"{model} is plain; encrypt the model with that key: privseg encrypt-model"
-        )
-    if any(facts[name] != theirs[name] for name in ("family", "version", "fingerprint")):
-        raise KeyMismatchError(
-            f"{ours} belongs to the key of fingerprint {facts['fingerprint']} ({facts['family']}, version "
-            f"{facts['version']}), the model {model} to the key of fingerprint {theirs['fingerprint']} "
-            f"({theirs['family']}, version {theirs['version']}); take two that were made with the same key"
-        )
-
-
-def key_facts(secret_key: SecretKey | EncryptedImage) -> dict[str, Any]:
-    """The public facts of a key, or of the key that an image was encrypted with."""
-    return {"family": secret_key.family, "version": secret_key.version, "fingerprint": secret_key.fingerprint}
-
-
 def prepare(
     path: Path, model: str | Path, config: SetrConfig, processor: SetrImageProcessor, secret_key: SecretKey | None
 ) -> EncryptedImage | Image.Image:
@@ -165,12 +140,7 @@ def prepare(
     facts = config.encryption
     if is_ciphertext(path):
         image = EncryptedImage.from_file(path)
-        check_same_key(str(path), key_facts(image), model, config)
-        if image.patch_size != config.patch_size:
-            raise CiphertextError(
-                f"{path} is encrypted in blocks of {image.patch_size} pixels, the patches of the model {model} have "
-                f"{config.patch_size}; encrypt the photo with this model's settings: privseg encrypt --model {model}"
-            )
+        check_fits(image, config, subject=str(path), model=f"the model {model}")
         return image
     if facts is None:
         return read_photo(path)

@@ -25,10 +25,11 @@ ISLAND = {
     "encrypted_image": {"ciphers", "errors", "keys"},
     "image_inputs": {"errors"},
     "patch_grid": {"errors"},
-    "configuration_setr": {"errors"},
+    "public_facts": {"errors"},
+    "configuration_setr": {"public_facts"},
     "model_card": set(),
     "image_processing_setr": {"ciphers", "encrypted_image", "errors", "image_inputs", "keys", "patch_grid"},
-    "modeling_setr": {"ciphers", "configuration_setr", "errors", "keys", "model_card"},
+    "modeling_setr": {"ciphers", "configuration_setr", "errors", "keys", "model_card", "public_facts"},
 }
 ISLAND_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub", "transformers"}
 ATTACK_MODULES = {"ciphers", "errors", "keys"}

@@ -57,7 +57,7 @@ def evaluate_mean_iou(
     """
     was_training = model.training
     model.eval()
-    metric = MeanIoU(model.config.num_labels)
+    metric = MeanIoU(len(model.config.id2label))
     processes, rank, size = accelerator.num_processes, accelerator.process_index, len(dataset)
     mine = range(rank, -(-size // processes) * processes, processes)
     rows = dataset.select([index % size for index in mine])
