@@ -88,7 +88,7 @@ def embedding_error(condition: Condition, plain: SetrForSemanticSegmentation, pr
 
 def evaluate(condition: Condition, processor, dataset, label_map: LabelMap, baseline_maps, accelerator) -> dict:
     """One row of results; fills `baseline_maps` where it is the baseline's turn."""
-    metric = MeanIoU(len(condition.model.config.id2label))
+    metric = MeanIoU(condition.model.config.num_labels)
     same = torch.zeros(2, dtype=torch.float64)
     maps = predict_maps(
         condition.model,

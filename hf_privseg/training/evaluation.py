@@ -1,7 +1,7 @@
 """Predictions of a model over a data set: the one loop that validation during training and the experiments share."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ def evaluate_mean_iou(
     """
     was_training = model.training
     model.eval()
-    metric = MeanIoU(len(model.config.id2label))
+    metric = MeanIoU(cast(int, model.config.num_labels))
     processes, rank, size = accelerator.num_processes, accelerator.process_index, len(dataset)
     mine = range(rank, -(-size // processes) * processes, processes)
     rows = dataset.select([index % size for index in mine])
