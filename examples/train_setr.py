@@ -34,6 +34,8 @@ from hf_privseg.training.data import (
 )
 from hf_privseg.training.evaluation import evaluate_mean_iou
 
+PATHS = ("dataset", "output_dir", "vit", "checkpoint", "id2label", "label_map")
+
 
 @dataclass
 class Arguments:
@@ -162,7 +164,9 @@ def describe_training(folder: Path, recipe: dict) -> None:
     (folder / "training.json").write_text(json.dumps(recipe, indent=1))
     card, arguments = folder / "README.md", recipe["arguments"]
     text = card.read_text(encoding="utf-8").partition("\n## Training\n")[0]
-    options = " ".join(f"--{name} {value}" for name, value in arguments.items() if value not in (None, False))
+    # A card is published: of local paths it tells the last part alone.
+    shown = {name: Path(value).name if name in PATHS and value else value for name, value in arguments.items()}
+    options = " ".join(f"--{name} {value}" for name, value in shown.items() if value not in (None, False))
     evaluations = [row for row in recipe["history"] if "mean_iou" in row]
     rows = [f"| {row['epoch']} | {row['loss']:.4f} | {row['mean_iou']:.4f} |" for row in evaluations]
     table = "\n".join(["| epoch | training loss | validation mIoU |", "|---|---|---|", *rows])
