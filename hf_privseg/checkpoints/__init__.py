@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-_DEFAULT = Path(__file__).parent / "setr-naive-vit-s16-camvid"
+_DEFAULT = Path(__file__).parent / "setr-vit-s16-camvid"
 
 
 def default_checkpoint() -> Path:
