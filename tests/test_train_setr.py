@@ -128,3 +128,34 @@ def test_help_names_every_option():
     assert run.returncode == 0
     assert "Pretrained HF ViT (folder or Hub id) to start from." in run.stdout
     assert "accelerate launch" in run.stdout
+
+
+CONFIGS = SCRIPT.parent / "accelerate_configs"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))
+def test_accelerate_reads_the_configurations(name):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(CONFIGS / name))  # refuses unknown fields
+    assert config.num_processes % config.num_machines == 0
+    assert f"examples/accelerate_configs/{name}" in (CONFIGS / name).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["multi_gpu.yaml", "fsdp2.yaml"])
+def test_a_configuration_runs_on_two_cpu_processes(inputs, tmp_path, name):
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / name)]
+    launcher += ["--num_processes", "2", "--mixed_precision", "no"]
+    arguments = command(inputs, tmp_path, 1, "--epochs", "1")[1:]
+    run = subprocess.run(
+        [sys.executable, *launcher, *arguments],
+        env=environment() | {"ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr[-4000:]
+    recipe = json.loads((tmp_path / "training.json").read_text())
+    assert recipe["processes"] == 2
+    assert SetrForSemanticSegmentation.from_pretrained(tmp_path).config.num_labels == 3
