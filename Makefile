@@ -9,7 +9,7 @@ demo: $(VENV)/.installed-demo  ## encrypt a model and a photograph, segment the 
 	$(BIN)/privseg demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(FAMILY),--family "$(FAMILY)")
 
 test: $(VENV)/.installed-dev  ## the test suite
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev  ## format, lint, types, tests
 	$(BIN)/ruff format --check .

@@ -24,11 +24,11 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
-from transformers import HfArgumentParser
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.keys import FAMILIES
+from hf_privseg.training.arguments import parse_arguments
 from hf_privseg.training.data import LabelMap, load_segmentation_dataset
 from hf_privseg.training.evaluation import predict_maps
 from hf_privseg.training.metrics import MeanIoU
@@ -128,7 +128,7 @@ def report(results: dict, output_dir: Path) -> None:
 
 
 def main() -> None:
-    args: Arguments = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
+    args: Arguments = parse_arguments(Arguments, description=__doc__)
     accelerator = Accelerator(cpu=args.cpu)
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)

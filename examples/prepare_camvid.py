@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser
+
+from hf_privseg.training.arguments import parse_arguments
 
 CLASSES = {
     "sky": (128, 128, 128),
@@ -73,7 +74,7 @@ def convert_split(source: Path, output: Path, split: str, jpeg_quality: int | No
 
 
 def main() -> None:
-    args: Arguments = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
+    args: Arguments = parse_arguments(Arguments, description=__doc__)
     source, output = Path(args.source), Path(args.output)
     counts = {split: convert_split(source, output, split, args.jpeg_quality) for split in SPLITS}
     facts = {"classes": list(CLASSES), "ignore_index": VOID, "palette": [list(colour) for colour in CLASSES.values()]}

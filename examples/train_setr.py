@@ -20,9 +20,10 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, get_polynomial_decay_schedule_with_warmup
+from transformers import get_polynomial_decay_schedule_with_warmup
 
 from hf_privseg import EncryptionStateError, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg.training.arguments import parse_arguments
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.data import (
     AugmentedDataset,
@@ -179,7 +180,7 @@ def describe_training(folder: Path, recipe: dict) -> None:
 
 
 def main() -> None:
-    args: Arguments = HfArgumentParser(Arguments).parse_args_into_dataclasses()[0]
+    args: Arguments = parse_arguments(Arguments, description=__doc__)
     output_dir = Path(args.output_dir)
     accelerator = Accelerator(
         cpu=args.cpu,

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch.utils.data import Dataset
-from transformers import EvalPrediction, HfArgumentParser, Trainer, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg.training.arguments import parse_arguments
 from hf_privseg.training.data import (
     AugmentedDataset,
     JointAugmentation,
@@ -73,7 +74,7 @@ class StreamingMetric:
 
 
 def main() -> None:
-    arguments, training = HfArgumentParser((DataArguments, TrainingArguments)).parse_args_into_dataclasses()
+    arguments, training = parse_arguments(DataArguments, TrainingArguments, description=__doc__)
     training.batch_eval_metrics, training.per_device_eval_batch_size = True, 1
     id2label = class_names(arguments.dataset)
     label_map = LabelMap(len(id2label), tuple(arguments.ignore_labels))

@@ -45,8 +45,8 @@ def plain_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(plain_model, tmp_path_factory):
-    """The demo on scikit-learn's photo; PRIVSEG_KEY is set, and the key's file is away during the server's turn."""
+def run(tmp_path_factory):
+    """The demo, with the embedded model on scikit-learn's photo; PRIVSEG_KEY is set, and the key's file is away during the server's turn."""
     folder = tmp_path_factory.mktemp("demo") / "out"
     started = {}
     real = subprocess.run
@@ -64,7 +64,7 @@ def run(plain_model, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setenv("PRIVSEG_KEY", SecretKey.generate().to_text())
         patch.setattr(subprocess, "run", without_key_file)
-        report = module.run_demo(image=None, family="permutation", output_dir=folder, model=str(plain_model))
+        report = module.run_demo(image=None, family="permutation", output_dir=folder, model="default")
     return Run(folder, printed.getvalue(), report, **started)
 
 

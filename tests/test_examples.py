@@ -28,6 +28,7 @@ def run(script: str, *options: object) -> subprocess.CompletedProcess:
 def test_help_teaches(script):
     result = run(script, "--help")
     assert result.returncode == 0, result.stderr[-2000:]
+    assert f"python examples/{script}" in result.stdout, "no example of a command"
     assert "--dataset" in result.stdout or "--source" in result.stdout
 
 

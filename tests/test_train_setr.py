@@ -123,13 +123,6 @@ def test_an_encrypted_checkpoint_is_refused(inputs, tmp_path):
     assert "--allow_encrypted" in run.stderr
 
 
-def test_help_names_every_option():
-    run = subprocess.run([sys.executable, str(SCRIPT), "--help"], capture_output=True, text=True, env=environment())
-    assert run.returncode == 0
-    assert "Pretrained HF ViT (folder or Hub id) to start from." in run.stdout
-    assert "accelerate launch" in run.stdout
-
-
 CONFIGS = SCRIPT.parent / "accelerate_configs"
 
 
