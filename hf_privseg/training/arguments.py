@@ -10,7 +10,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Shows defaults, and keeps the lines of the description as they are."""
 
 
-def parse_arguments(*dataclass_types: type, description: str | None) -> Any:
+def parse_arguments(*dataclass_types: Any, description: str | None) -> Any:
     """The command line -> an instance of the dataclass, or a tuple with one of each."""
     parser = HfArgumentParser(dataclass_types, description=description, formatter_class=_HelpFormatter)
     parsed = parser.parse_args_into_dataclasses()
