@@ -407,6 +407,11 @@ class SetrPreTrainedModel(PreTrainedModel):
             init.normal_(module.conv_seg.weight, std=0.01)
             init.zeros_(module.conv_seg.bias)  # type: ignore[arg-type] # it has one
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, from safetensors alone: a pickled checkpoint is refused unless asked for."""
+        return super().from_pretrained(*args, **{"use_safetensors": True} | kwargs)
+
     def save_pretrained(
         self, save_directory: str | PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
     ) -> None:

@@ -46,7 +46,10 @@ def plain_model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The demo, with the embedded model on scikit-learn's photo; PRIVSEG_KEY is set, and the key's file is away during the server's turn."""
+    """The demo, with the embedded model on scikit-learn's photo.
+
+    PRIVSEG_KEY is set, and the key's file is away during the server's turn.
+    """
     folder = tmp_path_factory.mktemp("demo") / "out"
     started = {}
     real = subprocess.run

@@ -280,3 +280,12 @@ def test_the_configuration_is_not_shared_between_models():
     first, second = SetrForSemanticSegmentation(config), SetrForSemanticSegmentation(config)
     first.encrypt_model(make_key())
     assert second.config.encryption is None
+
+
+def test_a_pickled_checkpoint_is_refused(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        SetrForSemanticSegmentation.from_pretrained(tmp_path)
