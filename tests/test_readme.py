@@ -1,0 +1,23 @@
+"""The README's Python runs as it stands, on a photo that scikit-learn ships."""
+
+import re
+from pathlib import Path
+
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_examples_run_one_after_the_other_and_agree(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(load_sample_image("china.jpg")).save("photo.jpg")
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    names: dict = {}
+    exec(blocks[0], names)  # noqa: S102 - our own README
+    from_pixels = names["maps"][0]
+    assert from_pixels.shape == (427, 640)
+    exec(blocks[1], names)  # noqa: S102 - our own README
+    # the file holds 16-bit numbers, which decide between classes whose scores are nearly equal
+    assert (names["maps"][0] == from_pixels).float().mean() > 0.999
