@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
+from huggingface_hub import create_repo, upload_folder
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_polynomial_decay_schedule_with_warmup
@@ -27,6 +28,7 @@ from hf_privseg.training.arguments import parse_arguments
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.data import (
     AugmentedDataset,
+    AugmentedStream,
     JointAugmentation,
     LabelMap,
     class_names,
@@ -60,6 +62,8 @@ class Arguments:
     label_map: str | None = field(default=None, metadata={"help": "JSON file {stored label: class}; others are void."})
     ignore_labels: list[int] = field(default_factory=lambda: [255], metadata={"help": "Stored labels without class."})
     reduce_labels: bool = field(default=False, metadata={"help": "Stored 0 is background, k is class k - 1 (ADE20K)."})
+    streaming: bool = field(default=False, metadata={"help": "Fetch training images one by one; needs --max_steps."})
+    shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that a streamed data set is shuffled within."})
 
     decoder: str = field(default="naive", metadata={"help": "naive, pup or mla."})
     use_cls_token: bool | None = field(default=None, metadata={"help": "Keep the class token. Default: as published."})
@@ -71,6 +75,7 @@ class Arguments:
     scale_range: list[float] = field(default_factory=lambda: [0.5, 2.0], metadata={"help": "Random scale, relative."})
 
     epochs: int = field(default=16, metadata={"help": "Passes over the training split."})
+    max_steps: int | None = field(default=None, metadata={"help": "Updates in all, instead of epochs."})
     batch_size: int = field(default=8, metadata={"help": "Images a step and process."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches that make one update."})
     optimizer: str = field(default="adamw", metadata={"help": "adamw, or sgd (momentum 0.9) as in the SETR paper."})
@@ -90,6 +95,9 @@ class Arguments:
     cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
     half_weights: bool = field(default=True, metadata={"help": "Store final weights as fp16 (loaded as fp32)."})
     push_to_hub: str | None = field(default=None, metadata={"help": "Hub repository (owner/name) for the result."})
+    hub_private: bool = field(
+        default=True, metadata={"help": "Create it as private. Whoever reads the plain model can invert ciphertexts."}
+    )
 
 
 def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSegmentation:
@@ -136,16 +144,16 @@ def build_optimizer(model: SetrForSemanticSegmentation, args: Arguments) -> torc
 
 def build_loader(args: Arguments, label_map: LabelMap, columns: dict) -> DataLoader:
     """Shuffled, augmented batches; the order and each sample depend on the seed and the epoch alone."""
-    train = load_segmentation_dataset(args.dataset, split=args.train_split, **columns)
+    train = load_segmentation_dataset(args.dataset, split=args.train_split, streaming=args.streaming, **columns)
     augmentation = JointAugmentation(args.crop_size, args.resize_factor, (args.scale_range[0], args.scale_range[1]))
+    if args.streaming:
+        dataset = AugmentedStream(train, augmentation, label_map, seed=args.seed, buffer_size=args.shuffle_buffer)
+        order = {}
+    else:
+        dataset = AugmentedDataset(train, augmentation, label_map, seed=args.seed)
+        order = {"shuffle": True, "generator": torch.Generator().manual_seed(args.seed)}
     return DataLoader(
-        AugmentedDataset(train, augmentation, label_map, seed=args.seed),
-        batch_size=args.batch_size,
-        shuffle=True,
-        drop_last=True,
-        collate_fn=collate,
-        num_workers=args.num_workers,
-        generator=torch.Generator().manual_seed(args.seed),
+        dataset, args.batch_size, drop_last=True, collate_fn=collate, num_workers=args.num_workers, **order
     )
 
 
@@ -179,9 +187,8 @@ def describe_training(folder: Path, recipe: dict) -> None:
     )
 
 
-def main() -> None:
-    args: Arguments = parse_arguments(Arguments, description=__doc__)
-    output_dir = Path(args.output_dir)
+def start_accelerator(args: Arguments) -> Accelerator:
+    """Processes, devices, precision and TensorBoard, as `accelerate launch` or the options say; seeds everything."""
     accelerator = Accelerator(
         cpu=args.cpu,
         mixed_precision=args.mixed_precision,
@@ -193,7 +200,68 @@ def main() -> None:
     )
     accelerator.init_trackers("tensorboard")
     set_seed(args.seed)
+    return accelerator
 
+
+def total_updates(args: Arguments, loader: DataLoader) -> int:
+    """--max_steps, or as many updates as --epochs passes over the data have."""
+    if args.max_steps is not None:
+        return args.max_steps
+    if args.streaming:
+        raise SystemExit("A streamed data set does not know its length: give --max_steps, the number of updates.")
+    # at least one, so that the loop begins, and says what is wrong with an empty loader
+    return max(math.ceil(len(loader) / args.gradient_accumulation_steps) * args.epochs, 1)
+
+
+def finish(accelerator: Accelerator, model, processor, history: list[dict], args: Arguments) -> None:
+    """The final model with its card, and where asked for, on the Hub: what the folder holds, and no checkpoint."""
+    output_dir = Path(args.output_dir)
+    save_model(accelerator, model, processor, output_dir, args.half_weights)
+    if accelerator.is_main_process:
+        recipe = {"arguments": asdict(args), "processes": accelerator.num_processes, "history": history}
+        describe_training(output_dir, recipe)
+        if args.push_to_hub:
+            create_repo(args.push_to_hub, private=args.hub_private, exist_ok=True)
+            files = ["*.json", "*.safetensors", "README.md"]
+            ignored = ["best/*", "checkpoints/*", "training.json"]  # training.json holds local paths
+            upload_folder(
+                repo_id=args.push_to_hub, folder_path=output_dir, allow_patterns=files, ignore_patterns=ignored
+            )
+    accelerator.end_training()
+
+
+def train_epoch(accelerator: Accelerator, model, optimizer, scheduler, loader, progress: dict, bar, args) -> None:
+    """One pass over the loader, or what is left of it; keeps `progress`, by which a killed run goes on."""
+    model.train()
+    loader.set_epoch(progress["epoch"])
+    batches = accelerator.skip_first_batches(loader, progress["batches"]) if progress["batches"] else loader
+    batches.set_epoch(progress["epoch"])
+    for batch in batches:
+        with accelerator.accumulate(model):
+            loss = model(**batch).loss
+            accelerator.backward(loss)
+            if accelerator.sync_gradients and args.max_grad_norm:
+                accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        progress["batches"] += 1
+        progress["loss_sum"] += accelerator.reduce(loss.detach(), reduction="mean").item()
+        if not accelerator.sync_gradients:
+            continue
+        scheduler.step()
+        progress["step"] += 1
+        accelerator.log({"loss": loss.item(), "lr": scheduler.get_last_lr()[0]}, step=progress["step"])
+        bar.update()
+        bar.set_postfix(epoch=progress["epoch"], loss=f"{progress['loss_sum'] / progress['batches']:.4f}")
+        if progress["step"] >= bar.total:
+            return
+        if progress["step"] % args.checkpoint_every == 0:
+            save_checkpoint(accelerator, Path(args.output_dir) / "checkpoints", progress)
+
+
+def main() -> None:
+    args: Arguments = parse_arguments(Arguments, description=__doc__)
+    accelerator = start_accelerator(args)
     columns = {name: getattr(args, name) for name in ("image_column", "annotation_column", "revision")}
     id2label = class_names(args.dataset, args.id2label)
     label_map = LabelMap.from_files(len(id2label), args.ignore_labels, args.label_map, args.reduce_labels)
@@ -203,63 +271,37 @@ def main() -> None:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = build_optimizer(model, args)
     model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, label_map, columns))
-    updates_per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
-    total = updates_per_epoch * args.epochs
+    total = total_updates(args, loader)
     scheduler = get_polynomial_decay_schedule_with_warmup(
         optimizer, args.warmup_steps, total, args.learning_rate * args.final_lr_ratio, args.power
     )
     accelerator.register_for_checkpointing(scheduler)
 
-    progress = load_latest_checkpoint(accelerator, output_dir / "checkpoints")
+    checkpoints = Path(args.output_dir) / "checkpoints"
+    progress = load_latest_checkpoint(accelerator, checkpoints)
     progress = progress or {"step": 0, "epoch": 0, "batches": 0, "loss_sum": 0.0, "best": -1.0, "history": []}
     bar = tqdm(total=total, initial=progress["step"], desc="train", disable=not accelerator.is_local_main_process)
-    while progress["epoch"] < args.epochs:
-        model.train()
-        loader.set_epoch(progress["epoch"])
-        batches = accelerator.skip_first_batches(loader, progress["batches"]) if progress["batches"] else loader
-        batches.set_epoch(progress["epoch"])
-        for batch in batches:
-            with accelerator.accumulate(model):
-                loss = model(**batch).loss
-                accelerator.backward(loss)
-                if accelerator.sync_gradients and args.max_grad_norm:
-                    accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            progress["batches"] += 1
-            progress["loss_sum"] += accelerator.reduce(loss.detach(), reduction="mean").item()
-            if accelerator.sync_gradients:
-                scheduler.step()
-                progress["step"] += 1
-                mean_loss = progress["loss_sum"] / progress["batches"]
-                accelerator.log({"loss": loss.item(), "lr": scheduler.get_last_lr()[0]}, step=progress["step"])
-                bar.update()
-                bar.set_postfix(epoch=progress["epoch"], loss=f"{mean_loss:.4f}")
-                if progress["step"] % args.checkpoint_every == 0:
-                    save_checkpoint(accelerator, output_dir / "checkpoints", progress)
-
+    while progress["step"] < total:
+        train_epoch(accelerator, model, optimizer, scheduler, loader, progress, bar, args)
+        if not progress["batches"]:
+            raise SystemExit(
+                f"{args.train_split} gave no batch of {args.batch_size} images; use a smaller --batch_size."
+            )
         progress["epoch"] += 1
-        record = {"epoch": progress["epoch"], "step": progress["step"], "loss": mean_loss}
+        record = {name: progress[name] for name in ("epoch", "step")}
+        record["loss"] = progress["loss_sum"] / progress["batches"]
         progress |= {"batches": 0, "loss_sum": 0.0}
-        if progress["epoch"] % args.eval_every == 0 or progress["epoch"] == args.epochs:
+        if progress["epoch"] % args.eval_every == 0 or progress["step"] >= total:
             result = evaluate_mean_iou(accelerator.unwrap_model(model), processor, validation, label_map, accelerator)
             record |= {name: float(result[name]) for name in ("mean_iou", "overall_accuracy")}
             accelerator.log({"mean_iou": record["mean_iou"]}, step=progress["step"])
             if record["mean_iou"] > progress["best"]:
                 progress["best"] = record["mean_iou"]
-                save_model(accelerator, model, processor, output_dir / "best", args.half_weights)
+                save_model(accelerator, model, processor, Path(args.output_dir) / "best", args.half_weights)
         progress["history"].append(record)
         accelerator.print(json.dumps(record))
-        save_checkpoint(accelerator, output_dir / "checkpoints", progress)
-
-    save_model(accelerator, model, processor, output_dir, args.half_weights)
-    if accelerator.is_main_process:
-        recipe = {"arguments": asdict(args), "processes": accelerator.num_processes, "history": progress["history"]}
-        describe_training(output_dir, recipe)
-        if args.push_to_hub:
-            accelerator.unwrap_model(model).push_to_hub(args.push_to_hub)
-            processor.push_to_hub(args.push_to_hub)
-    accelerator.end_training()
+        save_checkpoint(accelerator, checkpoints, progress)
+    finish(accelerator, model, processor, progress["history"], args)
 
 
 if __name__ == "__main__":

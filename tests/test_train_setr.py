@@ -56,10 +56,13 @@ def train(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, timeout=600)
 
 
-def train_and_kill(checkpoint: str, inputs: Path, output: Path, processes: int) -> None:
+def train_and_kill(checkpoint: str, inputs: Path, output: Path, processes: int, *extra: str) -> None:
     """Starts a run and kills all of its processes, without a warning, once it has written this checkpoint."""
     run = subprocess.Popen(
-        command(inputs, output, processes), env=environment(), stderr=subprocess.DEVNULL, start_new_session=True
+        command(inputs, output, processes, *extra),
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 300
     while not (output / "checkpoints" / checkpoint).exists():
@@ -72,23 +75,45 @@ def train_and_kill(checkpoint: str, inputs: Path, output: Path, processes: int) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2], ids=["one process", "two processes"])
-def test_a_killed_run_ends_as_an_uninterrupted_one(inputs, tmp_path, processes):
-    whole = train(inputs, tmp_path / "whole", processes)
+@pytest.mark.parametrize(
+    ("processes", "steps", "extra"),
+    [
+        (1, [8, 16], ()),
+        (2, [4, 8], ()),
+        (2, [4, 8, 10], ("--streaming", "--shuffle_buffer", "4", "--max_steps", "10")),
+    ],
+    ids=["one process", "two processes", "two processes, streaming"],
+)
+def test_a_killed_run_ends_as_an_uninterrupted_one(inputs, tmp_path, processes, steps, extra):
+    whole = train(inputs, tmp_path / "whole", processes, *extra)
     assert whole.returncode == 0, whole.stderr[-3000:]
     # two updates into the first epoch, which has 8 (or, by two processes, 4)
-    train_and_kill("step_2", inputs, tmp_path / "killed", processes)
-    resumed = train(inputs, tmp_path / "killed", processes)
+    train_and_kill("step_2", inputs, tmp_path / "killed", processes, *extra)
+    resumed = train(inputs, tmp_path / "killed", processes, *extra)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
 
     records = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("whole", "killed")]
     assert records[0]["processes"] == processes
-    assert [row["step"] for row in records[0]["history"]] == [8 // processes, 16 // processes]
+    assert [row["step"] for row in records[0]["history"]] == steps
     assert records[0]["history"] == records[1]["history"]
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--streaming",), "give --max_steps, the number of updates"),
+        (("--batch_size", "17"), "train gave no batch of 17 images"),
+    ],
+    ids=["streaming without an end", "batch larger than the data"],
+)
+def test_what_could_not_end_is_refused(inputs, tmp_path, extra, message):
+    run = train(inputs, tmp_path, 1, *extra)
+    assert run.returncode != 0
+    assert message in run.stderr
 
 
 @pytest.mark.slow
@@ -135,20 +160,49 @@ def test_accelerate_reads_the_configurations(name):
     assert f"examples/accelerate_configs/{name}" in (CONFIGS / name).read_text()
 
 
+def launch(config: str, *options: str) -> list[str]:
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config), *options]
+
+
+# Each command of the list is one machine's; all of them run on this one, on the CPU.
+DRY_RUNS = {
+    "single_gpu.yaml": (1, [launch("single_gpu.yaml", "--mixed_precision", "no")]),
+    "multi_gpu.yaml": (2, [launch("multi_gpu.yaml", "--num_processes", "2", "--mixed_precision", "no")]),
+    "fsdp2.yaml": (2, [launch("fsdp2.yaml", "--num_processes", "2", "--mixed_precision", "no")]),
+    "multi_node.yaml": (
+        2,
+        [
+            launch(
+                "multi_node.yaml", "--num_processes", "2", "--machine_rank", str(rank), "--mixed_precision", "no",
+                "--main_process_ip", "127.0.0.1", "--main_process_port", "29677",
+            )
+            for rank in (0, 1)
+        ],
+    ),
+}  # fmt: skip
+
+
+def test_each_configuration_has_a_dry_run():
+    assert set(DRY_RUNS) == {path.name for path in CONFIGS.glob("*.yaml")}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["multi_gpu.yaml", "fsdp2.yaml"])
-def test_a_configuration_runs_on_two_cpu_processes(inputs, tmp_path, name):
-    launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / name)]
-    launcher += ["--num_processes", "2", "--mixed_precision", "no"]
+@pytest.mark.parametrize("name", DRY_RUNS)
+def test_a_configuration_runs_on_cpu_processes(inputs, tmp_path, name):
+    processes, launchers = DRY_RUNS[name]
     arguments = command(inputs, tmp_path, 1, "--epochs", "1")[1:]
-    run = subprocess.run(
-        [sys.executable, *launcher, *arguments],
-        env=environment() | {"ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert run.returncode == 0, run.stderr[-4000:]
+    machines = [
+        subprocess.Popen(
+            launcher + arguments,
+            env=environment() | {"ACCELERATE_USE_CPU": "true"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for launcher in launchers
+    ]
+    errors = [machine.communicate(timeout=600)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0] * len(machines), "".join(errors)[-4000:]
     recipe = json.loads((tmp_path / "training.json").read_text())
-    assert recipe["processes"] == 2
+    assert recipe["processes"] == processes
     assert SetrForSemanticSegmentation.from_pretrained(tmp_path).config.num_labels == 3

@@ -1,7 +1,7 @@
 """From a Hugging Face data set of images and label maps to training batches: loading, then joint augmentation."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 IGNORE_INDEX = 255
+_NUM_SHARDS = 8  # parts of a streamed folder: at most so many workers find something to do
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 
 
@@ -44,7 +45,8 @@ def load_segmentation_dataset(
     folder = Path(source)
     if (folder / "images").is_dir():
         columns = _paired_files(folder, split)
-        return Dataset.from_dict(columns).cast_column("image", Image()).cast_column("annotation", Image())
+        stored = Dataset.from_dict(columns).cast_column("image", Image()).cast_column("annotation", Image())
+        return stored.to_iterable_dataset(num_shards=min(len(stored), _NUM_SHARDS)) if streaming else stored
     dataset = load_dataset(str(source), split=split, revision=revision, streaming=streaming)
     missing = {image_column, annotation_column} - set(dataset.column_names)
     if missing:
@@ -192,30 +194,65 @@ class JointAugmentation:
         return cropped
 
 
-class AugmentedDataset(torch.utils.data.Dataset):
-    """A data set whose random augmentation is a pure function of (seed, epoch, index).
+class _Augmented:
+    """What both kinds of data set share: labels, and an augmentation drawn from (seed, epoch, position) alone.
 
     So neither the number of workers and processes nor an interruption changes what a sample looks like.
     """
 
-    def __init__(self, dataset: Dataset, augmentation: JointAugmentation, label_map: LabelMap, *, seed: int):
-        self.dataset, self.augmentation, self.label_map, self.seed = dataset, augmentation, label_map, seed
+    def __init__(self, augmentation: JointAugmentation, label_map: LabelMap, seed: int):
+        self.augmentation, self.label_map, self.seed = augmentation, label_map, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Accelerate's data loaders at the start of an epoch."""
         self.epoch = epoch
 
+    def _augment(self, row: dict[str, PILImage.Image], *position: int) -> dict[str, torch.Tensor]:
+        labels = self.label_map(row["annotation"])
+        sequence = np.random.SeedSequence((self.seed, self.epoch, *position))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+            return self.augmentation(row["image"], labels)
+
+
+class AugmentedDataset(_Augmented, torch.utils.data.Dataset):
+    """A data set that is stored: row `index` of an epoch always looks the same."""
+
+    def __init__(self, dataset: Dataset, augmentation: JointAugmentation, label_map: LabelMap, *, seed: int):
+        super().__init__(augmentation, label_map, seed)
+        self.dataset = dataset
+
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        row = self.dataset[int(index)]
-        labels = self.label_map(row["annotation"])
-        seed = int(np.random.SeedSequence((self.seed, self.epoch, int(index))).generate_state(1, np.uint64)[0] >> 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.augmentation(row["image"], labels)
+        return self._augment(self.dataset[int(index)], int(index))
+
+
+class AugmentedStream(_Augmented, torch.utils.data.IterableDataset):
+    """A data set that is fetched row by row, shuffled within a buffer, in an order that seed and epoch fix.
+
+    The workers of a loader share the files of the data set; the order depends on how many workers there are.
+    """
+
+    def __init__(
+        self,
+        stream: IterableDataset,
+        augmentation: JointAugmentation,
+        label_map: LabelMap,
+        *,
+        seed: int,
+        buffer_size: int = 1000,
+    ):
+        super().__init__(augmentation, label_map, seed)
+        self.stream = stream.shuffle(seed=seed, buffer_size=buffer_size)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        worker = torch.utils.data.get_worker_info()
+        self.stream.set_epoch(self.epoch)
+        for position, row in enumerate(self.stream):
+            yield self._augment(row, position, worker.id if worker else 0)
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
