@@ -1,12 +1,16 @@
 """The training script, run for real on generated images: one process, two processes, killed and resumed."""
 
+import base64
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -206,3 +210,55 @@ def test_a_configuration_runs_on_cpu_processes(inputs, tmp_path, name):
     recipe = json.loads((tmp_path / "training.json").read_text())
     assert recipe["processes"] == processes
     assert SetrForSemanticSegmentation.from_pretrained(tmp_path).config.num_labels == 3
+
+
+class HubOnLoopback(BaseHTTPRequestHandler):
+    """The four answers that an upload needs; keeps what was asked and what was committed."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        place = urlsplit(self.path).path.rpartition("/api/")[2]
+        answer = {"url": "http://127.0.0.1/owner/name", "warnings": [], "errors": []}
+        if place == "repos/create":
+            self.server.created = json.loads(body)
+        elif "/preupload/" in place:
+            answer["files"] = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+        elif "/commit/" in place:
+            answer |= {"commitUrl": "http://127.0.0.1/owner/name/commit/1", "commitOid": "1"}
+            values = [json.loads(line)["value"] for line in body.splitlines()]
+            self.server.files = {
+                value["path"]: base64.b64decode(value["content"]) for value in values if "path" in value
+            }
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+def test_what_is_published_is_private_and_is_the_final_model(inputs, tmp_path, monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), HubOnLoopback)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
+    arguments = command(inputs, tmp_path, 1, "--max_steps", "2", "--push_to_hub", "owner/name")
+    online = environment() | {"HF_HUB_OFFLINE": "0"}
+    run = subprocess.run(arguments, env=online, capture_output=True, text=True, timeout=600)
+    server.shutdown()
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert (server.created["name"], server.created["organization"]) == ("name", "owner")
+    # what it is called depends on the version of huggingface_hub
+    assert server.created.get("visibility") == "private" or server.created.get("private") is True
+    names = {"README.md", "config.json", "preprocessor_config.json", "model.safetensors"}
+    assert set(server.files) == names
+    for name in names:
+        assert server.files[name] == (tmp_path / name).read_bytes()
+    assert str(tmp_path) not in server.files["README.md"].decode()
