@@ -18,21 +18,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_privseg.training.arguments import parse_arguments
+from hf_privseg.training.presets import PRESETS
 
-CLASSES = {
-    "sky": (128, 128, 128),
-    "building": (128, 0, 0),
-    "pole": (192, 192, 128),
-    "road": (128, 64, 128),
-    "pavement": (60, 40, 222),
-    "tree": (128, 128, 0),
-    "sign_symbol": (192, 128, 128),
-    "fence": (64, 64, 128),
-    "car": (64, 0, 128),
-    "pedestrian": (64, 64, 0),
-    "bicyclist": (0, 128, 192),
-}
-VOID = len(CLASSES)
+CAMVID = PRESETS["camvid"]
+VOID = len(CAMVID.class_names)
 SPLITS = ("train", "val", "test")
 
 
@@ -77,7 +66,7 @@ def main() -> None:
     args: Arguments = parse_arguments(Arguments, description=__doc__)
     source, output = Path(args.source), Path(args.output)
     counts = {split: convert_split(source, output, split, args.jpeg_quality) for split in SPLITS}
-    facts = {"classes": list(CLASSES), "ignore_index": VOID, "palette": [list(colour) for colour in CLASSES.values()]}
+    facts = {"classes": CAMVID.class_names, "ignore_index": VOID, "palette": CAMVID.palette}
     (output / "classes.json").write_text(json.dumps(facts, indent=1))
     print(
         f"{output}: {', '.join(f'{count} {split}' for split, count in counts.items())}; {VOID} classes, void {VOID}."

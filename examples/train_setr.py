@@ -1,6 +1,9 @@
 """Trains SETR on plain images, with Accelerate: one process, several, or GPUs, by the same file.
 
     python examples/train_setr.py --dataset data/camvid --vit path/to/vit --output_dir outputs/setr --ignore_labels 11
+    python examples/train_setr.py --dataset path/to/cityscapes --preset cityscapes --crop_size 768 --vit ...
+    python examples/train_setr.py --dataset path/to/ADEChallengeData2016 --preset ade20k --train_split training \
+        --eval_split validation --vit ...
     accelerate launch --config_file examples/accelerate_configs/multi_gpu.yaml examples/train_setr.py ...
 
 The model is trained on plain images. Encrypting it afterwards, `model.encrypt_model(secret_key)`, needs no training.
@@ -36,6 +39,7 @@ from hf_privseg.training.data import (
     load_segmentation_dataset,
 )
 from hf_privseg.training.evaluation import evaluate_mean_iou
+from hf_privseg.training.presets import PRESETS
 
 PATHS = ("dataset", "output_dir", "vit", "checkpoint", "id2label", "label_map")
 
@@ -55,13 +59,31 @@ class Arguments:
     image_column: str = field(default="image", metadata={"help": "Column of the images."})
     annotation_column: str = field(default="annotation", metadata={"help": "Column of the label maps."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Known data set: names and colours of classes, and what the four options below leave open.",
+            "choices": list(PRESETS),
+        },
+    )
     id2label: str | None = field(
         default=None,
-        metadata={"help": "JSON file {id: name} or {classes: [...]}. Default: classes.json of the folder."},
+        metadata={
+            "help": "JSON file {id: name} or {classes: [...]}. Default: the preset's, or the folder's classes.json."
+        },
     )
     label_map: str | None = field(default=None, metadata={"help": "JSON file {stored label: class}; others are void."})
-    ignore_labels: list[int] = field(default_factory=lambda: [255], metadata={"help": "Stored labels without class."})
-    reduce_labels: bool = field(default=False, metadata={"help": "Stored 0 is background, k is class k - 1 (ADE20K)."})
+    ignore_labels: list[int] | None = field(
+        default=None, metadata={"help": "Stored labels without class. Default: the preset's, or 255."}
+    )
+    reduce_labels: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Stored 0 is background, k is class k - 1. Default: as in the preset.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
     streaming: bool = field(default=False, metadata={"help": "Fetch training images one by one; needs --max_steps."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that a streamed data set is shuffled within."})
 
@@ -105,6 +127,8 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSeg
     fields = {name: getattr(args, name) for name in ("use_auxiliary_head", "drop_path_rate", "use_cls_token")}
     fields |= {"decoder_type": args.decoder, "id2label": id2label}
     fields["label2id"] = {name: index for index, name in id2label.items()}
+    if args.preset and not args.id2label:
+        fields["palette"] = [list(colour) for colour in PRESETS[args.preset].palette]
     if args.vit and not args.checkpoint:
         return SetrForSemanticSegmentation.from_vit(args.vit, **fields)
     if not args.checkpoint or args.vit:
@@ -116,8 +140,9 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSeg
             "plain model and encrypt the result, or pass --allow_encrypted."
         )
     fields["use_cls_token"] = config.use_cls_token if args.use_cls_token is None else args.use_cls_token
-    placed = ("out_indices", "auxiliary_num_stages") if config.decoder_type != args.decoder else ()
-    kept = {name: value for name, value in config.to_dict().items() if name not in placed}
+    replaced = {"out_indices", "auxiliary_num_stages"} if config.decoder_type != args.decoder else set()
+    replaced |= {"palette"} if config.id2label != id2label else set()
+    kept = {name: value for name, value in config.to_dict().items() if name not in replaced}
     return SetrForSemanticSegmentation.from_pretrained(
         args.checkpoint, config=SetrConfig(**(kept | fields)), ignore_mismatched_sizes=True, dtype=torch.float32
     )
@@ -263,8 +288,8 @@ def main() -> None:
     args: Arguments = parse_arguments(Arguments, description=__doc__)
     accelerator = start_accelerator(args)
     columns = {name: getattr(args, name) for name in ("image_column", "annotation_column", "revision")}
-    id2label = class_names(args.dataset, args.id2label)
-    label_map = LabelMap.from_files(len(id2label), args.ignore_labels, args.label_map, args.reduce_labels)
+    id2label = class_names(args.dataset, args.id2label, args.preset)
+    label_map = LabelMap.from_files(len(id2label), args.ignore_labels, args.label_map, args.reduce_labels, args.preset)
     validation = load_segmentation_dataset(args.dataset, split=args.eval_split, **columns)
     model, processor = build_model(args, id2label), SetrImageProcessor(resize_factor=args.resize_factor)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":

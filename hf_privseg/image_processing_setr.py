@@ -168,6 +168,24 @@ class SetrImageProcessor(TorchvisionBackend):
         encrypted = super().preprocess(images, None, as_key(secret_key), True, **kwargs)
         return encrypted[0] if is_single(images) else encrypted
 
+    def encrypt_pixels(self, pixel_values: torch.Tensor, secret_key: SecretKey | bytes) -> torch.Tensor:
+        """(..., 3, height, width) float in [-1, 1], as a call without a key gives them -> the same shape, encrypted.
+
+        For pixels that are cut or turned after preprocessing, as windows are: `processor(photo, secret_key=key)` is
+        `encrypt_pixels` of `processor(photo)`. Whether pixels are encrypted already cannot be seen, nor checked.
+
+        Args:
+            pixel_values: on any device; height and width are multiples of `patch_size`.
+            secret_key: its family chooses the cipher.
+
+        Raises:
+            InvalidImageError: a side is no multiple of the patch size, or the dtype or channels do not fit.
+            InvalidKeyError: `secret_key` is no key.
+            ValueError: this processor's pixels are not in [-1, 1].
+        """
+        _check_centred(self._own(_CENTRED))
+        return cipher_for(secret_key, patch_size=self.patch_size).encrypt(pixel_values)
+
     def decrypt(self, images: Any, secret_key: SecretKey | bytes) -> Any:
         """An `EncryptedImage` -> PIL image of its valid region (a list -> list): the photo as it was resized.
 

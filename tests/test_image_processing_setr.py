@@ -109,6 +109,7 @@ def test_encryption_acts_on_the_finished_pixels(family, keys):
     encrypted = pixel_values(processor, PHOTO, secret_key=keys[family])
     cipher = cipher_for(keys[family], patch_size=8)
     assert torch.equal(encrypted, cipher.encrypt(plain))
+    assert torch.equal(encrypted, processor.encrypt_pixels(plain, keys[family]))
     assert (encrypted - plain).abs().mean() > 0.3
     torch.testing.assert_close(cipher.decrypt(encrypted), plain, rtol=0, atol=1e-5)
     other = pixel_values(processor, PHOTO, secret_key=SecretKey.generate(family))
@@ -207,6 +208,7 @@ def test_other_statistics_are_refused_where_encryption_is_concerned(settings, me
     for use in (
         lambda: processor(PHOTO, secret_key=key),
         lambda: processor.encrypt(PHOTO, key),
+        lambda: processor.encrypt_pixels(torch.zeros(1, 3, 32, 48), key),
         lambda: processor(encrypted),
         lambda: SetrImageProcessor()(PHOTO, secret_key=key, **settings),
     ):
@@ -235,6 +237,18 @@ def test_floats_are_taken_as_they_are_where_rescaling_is_off():
 def test_encryption_off_the_grid_is_refused_with_the_nearest_size(keys):
     with pytest.raises(InvalidImageError, match="multiples of the patch size 16, got 37 x 50; the nearest is 32 x 48"):
         SetrImageProcessor(do_resize=False).encrypt(PHOTO, keys["permutation"])
+    with pytest.raises(InvalidImageError, match="multiples of the patch size 16, got 32 x 41; the nearest is 32 x 48"):
+        SetrImageProcessor().encrypt_pixels(torch.zeros(1, 3, 32, 41), keys["permutation"])
+
+
+def test_pixels_are_cut_before_they_are_encrypted(keys):
+    processor, key = SetrImageProcessor(patch_size=8), keys["orthogonal"]
+    plain = pixel_values(processor, PHOTO)
+    window = processor.encrypt_pixels(plain[..., 5:21, 3:27], key)
+    torch.testing.assert_close(cipher_for(key, patch_size=8).decrypt(window), plain[..., 5:21, 3:27])
+    whole = processor.encrypt_pixels(plain, key)
+    assert torch.equal(processor.encrypt_pixels(plain[..., 8:24, 16:], key), whole[..., 8:24, 16:])
+    assert (window - whole[..., 5:21, 3:27]).abs().mean() > 0.3
 
 
 def test_channels_have_to_fit_the_statistics_where_conversion_is_off():

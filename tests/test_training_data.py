@@ -130,9 +130,18 @@ class TestLabelMap:
         with pytest.raises(ValueError, match=r"0 \.\. 10, or one of \(255,\) \(ignored\), got \[11, 40\]"):
             LabelMap(11)(np.array([[3, 11, 40]]))
 
-    def test_a_map_of_colours_is_refused(self):
-        with pytest.raises(ValueError, match=r"got shape \(4, 5, 3\)"):
-            LabelMap(11)(np.zeros((4, 5, 3), np.uint8))
+    @pytest.mark.parametrize("channels", [1, 3, 4])
+    def test_a_map_of_colours_is_refused(self, channels):
+        colours = np.zeros((4, 5, channels), np.uint8)
+        colours[2, 3, channels - 2] = 1  # one pixel that is not grey
+        with pytest.raises(ValueError, match=rf"got shape \(4, 5, {channels}\)"):
+            LabelMap(11)(colours)
+
+    @pytest.mark.parametrize("channels", [3, 4])
+    def test_an_index_in_every_colour_channel_is_the_index(self, channels):
+        stored = np.repeat(np.array([[3, 255]])[..., None], channels, axis=-1)
+        stored[..., 3:] = 200  # opacity says nothing
+        assert LabelMap(11)(stored).tolist() == [[3, IGNORE_INDEX]]
 
 
 def test_class_names(folder, tmp_path):

@@ -14,6 +14,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from .presets import PRESETS, preset_named
+
 IGNORE_INDEX = 255
 _NUM_SHARDS = 8  # parts of a streamed folder: at most so many workers find something to do
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
@@ -31,19 +33,20 @@ def load_segmentation_dataset(
     """A data set with columns `image` (PIL) and `annotation` (PIL, label indices), in the order of the source.
 
     Args:
-        source: a folder with `images/<split>` and `annotations/<split>`, whose files share their stems; or whatever
-            `datasets.load_dataset` takes (a Hub id, a folder with parquet or metadata.jsonl).
+        source: a folder with `images/<split>` and `annotations/<split>`, whose files share their stems (ADE20K's own
+            layout, its splits being training and validation); Cityscapes' folder, with `leftImg8bit` and `gtFine`; or
+            whatever `datasets.load_dataset` takes (a Hub id, a folder with parquet or metadata.jsonl).
         split: the split's name.
         image_column, annotation_column: what the columns are called there.
         revision: branch, tag or commit of a Hub data set.
         streaming: whether rows are fetched one by one instead of being stored first.
 
     Raises:
-        FileNotFoundError: a local folder has no such split, or an image has no annotation.
+        FileNotFoundError: a local folder has no such split, no images, or an image without annotation.
         KeyError: the data set has no such columns.
     """
     folder = Path(source)
-    if (folder / "images").is_dir():
+    if (folder / "images").is_dir() or (folder / "leftImg8bit").is_dir():
         columns = _paired_files(folder, split)
         stored = Dataset.from_dict(columns).cast_column("image", Image()).cast_column("annotation", Image())
         return stored.to_iterable_dataset(num_shards=min(len(stored), _NUM_SHARDS)) if streaming else stored
@@ -57,29 +60,46 @@ def load_segmentation_dataset(
 
 
 def _paired_files(folder: Path, split: str) -> dict[str, list[str]]:
-    image_folder, annotation_folder = folder / "images" / split, folder / "annotations" / split
+    """Paths of a split's images and of their annotations, in the order of the images' names."""
+    is_cityscapes = (folder / "leftImg8bit").is_dir()
+    kinds = ("leftImg8bit", "gtFine") if is_cityscapes else ("images", "annotations")
+    image_folder, annotation_folder = (folder / kind / split for kind in kinds)
     for needed in (image_folder, annotation_folder):
         if not needed.is_dir():
-            splits = sorted(path.name for path in (folder / "images").iterdir())
+            splits = sorted(path.name for path in (folder / kinds[0]).iterdir())
             raise FileNotFoundError(f"Expected the folder {needed}; the splits under {folder} are {splits}.")
-    images = sorted(path for path in image_folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    annotations = [annotation_folder / f"{path.stem}.png" for path in images]
+    if is_cityscapes:
+        images = sorted(image_folder.glob("*/*_leftImg8bit.png"))
+        names = [path.name.replace("_leftImg8bit", "_gtFine_labelIds") for path in images]
+        annotations = [annotation_folder / path.parent.name / name for path, name in zip(images, names, strict=True)]
+    else:
+        images = sorted(path for path in image_folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        annotations = [annotation_folder / f"{path.stem}.png" for path in images]
+    if not images:
+        wanted = "<city>/*_leftImg8bit.png" if is_cityscapes else ", ".join(sorted(IMAGE_SUFFIXES))
+        raise FileNotFoundError(f"Expected images ({wanted}) in {image_folder}, found none.")
     lacking = [path.name for path in annotations if not path.exists()]
     if lacking:
         raise FileNotFoundError(f"{len(lacking)} images have no annotation in {annotation_folder}: {lacking[:3]} ...")
     return {"image": [str(path) for path in images], "annotation": [str(path) for path in annotations]}
 
 
-def class_names(source: str | Path, file: str | Path | None = None) -> dict[int, str]:
-    """{class: name} from a JSON file {"0": name, ...} or {"classes": [name, ...]}; by default <source>/classes.json.
+def class_names(source: str | Path, file: str | Path | None = None, preset: str | None = None) -> dict[int, str]:
+    """{class: name} from a JSON file {"0": name, ...} or {"classes": [name, ...]}, else from a preset.
+
+    Without either, the file is <source>/classes.json.
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: there is no such preset.
     """
+    if preset and not file:
+        return dict(enumerate(preset_named(preset).class_names))
     path = Path(file) if file else Path(source) / "classes.json"
     if not path.is_file():
         raise FileNotFoundError(
             f"expected the names of the classes in {path}; give a JSON file {{id: name}} or {{'classes': [name, ...]}}"
+            f", or one of the presets {', '.join(PRESETS)}"
         )
     content = json.loads(path.read_text())
     if "classes" in content:
@@ -105,21 +125,46 @@ class LabelMap:
 
     @classmethod
     def from_files(
-        cls, num_labels: int, ignore_labels: Sequence[int], mapping: str | None, reduce_labels: bool
+        cls,
+        num_labels: int,
+        ignore_labels: Sequence[int] | None,
+        mapping: str | None,
+        reduce_labels: bool | None,
+        preset: str | None = None,
     ) -> "LabelMap":
-        """The settings of a command line, `mapping` being the path of a JSON file {stored value: class}."""
-        table = None
+        """The settings of a command line, `mapping` being the path of a JSON file {stored value: class}.
+
+        What is None is the preset's, or, without a preset, this class's default.
+
+        Raises:
+            ValueError: there is no such preset, or its label map is for another number of classes.
+        """
+        known = None if preset is None else preset_named(preset)
+        table = None if known is None else known.label_map
         if mapping is not None:
             table = {int(value): int(label) for value, label in json.loads(Path(mapping).read_text()).items()}
-        return cls(num_labels, tuple(ignore_labels), table, reduce_labels)
+        elif known is not None and num_labels != len(known.class_names):
+            raise ValueError(
+                f"expected {len(known.class_names)} classes, as the preset {preset!r} has, got {num_labels}; give a "
+                "label map of your own, or a model of these classes"
+            )
+        defaults = known or cls
+        ignored = defaults.ignore_labels if ignore_labels is None else ignore_labels
+        reduced = defaults.reduce_labels if reduce_labels is None else reduce_labels
+        return cls(num_labels, tuple(ignored), table, reduced)
 
     def __call__(self, annotation: PILImage.Image | np.ndarray) -> np.ndarray:
         """`(height, width)` indices, or a palette image -> `(height, width)` int64.
 
+        Some data sets store the index in red, green and blue alike, with or without transparency: that will do.
+
         Raises:
-            ValueError: the annotation has several channels, as a map of colours has, or a value that is no class.
+            ValueError: the annotation has several channels that differ, as a map of colours has, or a value that is
+                no class.
         """
         stored = np.asarray(annotation)
+        if stored.ndim == 3 and stored.shape[-1] in (3, 4) and (stored[..., :1] == stored[..., :3]).all():
+            stored = stored[..., 0]
         if stored.ndim != 2:
             raise ValueError(
                 f"expected a label map (height, width) of class indices, got shape {stored.shape}; a map of colours "

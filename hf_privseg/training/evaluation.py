@@ -10,37 +10,40 @@ from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..encrypted_image import EncryptedImage
 from ..image_processing_setr import SetrImageProcessor
+from ..inference import Inference
 from ..keys import SecretKey
 from ..modeling_setr import SetrForSemanticSegmentation
 from .data import LabelMap
 from .metrics import MeanIoU
 
+WHOLE_IMAGE = Inference()
 
-@torch.inference_mode()
+
 def predict_maps(
     model: SetrForSemanticSegmentation,
     processor: SetrImageProcessor,
-    images: Iterable[Image.Image],
+    images: Iterable[Image.Image | EncryptedImage],
     *,
     secret_key: SecretKey | None = None,
+    inference: Inference = WHOLE_IMAGE,
     **progress: Any,
 ) -> Iterator[np.ndarray]:
-    """Photos -> one int64 map `(height, width)` of classes each, at the photo's size; one image a forward pass.
+    """Photos -> one int64 map `(height, width)` of classes each, at the photo's size; one image at a time.
 
     Args:
         model: in evaluation mode, plain or encrypted, on any device.
         processor: the model's.
-        images: photos.
+        images: photos, or encrypted images.
         secret_key: encrypts each image before the model sees it. Nothing is checked against the model: the wrong key,
             or none, is what some experiments are about.
+        inference: the whole image in one forward pass, windows of it, several scales, mirrored too.
         progress: passed to the progress bar (`desc`, `total`, `disable`).
     """
     for image in tqdm(images, leave=False, **progress):
-        inputs = processor(image, secret_key=secret_key, return_tensors="pt").to(model.device)
-        outputs = model(**inputs)
-        size = (image.height, image.width)
-        yield processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0].cpu().numpy()
+        scores = inference.scores(model, processor, image, secret_key=secret_key)
+        yield scores.argmax(dim=0).cpu().numpy()
 
 
 def evaluate_mean_iou(
