@@ -1,9 +1,17 @@
-"""Command lines of the examples: dataclasses as options, the module's docstring as help."""
+"""Command lines of the examples: dataclasses as options, the module's docstring as help.
+
+Options that several programs have are declared here once; a program's own dataclass inherits them.
+"""
 
 import argparse
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
+from datasets import Dataset
 from transformers import HfArgumentParser
+
+from ..keys import FAMILIES
+from .data import LabelMap, class_names, load_segmentation_dataset
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -15,3 +23,59 @@ def parse_arguments(*dataclass_types: Any, description: str | None) -> Any:
     parser = HfArgumentParser(dataclass_types, description=description, formatter_class=_HelpFormatter)
     parsed = parser.parse_args_into_dataclasses()
     return parsed[0] if len(dataclass_types) == 1 else parsed
+
+
+@dataclass(kw_only=True)
+class DataArguments:
+    """Where images and label maps come from, and how stored labels become classes."""
+
+    dataset: str = field(metadata={"help": "Folder with images/<split> and annotations/<split>, or a Hub id."})
+    image_column: str = field(default="image", metadata={"help": "Column of the images."})
+    annotation_column: str = field(default="annotation", metadata={"help": "Column of the label maps."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+    id2label: str | None = field(
+        default=None,
+        metadata={"help": "JSON file {id: name} or {classes: [...]}. Default: classes.json of the folder."},
+    )
+    label_map: str | None = field(default=None, metadata={"help": "JSON file {stored label: class}; others are void."})
+    ignore_labels: list[int] = field(default_factory=lambda: [255], metadata={"help": "Stored labels without class."})
+    reduce_labels: bool = field(default=False, metadata={"help": "Stored 0 is background, k is class k - 1 (ADE20K)."})
+
+    def load_split(self, split: str) -> Dataset:
+        """A split with the columns `image` and `annotation`, as `load_segmentation_dataset` returns it."""
+        columns = {name: getattr(self, name) for name in ("image_column", "annotation_column", "revision")}
+        return cast(Dataset, load_segmentation_dataset(self.dataset, split=split, **columns))
+
+    def load_class_names(self) -> dict[int, str]:
+        """{class: name}, as `class_names` returns it."""
+        return class_names(self.dataset, self.id2label)
+
+    def load_label_map(self, num_labels: int) -> LabelMap:
+        """What turns stored annotations into `num_labels` classes."""
+        return LabelMap.from_files(num_labels, self.ignore_labels, self.label_map, self.reduce_labels)
+
+
+@dataclass(kw_only=True)
+class ExperimentArguments(DataArguments):
+    """What the paper's experiments have in common: plain models, images to evaluate them on, families and keys."""
+
+    split: str = field(default="test", metadata={"help": "Split to evaluate."})
+    model: str | None = field(default=None, metadata={"help": "Plain checkpoint. Default: the embedded one."})
+    models: list[str] = field(
+        default_factory=list, metadata={"help": "Several plain checkpoints instead: naive=PATH pup=PATH mla=PATH."}
+    )
+    id2label: str | None = field(
+        default=None,
+        metadata={"help": "JSON file {id: name}; the models' classes must be these. Default: the models' classes."},
+    )
+    families: list[str] = field(default_factory=lambda: list(FAMILIES), metadata={"help": "Cipher families."})
+    limit: int | None = field(default=None, metadata={"help": "Evenly spaced images to use. Default: all."})
+    seed: int = field(default=0, metadata={"help": "Seed of the experiment's keys (not for private images)."})
+    cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.families) - set(FAMILIES))
+        if unknown:
+            raise SystemExit(f"unknown cipher families {unknown}; choose among {', '.join(FAMILIES)}")
+        if self.limit is not None and self.limit < 1:
+            raise SystemExit(f"--limit is a number of images of at least 1, got {self.limit}")
