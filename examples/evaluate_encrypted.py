@@ -39,6 +39,7 @@ from hf_privseg.training.experiments import (
     PlainModel,
     Records,
     evenly_spaced,
+    experiment_facts,
     model_sources,
     plain_models,
     seeded_key,
@@ -255,8 +256,7 @@ def main() -> None:
     args: Arguments = parse_arguments(Arguments, description=__doc__)
     accelerator = Accelerator(cpu=args.cpu)
     dataset = evenly_spaced(args.load_split(args.split), args.limit)
-    names = ("dataset", "revision", "split", "label_map", "ignore_labels", "reduce_labels", "seed")
-    facts = {name: getattr(args, name) for name in names} | {"num_images": len(dataset)}
+    facts = experiment_facts(args, dataset)
     records = Records(Path(args.output_dir) / "results.json", facts, writes=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     run = Run(args, dataset, records, accelerator)

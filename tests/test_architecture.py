@@ -34,6 +34,7 @@ ISLAND = {
 ISLAND_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub", "transformers"}
 ATTACK_MODULES = {"ciphers", "errors", "keys"}
 PUBLIC_MODULES = {"attacks", "baselines", "checkpoints", "ciphers", "client", "convert", "hub", "keys", "training"}
+PUBLIC_MODULES |= {"visualization"}
 HEAVY = ("datasets", "evaluate", "gradio", "matplotlib", "sklearn", "typer", "rich", "tensorboard")
 
 

@@ -59,22 +59,36 @@ def model_sources(args: ExperimentArguments) -> dict[str, str]:
     return {name: path for name, _, path in pairs}
 
 
+def load_plain_model(source: str | None, device: torch.device | str, name: str = "") -> PlainModel:
+    """Folder or Hub id, None for the embedded checkpoint -> the model on `device`, ready to predict.
+
+    Args:
+        source: the checkpoint.
+        device: where the model goes.
+        name: what tables call it; by default its decoder.
+
+    Raises:
+        SystemExit: the model is encrypted.
+    """
+    source = source or str(default_checkpoint())
+    model = SetrForSemanticSegmentation.from_pretrained(source).eval().to(device)
+    if model.config.encryption is not None:
+        raise SystemExit(f"{source} is encrypted; the experiment encrypts models itself and starts from plain ones.")
+    return PlainModel(name or model.config.decoder_type, source, model, SetrImageProcessor.from_pretrained(source))
+
+
 def plain_models(args: ExperimentArguments, device: torch.device | str) -> Iterator[PlainModel]:
-    """The models of the command line, one after another, on `device` and ready to predict.
+    """The models of the command line, one after another.
 
     Raises:
         SystemExit: a model is encrypted, or its classes are not those of --id2label.
     """
     for name, source in model_sources(args).items():
-        model = SetrForSemanticSegmentation.from_pretrained(source).eval().to(device)
-        if model.config.encryption is not None:
-            raise SystemExit(
-                f"{source} is encrypted; the experiment encrypts models itself and starts from plain ones."
-            )
-        if args.id2label and args.load_class_names() != model.config.id2label:
-            raise SystemExit(f"the classes of {source} are {model.config.id2label}, not those of {args.id2label}.")
-        processor = SetrImageProcessor.from_pretrained(source)
-        yield PlainModel(name or str(model.config.decoder_type), source, model, processor)
+        plain = load_plain_model(source, device, name)
+        if args.id2label and args.load_class_names() != plain.model.config.id2label:
+            classes = plain.model.config.id2label
+            raise SystemExit(f"the classes of {source} are {classes}, not those of {args.id2label}.")
+        yield plain
 
 
 def seeded_key(seed: int, family: str) -> SecretKey:
@@ -88,6 +102,12 @@ def evenly_spaced(dataset: Dataset, limit: int | None) -> Dataset:
     if limit is None or limit >= len(dataset):
         return dataset
     return dataset.select(np.linspace(0, len(dataset) - 1, limit).round().astype(int))
+
+
+def experiment_facts(args: ExperimentArguments, dataset: Dataset) -> dict[str, Any]:
+    """What makes an experiment, models and families aside: with other values, its figures are not comparable."""
+    names = ("dataset", "revision", "split", "label_map", "ignore_labels", "reduce_labels", "seed")
+    return {name: getattr(args, name) for name in names} | {"num_images": len(dataset)}
 
 
 class Records:
