@@ -1,170 +1,271 @@
 """mIoU of plain and encrypted models on plain and encrypted images: the paper's Table 1, for any data set.
 
-    python examples/evaluate_encrypted.py --dataset path/to/camvid --split test --output_dir outputs/table1
+    python examples/evaluate_encrypted.py --dataset data/camvid --ignore_labels 11 --output_dir outputs/table1
+    python examples/evaluate_encrypted.py --dataset data/camvid --ignore_labels 11 --output_dir outputs/table1 \
+        --models naive=outputs/naive pup=outputs/pup mla=outputs/mla --families permutation orthogonal
 
 Conditions (Kiya et al. 2022, Table 1), the last three for every cipher family:
 
     baseline   plain model, plain image
     correct K  model and image encrypted with one key: the accuracy must be the baseline's
-    no enc     encrypted model, plain image: must be useless
+    No-Enc     encrypted model, plain image: must be useless
     random K'  encrypted model, image encrypted with another key: must be useless
 
-Finished conditions are kept in output_dir/results.json; the same command goes on with the missing ones.
-Several processes share the images: `accelerate launch examples/evaluate_encrypted.py ...`.
+It writes results.json, results.csv (a row a condition) and results.md (the paper's table, and how far embeddings and
+maps differ from the baseline's), and says for each family whether it turned out so. The keys are seeded: the same
+command gives the same table. A killed run goes on, in the middle of a condition too, when the command is given again;
+models and families may be added then. Several processes share the images:
+`accelerate launch examples/evaluate_encrypted.py ...`.
 """
 
 import copy
-import json
-import warnings
+import csv
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
+from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
 
-from hf_privseg import SecretKey, SetrForSemanticSegmentation, SetrImageProcessor
-from hf_privseg.checkpoints import default_checkpoint
-from hf_privseg.keys import FAMILIES
-from hf_privseg.training.arguments import parse_arguments
-from hf_privseg.training.data import LabelMap, load_segmentation_dataset
+from hf_privseg import SecretKey, SetrForSemanticSegmentation
+from hf_privseg.training.arguments import ExperimentArguments, parse_arguments
 from hf_privseg.training.evaluation import predict_maps
+from hf_privseg.training.experiments import (
+    MapStore,
+    PlainModel,
+    Records,
+    evenly_spaced,
+    experiment_facts,
+    model_sources,
+    plain_models,
+    seeded_key,
+)
 from hf_privseg.training.metrics import MeanIoU
 
-COLUMNS = ("condition", "mean_iou", "equal_pixels", "embedding_error")
+ENCRYPTED = ("correct K", "No-Enc", "random K'")
+HEADER = ("data set", "decoder", "family", "baseline", *ENCRYPTED)
+CSV_COLUMNS = ("dataset", "model", "decoder", "family", "condition", "mean_iou", "equal_pixels", "embedding_error")
 
 
-@dataclass
-class Arguments:
+@dataclass(kw_only=True)
+class Arguments(ExperimentArguments):
     """What the command line takes."""
 
-    dataset: str = field(metadata={"help": "Folder with images/<split> and annotations/<split>, or a Hub id."})
-    output_dir: str = field(metadata={"help": "Where results.json and results.md go."})
-    model: str | None = field(default=None, metadata={"help": "Plain checkpoint. Default: the embedded one."})
-    split: str = field(default="test", metadata={"help": "Split to evaluate."})
-    families: list[str] = field(default_factory=lambda: list(FAMILIES), metadata={"help": "Cipher families."})
-    ignore_labels: list[int] = field(default_factory=lambda: [255], metadata={"help": "Stored labels without class."})
-    reduce_labels: bool = field(default=False, metadata={"help": "Stored 0 is background, k is class k - 1 (ADE20K)."})
-    limit: int | None = field(default=None, metadata={"help": "Evenly spaced images to use. Default: all."})
-    seed: int = field(default=0, metadata={"help": "Seed of the experiment's keys (not for private images)."})
-    cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
+    output_dir: str = field(metadata={"help": "Where results.json, results.csv and results.md go."})
 
 
 @dataclass
 class Condition:
-    """One row of the table: a model and the key that its images are encrypted with."""
+    """A model and the key that its images are encrypted with."""
 
+    family: str
     name: str
     model: SetrForSemanticSegmentation
     secret_key: SecretKey | None
 
 
-def conditions(model: SetrForSemanticSegmentation, args: Arguments) -> list[Condition]:
-    """The baseline, and three conditions a family. The keys are seeded so that a run can be repeated."""
-    rows = [Condition("baseline", model, None)]
-    for family in args.families:
-        with warnings.catch_warnings(action="ignore"):
-            correct, other = (SecretKey.from_seed(args.seed * 2 + n, family=family) for n in (0, 1))
-        encrypted = copy.deepcopy(model).encrypt_model(correct)
-        rows.append(Condition(f"{family}: correct K", encrypted, correct))
-        rows.append(Condition(f"{family}: no enc", encrypted, None))
-        rows.append(Condition(f"{family}: random K'", encrypted, other))
-    return rows
+@dataclass
+class Run:
+    """What all conditions share."""
+
+    args: Arguments
+    dataset: Dataset
+    records: Records
+    accelerator: Accelerator
+
+    @property
+    def share(self) -> range:
+        """The images of this process."""
+        return range(self.accelerator.process_index, len(self.dataset), self.accelerator.num_processes)
+
+    def store(self, record: str) -> MapStore:
+        """Where the label maps of a condition are kept until it is finished."""
+        return MapStore(Path(self.args.output_dir) / "unfinished" / record.replace(": ", "_").replace(" ", "_"))
+
+    def num_missing(self, model: str) -> int:
+        """How many conditions have no result yet, the running one (of this model) included."""
+        names = [name for name in model_sources(self.args) if name] or [model]
+        expected = [record_name(name, "", "baseline") for name in names]
+        expected += [record_name(*each) for each in product(names, self.args.families, ENCRYPTED)]
+        return sum(name not in self.records.rows for name in expected)
 
 
-@torch.inference_mode()
-def embedding_error(condition: Condition, plain: SetrForSemanticSegmentation, processor, image) -> float:
-    """Largest difference between the patch embeddings of the condition and of the plain model on the plain image."""
-    embed = [model.base_model.embeddings.patch_embeddings for model in (condition.model, plain)]
-    keys = (condition.secret_key, None)
-    tokens = [
-        module(processor(image, secret_key=key, return_tensors="pt").pixel_values.to(plain.device))
-        for module, key in zip(embed, keys, strict=True)
-    ]
-    return (tokens[0] - tokens[1]).abs().max().item()
+def record_name(model: str, family: str, name: str) -> str:
+    """What a condition is called in results.json: "naive: permutation: correct K", "naive: baseline"."""
+    return ": ".join(filter(None, (model, family, name)))
 
 
-def evaluate(condition: Condition, processor, dataset, label_map: LabelMap, baseline_maps, accelerator) -> dict:
-    """One row of results; fills `baseline_maps` where it is the baseline's turn."""
-    metric = MeanIoU(condition.model.config.num_labels)
-    same = torch.zeros(2, dtype=torch.float64)
+def conditions(plain: PlainModel, run: Run) -> Iterator[Condition]:
+    """The missing ones among the baseline and three conditions a family; the baseline comes if anything is missing."""
+    rows = run.records.rows
+    missing = {
+        family: [name for name in ENCRYPTED if record_name(plain.name, family, name) not in rows]
+        for family in run.args.families
+    }
+    if any(missing.values()) or record_name(plain.name, "", "baseline") not in rows:
+        yield Condition("", "baseline", plain.model, None)
+    for family, names in missing.items():
+        if names:
+            correct, other = (seeded_key(run.args.seed * 2 + n, family) for n in (0, 1))
+            encrypted = copy.deepcopy(plain.model).encrypt_model(correct)
+            keys = dict(zip(ENCRYPTED, (correct, None, other), strict=True))
+            yield from (Condition(family, name, encrypted, keys[name]) for name in names)
+
+
+def predict(condition: Condition, plain: PlainModel, run: Run, store: MapStore) -> None:
+    """Stores the label maps of this process's share that are not there yet."""
+    missing = [index for index in run.share if index not in store]
+    title = record_name(plain.name, condition.family, condition.name)
     maps = predict_maps(
         condition.model,
-        processor,
-        dataset["image"],
+        plain.processor,
+        run.dataset.select(missing)["image"],
         secret_key=condition.secret_key,
-        desc=condition.name,
-        total=len(dataset),
-        disable=not accelerator.is_local_main_process,
+        inference=run.args.inference,
+        desc=f"{title} ({run.num_missing(plain.name)} conditions to go)",
+        initial=len(run.share) - len(missing),
+        total=len(run.share),
+        disable=not run.accelerator.is_local_main_process,
     )
-    for index, (prediction, annotation) in enumerate(zip(maps, dataset["annotation"], strict=True)):
+    for index, label_map in zip(missing, maps, strict=True):
+        store[index] = label_map
+
+
+def count(plain: PlainModel, run: Run, store: MapStore, baseline: MapStore) -> dict:
+    """mIoU of the stored maps over all processes, and the share of pixels that equal the baseline's."""
+    label_map = run.args.load_label_map(plain.model.config.num_labels)
+    metric = MeanIoU(plain.model.config.num_labels)
+    same = torch.zeros(2, dtype=torch.float64)
+    annotations = run.dataset.select(run.share)["annotation"]
+    for index, annotation in zip(run.share, annotations, strict=True):
+        prediction = store[index]
         metric.add(prediction=prediction, reference=label_map(annotation))
-        if condition.name == "baseline":
-            baseline_maps.append(prediction.astype(np.uint8))
-        same += torch.tensor([(prediction == baseline_maps[index]).sum(), prediction.size])
-    metric.confusion = accelerator.reduce(torch.from_numpy(metric.confusion).to(accelerator.device)).cpu().numpy()
-    same = accelerator.reduce(same.to(accelerator.device)).cpu()
+        same += torch.tensor([(prediction == baseline[index]).sum(), prediction.size])
+    device, reduce = run.accelerator.device, run.accelerator.reduce
+    metric.confusion = reduce(torch.from_numpy(metric.confusion).to(device)).cpu().numpy()
+    equal, pixels = reduce(same.to(device)).tolist()
     result = metric.compute()
     return {
         "mean_iou": result["mean_iou"],
         "per_category_iou": result["per_category_iou"].tolist(),
-        "equal_pixels": (same[0] / same[1]).item(),
+        "equal_pixels": equal / pixels,
     }
 
 
-def report(results: dict, output_dir: Path) -> None:
-    """Writes results.json and results.md, and prints the table."""
-    table = Table(*COLUMNS, title=f"{results['num_images']} images of {results['split']}")
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    for name, row in results["conditions"].items():
-        cells = [name, f"{row['mean_iou']:.4f}", f"{row['equal_pixels']:.6f}", f"{row['embedding_error']:.1e}"]
-        table.add_row(*cells)
-        lines.append("| " + " | ".join(cells) + " |")
-    (output_dir / "results.json").write_text(json.dumps(results, indent=1))
-    (output_dir / "results.md").write_text("\n".join(lines) + "\n")
-    Console().print(table)
+@torch.inference_mode()
+def embedding_error(condition: Condition, plain: PlainModel, image) -> float:
+    """Largest difference between the patch embeddings of the condition and of the plain model on the plain image."""
+    tokens = []
+    for model, key in ((condition.model, condition.secret_key), (plain.model, None)):
+        pixel_values = plain.processor(image, secret_key=key, return_tensors="pt").pixel_values.to(model.device)
+        tokens.append(model.base_model.embeddings.patch_embeddings(pixel_values))
+    return (tokens[0] - tokens[1]).abs().max().item()
+
+
+def evaluate_model(plain: PlainModel, run: Run) -> None:
+    """Adds the missing records of a model, one by one."""
+    baseline = run.store(record_name(plain.name, "", "baseline"))
+    for condition in conditions(plain, run):
+        name = record_name(plain.name, condition.family, condition.name)
+        store = run.store(name)
+        predict(condition, plain, run, store)
+        if name in run.records.rows:
+            continue  # the baseline, for its maps alone
+        row = {"model": plain.name, "decoder": plain.model.config.decoder_type, "family": condition.family}
+        row |= {"condition": condition.name} | count(plain, run, store, baseline)
+        row["embedding_error"] = embedding_error(condition, plain, run.dataset[0]["image"])
+        run.records.add(name, row)
+        run.accelerator.wait_for_everyone()
+        if run.accelerator.is_main_process and store.folder != baseline.folder:
+            store.clear()
+    run.accelerator.wait_for_everyone()
+    if run.accelerator.is_main_process:
+        baseline.clear()
+
+
+def paper_rows(records: Records, dataset: str) -> list[list[str]]:
+    """The cells of the paper's table, a row a model and family; what has not been evaluated is left blank."""
+    rows = []
+    for model, facts in records.models.items():
+        decoder = facts["decoder"] if facts["decoder"] == model else f"{facts['decoder']} ({model})"
+        families = dict.fromkeys(row["family"] for row in records.rows.values() if row["model"] == model)
+        for family in [name for name in families if name]:
+            names = [record_name(model, "", "baseline"), *(record_name(model, family, name) for name in ENCRYPTED)]
+            found = [records.rows.get(name) for name in names]
+            rows.append(
+                [dataset, decoder, family, *("" if row is None else f"{row['mean_iou']:.4f}" for row in found)]
+            )
+    return rows
+
+
+def detail_rows(records: Records) -> list[list[str]]:
+    """The cells of the second table: how far maps and embeddings are from the baseline's."""
+    return [
+        [row["model"], row["family"], row["condition"], f"{row['equal_pixels']:.7f}", f"{row['embedding_error']:.1e}"]
+        for row in records.rows.values()
+    ]
+
+
+def checks(records: Records) -> list[str]:
+    """For each encrypted condition, whether it turned out as in the paper; says so either way."""
+    lines = []
+    for row in records.rows.values():
+        if row["condition"] == "baseline":
+            continue
+        baseline, found = records.rows[record_name(row["model"], "", "baseline")]["mean_iou"], row["mean_iou"]
+        if row["condition"] == "correct K":
+            passed, claim = f"{found:.4f}" == f"{baseline:.4f}", "equals baseline to 4 digits"
+        else:
+            passed, claim = found < baseline / 3, "is below a third of baseline"
+        subject = record_name(row["model"], row["family"], row["condition"])
+        lines.append(f"{'yes' if passed else 'NO '}  {subject} {claim}: {found:.6f}, baseline {baseline:.6f}")
+    return lines
+
+
+def markdown(header: tuple[str, ...], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(header), ["---"] * len(header), *rows]) + "\n"
+
+
+def report(run: Run) -> None:
+    """Writes results.json, results.csv and results.md, and prints tables and checks."""
+    records, folder, dataset = run.records, Path(run.args.output_dir), Path(run.args.dataset).name
+    title = f"mIoU, {len(run.dataset)} images of {run.args.split}"
+    second = ("model", "family", "condition", "equal pixels", "embedding error (first image)")
+    tables = [(title, HEADER, paper_rows(records, dataset)), ("Against the baseline", second, detail_rows(records))]
+    lines = checks(records)
+    records.write(checks=lines)
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows({"dataset": dataset} | row for row in records.rows.values())
+    parts = [f"{name}:\n\n{markdown(header, rows)}" for name, header, rows in tables]
+    (folder / "results.md").write_text("\n".join([*parts, *(f"- {line}" for line in lines), ""]))
+    console = Console(highlight=False, soft_wrap=True)
+    for name, header, rows in tables:
+        table = Table(*header, title=name, title_justify="left")
+        for cells in rows:
+            table.add_row(*cells)
+        console.print(table)
+    console.print("As in the paper?", *lines, sep="\n", markup=False)
 
 
 def main() -> None:
     args: Arguments = parse_arguments(Arguments, description=__doc__)
     accelerator = Accelerator(cpu=args.cpu)
-    output_dir = Path(args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint = args.model or default_checkpoint()
-    model = SetrForSemanticSegmentation.from_pretrained(checkpoint).eval().to(accelerator.device)
-    processor = SetrImageProcessor.from_pretrained(checkpoint)
-    label_map = LabelMap(model.config.num_labels, tuple(args.ignore_labels), reduce_labels=args.reduce_labels)
-    dataset = load_segmentation_dataset(args.dataset, split=args.split)
-    if args.limit is not None and args.limit < len(dataset):
-        dataset = dataset.select(np.linspace(0, len(dataset) - 1, args.limit).round().astype(int))
-    facts = {
-        "model": str(checkpoint),
-        "dataset": args.dataset,
-        "split": args.split,
-        "num_images": len(dataset),
-        "seed": args.seed,
-    }
-    results = facts | {"conditions": {}}
-    file = output_dir / "results.json"
-    if file.exists():
-        earlier = json.loads(file.read_text())
-        found = {name: earlier.get(name) for name in facts}
-        if found != facts:
-            raise SystemExit(f"{file} holds another experiment, {found}; choose another --output_dir.")
-        results = earlier
-    example = dataset[0]["image"]
-    share = dataset.shard(accelerator.num_processes, accelerator.process_index, contiguous=False)
-    baseline_maps: list[np.ndarray] = []
-    for condition in conditions(model, args):
-        if condition.name in results["conditions"] and condition.name != "baseline":
-            continue
-        row = evaluate(condition, processor, share, label_map, baseline_maps, accelerator)
-        row["embedding_error"] = embedding_error(condition, model, processor, example)
-        results["conditions"][condition.name] = row
-        if accelerator.is_main_process:
-            report(results, output_dir)
+    dataset = evenly_spaced(args.load_split(args.split), args.limit)
+    facts = experiment_facts(args, dataset)
+    records = Records(Path(args.output_dir) / "results.json", facts, writes=accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    run = Run(args, dataset, records, accelerator)
+    for plain in plain_models(args, accelerator.device):
+        records.bind(plain)
+        evaluate_model(plain, run)
+    if accelerator.is_main_process:
+        report(run)
 
 
 if __name__ == "__main__":

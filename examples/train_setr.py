@@ -27,16 +27,14 @@ from tqdm.auto import tqdm
 from transformers import get_polynomial_decay_schedule_with_warmup
 
 from hf_privseg import EncryptionStateError, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
-from hf_privseg.training.arguments import parse_arguments
+from hf_privseg.training.arguments import DataArguments, parse_arguments
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.data import (
     AugmentedDataset,
     AugmentedStream,
     JointAugmentation,
     LabelMap,
-    class_names,
     collate,
-    load_segmentation_dataset,
 )
 from hf_privseg.training.evaluation import evaluate_mean_iou
 from hf_privseg.training.presets import PRESETS
@@ -44,11 +42,10 @@ from hf_privseg.training.presets import PRESETS
 PATHS = ("dataset", "output_dir", "vit", "checkpoint", "id2label", "label_map")
 
 
-@dataclass
-class Arguments:
+@dataclass(kw_only=True)
+class Arguments(DataArguments):
     """What the command line takes."""
 
-    dataset: str = field(metadata={"help": "Folder with images/<split> and annotations/<split>, or a Hub id."})
     output_dir: str = field(metadata={"help": "Where the model, checkpoints and logs go."})
     vit: str | None = field(default=None, metadata={"help": "Pretrained HF ViT (folder or Hub id) to start from."})
     checkpoint: str | None = field(default=None, metadata={"help": "SETR checkpoint to start from instead."})
@@ -56,34 +53,6 @@ class Arguments:
 
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="val", metadata={"help": "Split to choose the best checkpoint on."})
-    image_column: str = field(default="image", metadata={"help": "Column of the images."})
-    annotation_column: str = field(default="annotation", metadata={"help": "Column of the label maps."})
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
-    preset: str | None = field(
-        default=None,
-        metadata={
-            "help": "Known data set: names and colours of classes, and what the four options below leave open.",
-            "choices": list(PRESETS),
-        },
-    )
-    id2label: str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON file {id: name} or {classes: [...]}. Default: the preset's, or the folder's classes.json."
-        },
-    )
-    label_map: str | None = field(default=None, metadata={"help": "JSON file {stored label: class}; others are void."})
-    ignore_labels: list[int] | None = field(
-        default=None, metadata={"help": "Stored labels without class. Default: the preset's, or 255."}
-    )
-    reduce_labels: bool | None = field(
-        default=None,
-        metadata={
-            "help": "Stored 0 is background, k is class k - 1. Default: as in the preset.",
-            "nargs": "?",
-            "const": True,
-        },
-    )
     streaming: bool = field(default=False, metadata={"help": "Fetch training images one by one; needs --max_steps."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that a streamed data set is shuffled within."})
 
@@ -167,9 +136,9 @@ def build_optimizer(model: SetrForSemanticSegmentation, args: Arguments) -> torc
     return torch.optim.AdamW(parameters, lr=args.learning_rate)
 
 
-def build_loader(args: Arguments, label_map: LabelMap, columns: dict) -> DataLoader:
+def build_loader(args: Arguments, label_map: LabelMap) -> DataLoader:
     """Shuffled, augmented batches; the order and each sample depend on the seed and the epoch alone."""
-    train = load_segmentation_dataset(args.dataset, split=args.train_split, streaming=args.streaming, **columns)
+    train = args.load_split(args.train_split, streaming=args.streaming)
     augmentation = JointAugmentation(args.crop_size, args.resize_factor, (args.scale_range[0], args.scale_range[1]))
     if args.streaming:
         dataset = AugmentedStream(train, augmentation, label_map, seed=args.seed, buffer_size=args.shuffle_buffer)
@@ -287,15 +256,14 @@ def train_epoch(accelerator: Accelerator, model, optimizer, scheduler, loader, p
 def main() -> None:
     args: Arguments = parse_arguments(Arguments, description=__doc__)
     accelerator = start_accelerator(args)
-    columns = {name: getattr(args, name) for name in ("image_column", "annotation_column", "revision")}
-    id2label = class_names(args.dataset, args.id2label, args.preset)
-    label_map = LabelMap.from_files(len(id2label), args.ignore_labels, args.label_map, args.reduce_labels, args.preset)
-    validation = load_segmentation_dataset(args.dataset, split=args.eval_split, **columns)
+    id2label = args.load_class_names()
+    label_map = args.load_label_map(len(id2label))
+    validation = args.load_split(args.eval_split)
     model, processor = build_model(args, id2label), SetrImageProcessor(resize_factor=args.resize_factor)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = build_optimizer(model, args)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, label_map, columns))
+    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, label_map))
     total = total_updates(args, loader)
     scheduler = get_polynomial_decay_schedule_with_warmup(
         optimizer, args.warmup_steps, total, args.learning_rate * args.final_lr_ratio, args.power

@@ -14,28 +14,24 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
-from hf_privseg.training.arguments import parse_arguments
+from hf_privseg.training.arguments import DataArguments, parse_arguments
 from hf_privseg.training.data import (
     AugmentedDataset,
     JointAugmentation,
     LabelMap,
-    class_names,
     collate,
-    load_segmentation_dataset,
 )
 from hf_privseg.training.metrics import MeanIoU
 
 
-@dataclass
-class DataArguments:
+@dataclass(kw_only=True)
+class Arguments(DataArguments):
     """What the command line takes besides TrainingArguments."""
 
-    dataset: str = field(metadata={"help": "Folder with images/<split> and annotations/<split>, or a Hub id."})
     vit: str = field(metadata={"help": "Pretrained HF ViT (folder or Hub id) to start from."})
     decoder: str = field(default="naive", metadata={"help": "naive, pup or mla."})
     resize_factor: float = field(default=1.0, metadata={"help": "Up-sampling of images before they are patched."})
     crop_size: int = field(default=512, metadata={"help": "Side of training crops in pixels, a multiple of 16."})
-    ignore_labels: list[int] = field(default_factory=lambda: [255], metadata={"help": "Stored labels without class."})
 
 
 class EvaluationDataset(Dataset):
@@ -74,15 +70,15 @@ class StreamingMetric:
 
 
 def main() -> None:
-    arguments, training = parse_arguments(DataArguments, TrainingArguments, description=__doc__)
+    arguments, training = parse_arguments(Arguments, TrainingArguments, description=__doc__)
     training.batch_eval_metrics, training.per_device_eval_batch_size = True, 1
-    id2label = class_names(arguments.dataset)
-    label_map = LabelMap(len(id2label), tuple(arguments.ignore_labels))
+    id2label = arguments.load_class_names()
+    label_map = arguments.load_label_map(len(id2label))
     model = SetrForSemanticSegmentation.from_vit(
         arguments.vit, decoder=arguments.decoder, id2label=id2label, label2id={name: k for k, name in id2label.items()}
     )
     processor = SetrImageProcessor(resize_factor=arguments.resize_factor)
-    rows = {name: load_segmentation_dataset(arguments.dataset, split=name) for name in ("train", "val")}
+    rows = {name: arguments.load_split(name) for name in ("train", "val")}
     augmentation = JointAugmentation(arguments.crop_size, arguments.resize_factor)
     trainer = Trainer(
         model=model,

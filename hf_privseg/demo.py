@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -25,6 +24,7 @@ from . import visualization, workflow
 from .configuration_setr import SetrConfig
 from .encrypted_image import EncryptedImage
 from .keys import SecretKey
+from .sample_photos import SAMPLE_PHOTOS, sample_photo
 
 MAX_SIDE = 640  # of the photo in pixels, so that the demo takes seconds on two cores
 
@@ -35,15 +35,9 @@ HONEST_NOTE = (
     "can be recovered from any ciphertext, more from many, and one known photo with its ciphertext decodes the "
     "others. See SECURITY.md."
 )
-CHINA_CREDIT = (
-    'Photo: "china.jpg", a sample image of scikit-learn, some rights reserved by danielbuechele '
-    "(https://www.flickr.com/photos/danielbuechele/6061409035/), Creative Commons Attribution 2.0 "
-    "(https://creativecommons.org/licenses/by/2.0/)."
-)
 OWN_CREDIT = "Photo: your own."
 
 _TITLE = "Made by `privseg demo`, which replaces what is in this folder."
-_SHOWN_SHARE = 0.005  # of the pixels of any map: classes below it are left out of the legend
 _IN_NEW_PROCESS = "segment the encrypted photo, starting a process"
 _LABELS = {
     "encrypted": "encrypted model, encrypted photo, no key",
@@ -87,7 +81,7 @@ def run_demo(*, image: Path | None, family: str, output_dir: Path, model: str) -
     with report.timed("make a key"):
         key = SecretKey.generate(family)
     photo = _photo(image, console)
-    credit = OWN_CREDIT if image else CHINA_CREDIT
+    credit = OWN_CREDIT if image else SAMPLE_PHOTOS["china"].credit
     _prepare_folder(output_dir, credit)
     key.to_file(output_dir / "secret.key", overwrite=True)
     photo.save(output_dir / "photo.png")
@@ -125,12 +119,7 @@ def _require_extras() -> None:
 
 def _photo(path: Path | None, console: Console) -> Image.Image:
     """Path of a photo, or None for scikit-learn's sample -> upright RGB, no side longer than MAX_SIDE."""
-    if path is None:
-        from sklearn.datasets import load_sample_image
-
-        photo = Image.fromarray(load_sample_image("china.jpg"))
-    else:
-        photo = workflow.read_photo(path)
+    photo = sample_photo("china") if path is None else workflow.read_photo(path)
     size = photo.size
     photo.thumbnail((MAX_SIDE, MAX_SIDE))
     if photo.size != size:
@@ -181,9 +170,7 @@ def _write_pictures(
     for name in ("plain", "no_encryption", "wrong_key"):
         picture = visualization.label_map_to_picture(maps[name], palette)
         picture.save(folder / f"segmentation_{name}.png")
-    shares = np.max([visualization.class_shares([each], len(palette)) for each in maps.values()], axis=0)
-    names = cast("dict[int, str]", config.id2label)
-    legend = {names[i]: palette[i] for i in range(len(palette)) if shares[i] >= _SHOWN_SHARE}
+    legend = visualization.legend_for(config, list(maps.values()))
     panel = visualization.Panel
     rows = [
         [

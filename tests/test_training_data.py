@@ -11,6 +11,7 @@ pytest.importorskip("datasets", reason="the train extra is not installed")
 
 import datasets
 
+from hf_privseg.training.arguments import DataArguments
 from hf_privseg.training.data import (
     IGNORE_INDEX,
     AugmentedDataset,
@@ -62,6 +63,25 @@ class TestLoading:
         )
         assert loaded.column_names == ["image", "annotation"]
         assert np.array_equal(np.array(loaded[1]["annotation"]), np.array(rows[1]["mask"]))
+
+    def test_the_options_of_a_command_line_reach_the_data(self, folder, tmp_path):
+        rows = load_segmentation_dataset(folder, split="val").rename_columns({"image": "pixels", "annotation": "mask"})
+        (tmp_path / "parquet").mkdir()
+        rows.to_parquet(tmp_path / "parquet" / "val.parquet")
+        (tmp_path / "map.json").write_text('{"0": 1, "1": 0}')
+        arguments = DataArguments(
+            dataset=str(tmp_path / "parquet"),
+            image_column="pixels",
+            annotation_column="mask",
+            id2label=str(folder / "classes.json"),
+            label_map=str(tmp_path / "map.json"),
+        )
+        assert arguments.load_class_names()[4] == "e"
+        stored = np.array(arguments.load_split("validation")[1]["annotation"])
+        assert np.array_equal(stored, np.array(rows[1]["mask"]))
+        assert arguments.load_label_map(2)(np.array([[0, 1, 2]])).tolist() == [[1, 0, IGNORE_INDEX]]
+        arguments = DataArguments(dataset="", ignore_labels=[7], reduce_labels=True)
+        assert arguments.load_label_map(2)(np.array([[0, 1, 2, 7]])).tolist() == [[255, 0, 1, 255]]
 
     def test_an_image_folder_with_metadata(self, folder, tmp_path):
         target = tmp_path / "imagefolder" / "train"

@@ -1,9 +1,18 @@
-"""Command lines of the examples: dataclasses as options, the module's docstring as help."""
+"""Command lines of the examples: dataclasses as options, the module's docstring as help.
+
+Options that several programs have are declared here once; a program's own dataclass inherits them.
+"""
 
 import argparse
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import HfArgumentParser
+
+from ..inference import Inference
+from ..keys import FAMILIES
+from .data import LabelMap, class_names, load_segmentation_dataset
+from .presets import PRESETS
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -15,3 +24,86 @@ def parse_arguments(*dataclass_types: Any, description: str | None) -> Any:
     parser = HfArgumentParser(dataclass_types, description=description, formatter_class=_HelpFormatter)
     parsed = parser.parse_args_into_dataclasses()
     return parsed[0] if len(dataclass_types) == 1 else parsed
+
+
+@dataclass(kw_only=True)
+class DataArguments:
+    """Where images and label maps come from, and how stored labels become classes."""
+
+    dataset: str = field(metadata={"help": "Folder with images/<split> and annotations/<split>, or a Hub id."})
+    image_column: str = field(default="image", metadata={"help": "Column of the images."})
+    annotation_column: str = field(default="annotation", metadata={"help": "Column of the label maps."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Known data set: names and colours of classes, and what the four options below leave open.",
+            "choices": list(PRESETS),
+        },
+    )
+    id2label: str | None = field(
+        default=None,
+        metadata={
+            "help": "JSON file {id: name} or {classes: [...]}. Default: the preset's, or the folder's classes.json."
+        },
+    )
+    label_map: str | None = field(default=None, metadata={"help": "JSON file {stored label: class}; others are void."})
+    ignore_labels: list[int] | None = field(
+        default=None, metadata={"help": "Stored labels without class. Default: the preset's, or 255."}
+    )
+    reduce_labels: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Stored 0 is background, k is class k - 1. Default: as in the preset.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
+
+    def load_split(self, split: str, *, streaming: bool = False) -> Any:
+        """A split with the columns `image` and `annotation`, as `load_segmentation_dataset` returns it."""
+        columns = {name: getattr(self, name) for name in ("image_column", "annotation_column", "revision")}
+        return load_segmentation_dataset(self.dataset, split=split, streaming=streaming, **columns)
+
+    def load_class_names(self) -> dict[int, str]:
+        """{class: name}, as `class_names` returns it."""
+        return class_names(self.dataset, self.id2label, self.preset)
+
+    def load_label_map(self, num_labels: int) -> LabelMap:
+        """What turns stored annotations into `num_labels` classes."""
+        return LabelMap.from_files(num_labels, self.ignore_labels, self.label_map, self.reduce_labels, self.preset)
+
+
+@dataclass(kw_only=True)
+class ExperimentArguments(DataArguments):
+    """What the paper's experiments have in common: plain models, images to evaluate them on, families and keys."""
+
+    split: str = field(default="test", metadata={"help": "Split to evaluate."})
+    model: str | None = field(default=None, metadata={"help": "Plain checkpoint. Default: the embedded one."})
+    models: list[str] = field(
+        default_factory=list, metadata={"help": "Several plain checkpoints instead: naive=PATH pup=PATH mla=PATH."}
+    )
+    id2label: str | None = field(
+        default=None,
+        metadata={"help": "JSON file {id: name}; the models' classes must be these. Default: the models' classes."},
+    )
+    families: list[str] = field(default_factory=lambda: list(FAMILIES), metadata={"help": "Cipher families."})
+    limit: int | None = field(default=None, metadata={"help": "Evenly spaced images to use. Default: all."})
+    seed: int = field(default=0, metadata={"help": "Seed of the experiment's keys (not for private images)."})
+    window: int | None = field(default=None, metadata={"help": "Side of sliding windows. Default: the whole image."})
+    stride: int | None = field(default=None, metadata={"help": "Their stride. Default: two thirds of their side."})
+    scales: list[float] = field(default_factory=lambda: [1.0], metadata={"help": "Sizes to average over, relative."})
+    flip: bool = field(default=False, metadata={"help": "Average over the mirrored image too."})
+    cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.families) - set(FAMILIES))
+        if unknown:
+            raise SystemExit(f"unknown cipher families {unknown}; choose among {', '.join(FAMILIES)}")
+        if self.limit is not None and self.limit < 1:
+            raise SystemExit(f"--limit is a number of images of at least 1, got {self.limit}")
+
+    @property
+    def inference(self) -> Inference:
+        """How an image is evaluated: whole or by windows, at which scales, mirrored or not."""
+        return Inference(self.window, self.stride, tuple(self.scales), self.flip)

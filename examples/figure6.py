@@ -1,0 +1,240 @@
+"""mIoU of protected models under many keys, as box plots: the paper's Figure 6, and its counterpart with right keys.
+
+    python examples/figure6.py --dataset data/camvid --ignore_labels 11 --output outputs/figure6
+    python examples/figure6.py --dataset data/camvid --ignore_labels 11 --output outputs/figure6 \
+        --models naive=outputs/naive pup=outputs/pup mla=outputs/mla --families permutation orthogonal --num_keys 50
+
+Panel (a): the model is encrypted with K, each query with another key K'. Panel (b): the model and the queries are
+encrypted anew with each of the same keys, so that every one of them is the correct one. Dashed blue lines are the
+baselines: plain model, plain images. K is `SecretKey.from_seed(seed)`, the others `from_seed(seed + 1)` and so on, so
+that the same command gives the same figure.
+
+Boxes reach from the first to the third quartile, whiskers to the furthest values inside [Q1 - 1.5 (Q3 - Q1),
+Q3 + 1.5 (Q3 - Q1)], the line is the median, dots are outliers: the paper's rule, and matplotlib's default (whis=1.5).
+
+It writes OUTPUT.png, OUTPUT.svg, OUTPUT.json and OUTPUT.csv. A killed run goes on with the missing keys when the
+command is given again; models, families and keys may be added then. Several processes share the images.
+"""
+
+import copy
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from tqdm.auto import tqdm
+
+from hf_privseg import SecretKey, SetrForSemanticSegmentation
+from hf_privseg.ciphers import cipher_for
+from hf_privseg.training.arguments import ExperimentArguments, parse_arguments
+from hf_privseg.training.experiments import (
+    PlainModel,
+    Records,
+    evenly_spaced,
+    experiment_facts,
+    plain_models,
+    seeded_key,
+)
+from hf_privseg.training.metrics import MeanIoU
+
+PANELS = {
+    "random": "(a) model under K, queries under random K'",
+    "correct": "(b) model and queries under the same key",
+}
+CSV_COLUMNS = ("model", "family", "panel", "key_seed", "fingerprint", "mean_iou")
+# Okabe and Ito's colours without blue, which is the baseline's; the hatches tell them apart in grey.
+COLOURS = {"permutation": "#E69F00", "signed_permutation": "#009E73", "orthogonal": "#D55E00", "matrix": "#CC79A7"}
+HATCHES = {"permutation": "", "signed_permutation": "////", "orthogonal": "....", "matrix": "xxxx"}
+BASELINE = "#0072B2"
+
+
+@dataclass(kw_only=True)
+class Arguments(ExperimentArguments):
+    """What the command line takes."""
+
+    output: str = field(default="outputs/figure6", metadata={"help": "Path of the results, without their endings."})
+    num_keys: int = field(default=50, metadata={"help": "Keys of each box."})
+    limit: int | None = field(default=12, metadata={"help": "Evenly spaced images to use."})
+
+
+@dataclass
+class Query:
+    """A plain image as the model takes it, and its truth."""
+
+    pixel_values: torch.Tensor
+    size: tuple[int, int]
+    labels: np.ndarray
+
+
+def load_queries(plain: PlainModel, dataset: Dataset, args: Arguments) -> list[Query]:
+    """Every image once: resized and centred, in memory."""
+    label_map = args.load_label_map(plain.model.config.num_labels)
+    return [
+        Query(
+            plain.processor(row["image"], return_tensors="pt").pixel_values,
+            (row["image"].height, row["image"].width),
+            label_map(row["annotation"]),
+        )
+        for row in tqdm(dataset, desc="load", leave=False, disable=None)
+    ]
+
+
+@torch.inference_mode()
+def mean_iou(
+    model: SetrForSemanticSegmentation,
+    plain: PlainModel,
+    queries: list[Query],
+    secret_key: SecretKey | None,
+    accelerator: Accelerator,
+) -> float:
+    """mIoU over the images of all processes, each encrypted with the key (None: plain) as the processor does it."""
+    config, metric = model.config, MeanIoU(model.config.num_labels)
+    for query in queries:
+        pixel_values = query.pixel_values.to(model.device)
+        if secret_key is not None:
+            cipher = cipher_for(secret_key, patch_size=config.patch_size, num_channels=config.num_channels)
+            pixel_values = cipher.encrypt(pixel_values)
+        outputs = model(pixel_values=pixel_values)
+        (label_map,) = plain.processor.post_process_semantic_segmentation(outputs, target_sizes=[query.size])
+        metric.add(prediction=label_map.cpu().numpy(), reference=query.labels)
+    metric.confusion = accelerator.reduce(torch.from_numpy(metric.confusion).to(accelerator.device)).cpu().numpy()
+    return float(metric.compute()["mean_iou"])
+
+
+def jobs(plain: PlainModel, args: Arguments) -> Iterator[tuple[str, dict]]:
+    """The boxes' points of a model, (name of the record, its facts), baseline first."""
+    yield f"{plain.name}: baseline", {"model": plain.name, "family": "", "panel": "baseline"}
+    for family in args.families:
+        for panel in PANELS:
+            for key_seed in range(args.seed + 1, args.seed + 1 + args.num_keys):
+                facts = {"model": plain.name, "family": family, "panel": panel, "key_seed": key_seed}
+                yield f"{plain.name}: {family}: {panel} {key_seed}", facts
+
+
+def evaluate_model(plain: PlainModel, dataset: Dataset, args: Arguments, records: Records, accelerator) -> None:
+    """Adds the missing records of a model, one by one."""
+    todo = list(jobs(plain, args))
+    missing = [(name, facts) for name, facts in todo if name not in records.rows]
+    queries = load_queries(plain, dataset, args) if missing else []
+    under_k: dict[str, SetrForSemanticSegmentation] = {}
+    silent = not accelerator.is_local_main_process
+    bar = tqdm(missing, initial=len(todo) - len(missing), total=len(todo), desc=plain.name, disable=silent)
+    for name, facts in bar:
+        bar.set_postfix_str(f"{facts['family']} {facts['panel']}")
+        model, key, family = plain.model, None, facts["family"]
+        if family:
+            key = seeded_key(facts["key_seed"], family)
+            facts["fingerprint"] = key.fingerprint
+            if facts["panel"] == "correct":
+                model = copy.deepcopy(plain.model).encrypt_model(key)
+            else:
+                if family not in under_k:
+                    under_k = {family: copy.deepcopy(plain.model).encrypt_model(seeded_key(args.seed, family))}
+                model = under_k[family]
+        records.add(name, facts | {"mean_iou": mean_iou(model, plain, queries, key, accelerator)})
+
+
+def values(records: Records, args: Arguments, model: str, family: str, panel: str) -> np.ndarray:
+    """The mIoU under every key of one box."""
+    wanted, last = (model, family, panel), args.seed + args.num_keys
+    rows = [row for row in records.rows.values() if (row["model"], row["family"], row["panel"]) == wanted]
+    return np.array([row["mean_iou"] for row in rows if row.get("key_seed", last) <= last])
+
+
+def draw(records: Records, args: Arguments, models: list[str], caption: str) -> None:
+    """The two panels -> PNG and SVG."""
+    step = len(args.families) + 1  # from one model's boxes to the next one's
+    width = max(0.55 * len(models) * step + 0.6, 4.0)
+    figure = Figure(figsize=(2 * width + 0.9, 5.6), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    largest = 0.0
+    for axes, (panel, title) in zip(figure.subplots(1, 2, sharey=True), PANELS.items(), strict=True):
+        for number, model in enumerate(models):
+            (baseline,) = values(records, args, model, "", "baseline")
+            span = (number * step - 0.7, number * step + step - 1.3)
+            axes.hlines(baseline, *span, colors=BASELINE, linestyles="dashed", linewidth=2.2, zorder=1)
+            for offset, family in enumerate(args.families):
+                sample = values(records, args, model, family, panel)
+                draw_box(axes, sample, number * step + offset, family)
+                largest = max(largest, abs(sample - baseline).max()) if panel == "correct" else largest
+        axes.set_title(
+            title if panel == "random" else f"{title}\nat most {largest:.1e} from the baseline", fontsize=12
+        )
+        axes.set_xticks([number * step + (step - 2) / 2 for number in range(len(models))], models, fontsize=12)
+        axes.set_xlim(-1, len(models) * step - 1)
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.7, zorder=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("mIoU", fontsize=12)
+    boxes = [Patch(facecolor=COLOURS[f], hatch=HATCHES[f], edgecolor="#333333", label=f) for f in args.families]
+    line = Line2D([], [], color=BASELINE, linestyle="dashed", linewidth=2.2, label="baseline (plain)")
+    figure.legend(handles=[line, *boxes], loc="outside upper center", ncols=3, frameon=False, fontsize=11)
+    figure.supxlabel(caption, fontsize=9, color="#555555")
+    for suffix in (".png", ".svg"):
+        figure.savefig(f"{args.output}{suffix}", dpi=160)
+
+
+def draw_box(axes: Axes, sample: np.ndarray, position: float, family: str) -> None:
+    """One box by the rule that the module's docstring states, before the baseline's line."""
+    drawn = axes.boxplot(
+        [sample],
+        positions=[position],
+        widths=0.6,
+        whis=1.5,
+        patch_artist=True,
+        manage_ticks=False,
+        zorder=3,
+        medianprops={"color": "black", "linewidth": 2},
+        flierprops={"marker": "o", "markersize": 3.5, "markerfacecolor": "#333333", "markeredgewidth": 0},
+    )
+    drawn["boxes"][0].set(facecolor=COLOURS[family], hatch=HATCHES[family], edgecolor="#333333")
+
+
+def report(records: Records, args: Arguments, models: list[str]) -> None:
+    """Writes the figure and the CSV file, and prints a line a box."""
+    with Path(f"{args.output}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, CSV_COLUMNS)
+        writer.writeheader()
+        writer.writerows(records.rows.values())
+    for model in models:
+        (baseline,) = values(records, args, model, "", "baseline")
+        print(f"{model}: baseline {baseline:.4f}")
+        for family in args.families:
+            wrong, right = (values(records, args, model, family, panel) for panel in PANELS)
+            print(
+                f"  {family}: {len(wrong)} random keys, mIoU {wrong.min():.4f} to {wrong.max():.4f}, median "
+                f"{np.median(wrong):.4f}; {len(right)} correct keys, at most {abs(right - baseline).max():.1e} from it"
+            )
+    data = f"{records.facts['num_images']} images of {Path(args.dataset).name} ({args.split})"
+    rule = "Box: quartiles and median; whiskers: furthest values within 1.5 interquartile ranges; dots: outliers."
+    draw(records, args, models, f"{args.num_keys} keys a box, {data}.\n{rule}")
+    print(f"Wrote {args.output}.png, .svg, .json and .csv")
+
+
+def main() -> None:
+    args: Arguments = parse_arguments(Arguments, description=__doc__)
+    accelerator = Accelerator(cpu=args.cpu)
+    dataset = evenly_spaced(args.load_split(args.split), args.limit)
+    records = Records(Path(f"{args.output}.json"), experiment_facts(args, dataset), writes=accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    share = dataset.shard(accelerator.num_processes, accelerator.process_index, contiguous=False)
+    names = []
+    for plain in plain_models(args, accelerator.device):
+        records.bind(plain)
+        evaluate_model(plain, share, args, records, accelerator)
+        names.append(plain.name)
+    if accelerator.is_main_process:
+        report(records, args, names)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Photographs that other packages ship, with their credits and a region worth a closer look: examples without data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class SamplePhoto:
+    """A photo's credit, where it is loaded from, and a detail (left, top, width, height) in pixels."""
+
+    credit: str
+    load: Callable[[], np.ndarray]
+    detail: tuple[int, int, int, int]
+
+
+def _of_sklearn(name: str) -> Callable[[], np.ndarray]:
+    def load() -> np.ndarray:
+        from sklearn.datasets import load_sample_image
+
+        return load_sample_image(name)
+
+    return load
+
+
+def _of_skimage(name: str) -> Callable[[], np.ndarray]:
+    def load() -> np.ndarray:
+        from skimage import data
+
+        return getattr(data, name)()
+
+    return load
+
+
+_CC_BY = "Creative Commons Attribution 2.0 (https://creativecommons.org/licenses/by/2.0/)."
+
+# All of them lie in the wheels themselves; nothing is downloaded.
+SAMPLE_PHOTOS = {
+    "china": SamplePhoto(
+        'Photo: "china.jpg", a sample image of scikit-learn, some rights reserved by danielbuechele '
+        f"(https://www.flickr.com/photos/danielbuechele/6061409035/), {_CC_BY}",
+        _of_sklearn("china.jpg"),
+        (95, 150, 144, 80),
+    ),
+    "rocket": SamplePhoto(
+        'Photo: "rocket" of scikit-image, by SpaceX (https://www.flickr.com/photos/spacexphotos/16511594820/), '
+        "released into the public domain.",
+        _of_skimage("rocket"),
+        (250, 130, 144, 80),
+    ),
+    "astronaut": SamplePhoto(
+        'Photo: "astronaut" of scikit-image, Eileen Collins, by NASA (https://flic.kr/p/r9qvLn), '
+        "no known copyright restrictions.",
+        _of_skimage("astronaut"),
+        (110, 330, 126, 98),
+    ),
+    "flower": SamplePhoto(
+        'Photo: "flower.jpg", a sample image of scikit-learn, some rights reserved by its author '
+        f"(https://www.flickr.com/photos/vultilion/6056698931/), {_CC_BY}",
+        _of_sklearn("flower.jpg"),
+        (250, 190, 144, 80),
+    ),
+    "coffee": SamplePhoto(
+        'Photo: "coffee" of scikit-image, by Rachel Michetti, CC0.',
+        _of_skimage("coffee"),
+        (300, 230, 144, 80),
+    ),
+}
+
+
+def sample_photo(name: str) -> Image.Image:
+    """A name in `SAMPLE_PHOTOS` -> RGB picture.
+
+    Raises:
+        KeyError: no such name; lists them.
+        ImportError: the package that ships it is not installed.
+    """
+    if name not in SAMPLE_PHOTOS:
+        raise KeyError(f"no sample photo is called {name!r}; there are {', '.join(SAMPLE_PHOTOS)}")
+    return Image.fromarray(SAMPLE_PHOTOS[name].load())
