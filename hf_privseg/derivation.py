@@ -17,6 +17,8 @@ stream here; nothing relies on PBKDF2 to slow down a guesser. What is drawn, by 
     orthogonal          haar      normals, orthogonal_from_normals
     matrix              q1, q2    normals, orthogonal_from_normals, each
     every one           the public fingerprint: the first 8 bytes with label "hf-privseg/v1/<family>/fingerprint"
+
+The ciphers of the conventional method take a key of any of these families; their purposes are in baselines/ciphers.py.
 """
 
 import hashlib

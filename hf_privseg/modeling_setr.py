@@ -45,6 +45,19 @@ def upsample(feature_map: torch.Tensor, scale_factor: int) -> torch.Tensor:
     return nn.functional.interpolate(feature_map, scale_factor=scale_factor, mode="bilinear", align_corners=False)
 
 
+def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, ignore_index: int = 255) -> torch.Tensor:
+    """Mean cross-entropy over the pixels that are not ignored; zero where all are. A scalar, in float32.
+
+    Args:
+        logits: `(batch, labels, any, any)`, resized bilinearly to the size of the labels.
+        labels: `(batch, height, width)` int64 in [0, labels), or `ignore_index`.
+        ignore_index: the label that does not count.
+    """
+    logits = nn.functional.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+    total = nn.functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+    return total / (labels != ignore_index).sum().clamp(min=1)
+
+
 # ----------------------------------------------------------------------------------------------------- embeddings
 
 
@@ -589,13 +602,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         )
 
     def segmentation_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy over the pixels that are not ignored; zero where all are. A scalar, in float32."""
-        logits = nn.functional.interpolate(
-            logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False
-        )
-        ignore_index = self.config.semantic_loss_ignore_index
-        total = nn.functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
-        return total / (labels != ignore_index).sum().clamp(min=1)
+        """`segmentation_loss` with the configuration's ignore index."""
+        return segmentation_loss(logits, labels, self.config.semantic_loss_ignore_index)
 
     @classmethod
     def from_vit(
@@ -682,4 +690,5 @@ __all__ = [
     "SetrPreTrainedModel",
     "SetrSemanticSegmenterOutput",
     "fold_statistics",
+    "segmentation_loss",
 ]
