@@ -19,7 +19,6 @@ models and families may be added then. Several processes share the images:
 """
 
 import copy
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
@@ -28,8 +27,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from rich.console import Console
-from rich.table import Table
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation
 from hf_privseg.training.arguments import ExperimentArguments, parse_arguments
@@ -45,6 +42,7 @@ from hf_privseg.training.experiments import (
     seeded_key,
 )
 from hf_privseg.training.metrics import MeanIoU
+from hf_privseg.training.tables import ResultTable, print_tables, write_csv, write_markdown
 
 ENCRYPTED = ("correct K", "No-Enc", "random K'")
 HEADER = ("data set", "decoder", "family", "baseline", *ENCRYPTED)
@@ -226,31 +224,20 @@ def checks(records: Records) -> list[str]:
     return lines
 
 
-def markdown(header: tuple[str, ...], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(header), ["---"] * len(header), *rows]) + "\n"
-
-
 def report(run: Run) -> None:
     """Writes results.json, results.csv and results.md, and prints tables and checks."""
     records, folder, dataset = run.records, Path(run.args.output_dir), Path(run.args.dataset).name
     title = f"mIoU, {len(run.dataset)} images of {run.args.split}"
     second = ("model", "family", "condition", "equal pixels", "embedding error (first image)")
-    tables = [(title, HEADER, paper_rows(records, dataset)), ("Against the baseline", second, detail_rows(records))]
+    tables = [
+        ResultTable(title, HEADER, paper_rows(records, dataset)),
+        ResultTable("Against the baseline", second, detail_rows(records)),
+    ]
     lines = checks(records)
     records.write(checks=lines)
-    with (folder / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows({"dataset": dataset} | row for row in records.rows.values())
-    parts = [f"{name}:\n\n{markdown(header, rows)}" for name, header, rows in tables]
-    (folder / "results.md").write_text("\n".join([*parts, *(f"- {line}" for line in lines), ""]))
-    console = Console(highlight=False, soft_wrap=True)
-    for name, header, rows in tables:
-        table = Table(*header, title=name, title_justify="left")
-        for cells in rows:
-            table.add_row(*cells)
-        console.print(table)
-    console.print("As in the paper?", *lines, sep="\n", markup=False)
+    write_csv(folder / "results.csv", CSV_COLUMNS, ({"dataset": dataset} | row for row in records.rows.values()))
+    write_markdown(folder / "results.md", tables, lines)
+    print_tables(tables, "As in the paper?", lines)
 
 
 def main() -> None:

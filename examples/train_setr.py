@@ -24,10 +24,9 @@ from accelerate.utils import DataLoaderConfiguration, set_seed
 from huggingface_hub import create_repo, upload_folder
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import get_polynomial_decay_schedule_with_warmup
 
 from hf_privseg import EncryptionStateError, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
-from hf_privseg.training.arguments import DataArguments, parse_arguments
+from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.data import (
     AugmentedDataset,
@@ -37,13 +36,14 @@ from hf_privseg.training.data import (
     collate,
 )
 from hf_privseg.training.evaluation import evaluate_mean_iou
+from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
 from hf_privseg.training.presets import PRESETS
 
 PATHS = ("dataset", "output_dir", "vit", "checkpoint", "id2label", "label_map")
 
 
 @dataclass(kw_only=True)
-class Arguments(DataArguments):
+class Arguments(DataArguments, OptimizationArguments):
     """What the command line takes."""
 
     output_dir: str = field(metadata={"help": "Where the model, checkpoints and logs go."})
@@ -65,25 +65,11 @@ class Arguments(DataArguments):
     crop_size: int = field(default=512, metadata={"help": "Side of training crops in pixels, a multiple of 16."})
     scale_range: list[float] = field(default_factory=lambda: [0.5, 2.0], metadata={"help": "Random scale, relative."})
 
-    epochs: int = field(default=16, metadata={"help": "Passes over the training split."})
     max_steps: int | None = field(default=None, metadata={"help": "Updates in all, instead of epochs."})
-    batch_size: int = field(default=8, metadata={"help": "Images a step and process."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches that make one update."})
-    optimizer: str = field(default="adamw", metadata={"help": "adamw, or sgd (momentum 0.9) as in the SETR paper."})
-    learning_rate: float = field(default=6e-5, metadata={"help": "Peak learning rate of the encoder."})
-    head_lr_factor: float = field(default=10.0, metadata={"help": "Decoder and heads learn this much faster."})
-    final_lr_ratio: float = field(default=0.0, metadata={"help": "Last learning rate, relative to the peak."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of matrices."})
-    warmup_steps: int = field(default=40, metadata={"help": "Updates of linear warm-up."})
-    power: float = field(default=0.9, metadata={"help": "Power of the polynomial decay."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradient norm to clip at; 0 does not clip."})
-    mixed_precision: str | None = field(default=None, metadata={"help": "no, fp16 or bf16. Default: Accelerate's."})
 
     eval_every: int = field(default=4, metadata={"help": "Epochs between evaluations."})
-    checkpoint_every: int = field(default=50, metadata={"help": "Updates between checkpoints to resume from."})
-    num_workers: int = field(default=1, metadata={"help": "Processes that load images, a training process."})
     seed: int = field(default=0, metadata={"help": "Seed of initial heads, order and augmentation."})
-    cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
     half_weights: bool = field(default=True, metadata={"help": "Store final weights as fp16 (loaded as fp32)."})
     push_to_hub: str | None = field(default=None, metadata={"help": "Hub repository (owner/name) for the result."})
     hub_private: bool = field(
@@ -115,25 +101,6 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSeg
     return SetrForSemanticSegmentation.from_pretrained(
         args.checkpoint, config=SetrConfig(**(kept | fields)), ignore_mismatched_sizes=True, dtype=torch.float32
     )
-
-
-def build_optimizer(model: SetrForSemanticSegmentation, args: Arguments) -> torch.optim.Optimizer:
-    """Encoder and heads with their learning rates; no weight decay for vectors, tokens and positions."""
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        decays = parameter.ndim > 1 and "position_embeddings" not in name and "cls_token" not in name
-        groups.setdefault((name.startswith("setr."), decays), []).append(parameter)
-    parameters = [
-        {
-            "params": members,
-            "lr": args.learning_rate * (1 if in_encoder else args.head_lr_factor),
-            "weight_decay": args.weight_decay if decays else 0.0,
-        }
-        for (in_encoder, decays), members in groups.items()
-    ]
-    if args.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=args.learning_rate, momentum=0.9)
-    return torch.optim.AdamW(parameters, lr=args.learning_rate)
 
 
 def build_loader(args: Arguments, label_map: LabelMap) -> DataLoader:
@@ -227,10 +194,7 @@ def finish(accelerator: Accelerator, model, processor, history: list[dict], args
 def train_epoch(accelerator: Accelerator, model, optimizer, scheduler, loader, progress: dict, bar, args) -> None:
     """One pass over the loader, or what is left of it; keeps `progress`, by which a killed run goes on."""
     model.train()
-    loader.set_epoch(progress["epoch"])
-    batches = accelerator.skip_first_batches(loader, progress["batches"]) if progress["batches"] else loader
-    batches.set_epoch(progress["epoch"])
-    for batch in batches:
+    for batch in remaining_batches(accelerator, loader, progress):
         with accelerator.accumulate(model):
             loss = model(**batch).loss
             accelerator.backward(loss)
@@ -260,14 +224,11 @@ def main() -> None:
     label_map = args.load_label_map(len(id2label))
     validation = args.load_split(args.eval_split)
     model, processor = build_model(args, id2label), SetrImageProcessor(resize_factor=args.resize_factor)
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = with_synchronized_norms(model, accelerator)
     optimizer = build_optimizer(model, args)
     model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, label_map))
     total = total_updates(args, loader)
-    scheduler = get_polynomial_decay_schedule_with_warmup(
-        optimizer, args.warmup_steps, total, args.learning_rate * args.final_lr_ratio, args.power
-    )
+    scheduler = build_scheduler(optimizer, args, total)
     accelerator.register_for_checkpointing(scheduler)
 
     checkpoints = Path(args.output_dir) / "checkpoints"

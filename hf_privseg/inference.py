@@ -20,13 +20,13 @@ from typing import Any, cast
 
 import torch
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from .encrypted_image import EncryptedImage
-from .errors import CiphertextError
+from .errors import CiphertextError, EncryptionStateError
 from .image_inputs import photo_to_levels
 from .image_processing_setr import SetrImageProcessor
 from .keys import SecretKey, as_key
-from .modeling_setr import SetrForSemanticSegmentation
 from .patch_grid import PatchGrid, logits_to_photo
 
 Encrypt = Callable[[torch.Tensor], torch.Tensor]
@@ -68,11 +68,12 @@ class Inference:
     @torch.inference_mode()
     def scores(
         self,
-        model: SetrForSemanticSegmentation,
+        model: PreTrainedModel,
         processor: SetrImageProcessor,
         image: Any,
         *,
         secret_key: SecretKey | bytes | None = None,
+        encrypt: Encrypt | None = None,
     ) -> torch.Tensor:
         """One photo or encrypted image -> (num_labels, height, width) float32 on the model's device.
 
@@ -83,24 +84,33 @@ class Inference:
             processor: the model's.
             image: a photo (PIL image, array or tensor) or an `EncryptedImage`.
             secret_key: encrypts what the model sees of a photo.
+            encrypt: does so instead of a key, by another cipher: (1, 3, height, width) pixels in [-1, 1] of the whole
+                photo or of a window -> the same shape, for the model to see.
 
         Raises:
             ValueError: the crop size is no multiple of the patch size; scales for a processor that does not resize.
             CiphertextError: an encrypted image, and a window off its patch grid, a scale other than 1, or `flip`.
-            EncryptionStateError: an encrypted image together with a key.
+            EncryptionStateError: an encrypted image together with a key, or `encrypt` with either.
         """
+        is_encrypted = type(image).__name__ == EncryptedImage.__name__  # of this or another copy of its module
+        if encrypt is not None and (is_encrypted or secret_key is not None):
+            raise EncryptionStateError(
+                "expected one way to encrypt a photo, got `encrypt` together with "
+                f"{'an encrypted image' if is_encrypted else 'a key'}; leave one of the two out"
+            )
         patch_size = processor.patch_size
         _check_on_grid("crop_size", self.crop_size, patch_size, ValueError)
-        if type(image).__name__ == EncryptedImage.__name__:  # of this or another copy of its module
+        if is_encrypted:
             self._check_ciphertext(patch_size)
             pixel_values = processor(image, secret_key=secret_key, return_tensors="pt").pixel_values
             return self._on_photo(model, pixel_values, image.original_size, image.valid_region, patch_size)
         photo = photo_to_levels(image, to_rgb=bool(processor.do_convert_rgb), keep_floats=not processor.do_rescale)
-        key = None if secret_key is None else as_key(secret_key)
+        if secret_key is not None:
+            encrypt = partial(processor.encrypt_pixels, secret_key=as_key(secret_key))
         views = [(scale, mirrored) for scale in self.scales for mirrored in (False, True)[: 1 + self.flip]]
         total: Any = 0
         for scale, mirrored in views:
-            scores = self._of_photo(model, processor, photo.flip(-1) if mirrored else photo, scale, key)
+            scores = self._of_photo(model, processor, photo.flip(-1) if mirrored else photo, scale, encrypt)
             scores = scores.flip(-1) if mirrored else scores
             if len(views) == 1:
                 return scores
@@ -109,11 +119,11 @@ class Inference:
 
     def _of_photo(
         self,
-        model: SetrForSemanticSegmentation,
+        model: PreTrainedModel,
         processor: SetrImageProcessor,
         photo: torch.Tensor,
         scale: float,
-        key: SecretKey | None,
+        encrypt: Encrypt | None,
     ) -> torch.Tensor:
         """(3, height, width) photo -> (num_labels, height, width) logits of one view of it."""
         changes = _scaled(processor, scale)
@@ -122,7 +132,6 @@ class Inference:
         region = PatchGrid.of(own | changes).valid_region(size)
         changes["input_data_format"] = "channels_first"
         pixel_values = processor(photo, return_tensors="pt", **changes).pixel_values
-        encrypt = None if key is None else partial(processor.encrypt_pixels, secret_key=key)
         # Windows of a plain photo end where it ends, not where its padding does, as long as it is not smaller.
         if self.crop_size is not None:
             height, width = (n if n >= self.crop_size else None for n in region)
@@ -131,7 +140,7 @@ class Inference:
 
     def _on_photo(
         self,
-        model: SetrForSemanticSegmentation,
+        model: PreTrainedModel,
         pixel_values: torch.Tensor,
         photo_size: tuple[int, int],
         valid_region: tuple[int, int],
@@ -147,7 +156,7 @@ class Inference:
         return logits_to_photo(logits[:, :height, :width], photo_size, None, patch_size)
 
     def _slide(
-        self, model: SetrForSemanticSegmentation, pixel_values: torch.Tensor, crop_size: int, encrypt: Encrypt | None
+        self, model: PreTrainedModel, pixel_values: torch.Tensor, crop_size: int, encrypt: Encrypt | None
     ) -> torch.Tensor:
         """(1, 3, height, width) -> (num_labels, height, width) float32: the mean logits of the windows on a pixel."""
         total, counts = None, pixel_values.new_zeros(pixel_values.shape[-2:], dtype=torch.float32, device=model.device)
@@ -212,7 +221,7 @@ def _scaled(processor: SetrImageProcessor, scale: float) -> dict[str, Any]:
     return {"size": {name: max(round(side * scale), 1) for name, side in dict(processor.size).items()}}
 
 
-def _forward(model: SetrForSemanticSegmentation, pixel_values: torch.Tensor, encrypt: Encrypt | None) -> torch.Tensor:
+def _forward(model: PreTrainedModel, pixel_values: torch.Tensor, encrypt: Encrypt | None) -> torch.Tensor:
     """(1, 3, height, width) pixels on any device -> (num_labels, any, any) logits on the model's."""
     pixel_values = pixel_values if encrypt is None else encrypt(pixel_values)
     return cast(torch.Tensor, model(pixel_values=pixel_values.to(model.device)).logits[0])

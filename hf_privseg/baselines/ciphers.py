@@ -220,8 +220,8 @@ class FfxCipher(BlockwiseCipher):
         levels = torch.where(self._mask.to(rows.device), self._level_of_code.to(rows.device)[codes], codes)
         if ((levels < 0) | (levels >= _LEVELS)).any():
             raise KeyMismatchError(
-                f"the image holds values that the key of fingerprint {self.fingerprint} never gives; take the key that "
-                "encrypted it, and the ciphertext as it was, neither resized nor compressed"
+                f"the image holds values that the key of fingerprint {self.fingerprint} never gives; take the "
+                "key that encrypted it, and the ciphertext as it was, neither resized nor compressed"
             )
         return levels.to(rows.dtype) / (_LEVELS - 1)
 

@@ -26,10 +26,6 @@ RESNETS: dict[str, dict[str, Any]] = {
     "resnet-18": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},
     "resnet-50": {"layer_type": "bottleneck", "hidden_sizes": [256, 512, 1024, 2048], "depths": [3, 4, 6, 3]},
 }
-_RESNET_FIELDS = (
-    "num_channels embedding_size hidden_sizes depths layer_type hidden_act downsample_in_first_stage "
-    "downsample_in_bottleneck"
-).split()
 
 
 @strict
@@ -140,7 +136,11 @@ class FcnForSemanticSegmentation(PreTrainedModel):
         if image_mean is None or image_std is None:
             statistics = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path)
             image_mean, image_std = image_mean or statistics.image_mean, image_std or statistics.image_std
-        fields = {name: getattr(resnet.config, name) for name in _RESNET_FIELDS}
+        names = (
+            "num_channels embedding_size hidden_sizes depths layer_type hidden_act downsample_in_first_stage "
+            "downsample_in_bottleneck"
+        )
+        fields = {name: getattr(resnet.config, name) for name in names.split()}
         model = cls(FcnConfig(backbone_config=fields, image_mean=image_mean, image_std=image_std, **config_kwargs))
         model.backbone.load_state_dict(resnet.state_dict())
         return model

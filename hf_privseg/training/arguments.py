@@ -75,6 +75,26 @@ class DataArguments:
 
 
 @dataclass(kw_only=True)
+class OptimizationArguments:
+    """How long and how a network is trained, and on what; a program may have other defaults."""
+
+    epochs: int = field(default=16, metadata={"help": "Passes over the training split."})
+    batch_size: int = field(default=8, metadata={"help": "Images a step and process."})
+    optimizer: str = field(default="adamw", metadata={"help": "adamw, or sgd (momentum 0.9) as in the SETR paper."})
+    learning_rate: float = field(default=6e-5, metadata={"help": "Peak learning rate of the encoder."})
+    head_lr_factor: float = field(default=10.0, metadata={"help": "Decoder and heads learn this much faster."})
+    final_lr_ratio: float = field(default=0.0, metadata={"help": "Last learning rate, relative to the peak."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of matrices."})
+    warmup_steps: int = field(default=40, metadata={"help": "Updates of linear warm-up."})
+    power: float = field(default=0.9, metadata={"help": "Power of the polynomial decay."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Gradient norm to clip at; 0 does not clip."})
+    mixed_precision: str | None = field(default=None, metadata={"help": "no, fp16 or bf16. Default: Accelerate's."})
+    checkpoint_every: int = field(default=50, metadata={"help": "Updates between checkpoints to resume from."})
+    num_workers: int = field(default=1, metadata={"help": "Processes that load images, a training process."})
+    cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
+
+
+@dataclass(kw_only=True)
 class ExperimentArguments(DataArguments):
     """What the paper's experiments have in common: plain models, images to evaluate them on, families and keys."""
 

@@ -203,24 +203,26 @@ class JointAugmentation:
     """Image and label map -> a random crop for training: scale, crop, flip, photometric distortion.
 
     Args:
-        crop_size: side of the square crop, in pixels.
+        crop_size: side of the square crop, or height and width of it, in pixels.
         resize_factor: the up-sampling that the image processor of the model applies; the scale is relative to it.
         scale_range: the random scale, relative.
         max_class_share: a crop is drawn again (ten times at most) while one class fills more than this.
+        image_size: height and width that every image is resized to first. None keeps its own.
     """
 
-    crop_size: int
+    crop_size: int | tuple[int, int]
     resize_factor: float = 1.0
     scale_range: tuple[float, float] = (0.5, 2.0)
     max_class_share: float = 0.75
+    image_size: tuple[int, int] | None = None
 
     def __call__(self, image: PILImage.Image, labels: np.ndarray) -> dict[str, torch.Tensor]:
-        """PIL image and `(height, width)` labels -> pixel_values `(3, crop, crop)` in [-1, 1] and labels int64."""
+        """PIL image and `(height, width)` labels -> pixel_values `(3, *crop)` in [-1, 1] and labels `crop` int64."""
         pixels = tv_tensors.Image(F.pil_to_tensor(image.convert("RGB")))
         mask = tv_tensors.Mask(torch.from_numpy(labels))
         low, high = self.scale_range
         scale = self.resize_factor * torch.empty(1).uniform_(low, high).item()
-        size = [max(round(side * scale), 1) for side in pixels.shape[-2:]]
+        size = [max(round(side * scale), 1) for side in self.image_size or pixels.shape[-2:]]
         pixels, mask = F.resize(pixels, size, antialias=True), F.resize(mask, size)
         pixels, mask = self._crop(pixels, mask)
         pixels, mask = v2.RandomHorizontalFlip()(pixels, mask)

@@ -1,0 +1,375 @@
+"""mIoU of the conventional method, a network trained and tested on encrypted images: the paper's Table 2.
+
+    python examples/table2.py --dataset data/camvid --ignore_labels 11 --image_size 176 240 --backbone resnet-18 \
+        --epochs 30 --optimizer adamw --learning_rate 1e-3 --max_minutes 12 --output_dir outputs/table2
+    accelerate launch --config_file examples/accelerate_configs/multi_gpu.yaml examples/table2.py \
+        --dataset path/to/cityscapes --preset cityscapes --split val --image_size 512 1024 --epochs 200 \
+        --backbone microsoft/resnet-50 --mixed_precision bf16 --output_dir outputs/table2
+
+A cell is a cipher with its block size, shf-4 to ffx-16, or plain. For each cell and seed an FCN is trained on images
+that are encrypted with a key K after augmentation, and then tested (Kiya et al. 2022, Table 2):
+
+    correct K  test images encrypted with K: what the method is for
+    No-Enc     plain test images
+    random K'  test images encrypted with another key
+    baseline   the network of the cell `plain`, trained and tested on plain images
+
+SETR with an encrypted embedding keeps its baseline; this method pays for the encryption with the gap between baseline
+and correct K. A seed sets keys, first weights, order and augmentation. The ciphertext in [0, 1] is normalised as plain
+images are, with mean = std = 0.5. --backbone resnet-18 and resnet-50 start from scratch, a folder or Hub id from its
+weights.
+
+It writes results.json, results.csv and results.md (the paper's table with mean and range over the seeds, the
+trainings, and which differences exceed those between seeds), and keeps each network in models/<cell>_<seed>. A killed
+run goes on from its last checkpoint when the command is given again, to the same result unless --max_minutes ends a
+training; cells and seeds may be added then. Trainings take turns by seed, so that a whole table is there early.
+"""
+
+import json
+import math
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration, set_seed
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from hf_privseg import SetrImageProcessor
+from hf_privseg.baselines import BLOCKWISE_CIPHERS, RESNETS, FcnConfig, FcnForSemanticSegmentation
+from hf_privseg.keys import DEFAULT_FAMILY
+from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments
+from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
+from hf_privseg.training.data import AugmentedDataset, JointAugmentation, LabelMap, collate
+from hf_privseg.training.evaluation import evaluate_mean_iou
+from hf_privseg.training.experiments import Records, evenly_spaced, seeded_key
+from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
+from hf_privseg.training.seeds import comparison, spread
+from hf_privseg.training.tables import ResultTable, print_tables, write_csv, write_markdown
+
+CONDITIONS = ("correct K", "No-Enc", "random K'")
+CELLS = ("plain", *(f"{cipher}-{size}" for size in (4, 16) for cipher in BLOCKWISE_CIPHERS))
+CSV_COLUMNS = ("dataset", "cell", "seed", "condition", "mean_iou", "updates", "planned_updates", "minutes")
+NOT_FACTS = {"output_dir", "cells", "seeds", "checkpoint_every", "num_workers", "cpu"}  # may change between runs
+
+Encrypt = Callable[[torch.Tensor], torch.Tensor] | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the table: a cipher and its block size, or neither."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        known = "|".join(BLOCKWISE_CIPHERS)
+        if not re.fullmatch(rf"plain|({known})-[1-9]\d*", self.name):
+            raise SystemExit(f"a cell is plain, or one of {known} with a block size as in shf-4, got {self.name}")
+
+    @property
+    def block_size(self) -> int:
+        return 1 if self.name == "plain" else int(self.name.partition("-")[2])
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        return ("baseline",) if self.name == "plain" else CONDITIONS
+
+    def encryption(self, condition: str, seed: int) -> Encrypt:
+        """What encrypts the images of a condition, pixels in [-1, 1] -> the same; None leaves them plain."""
+        if condition in ("baseline", "No-Enc"):
+            return None
+        key = seeded_key(2 * seed + (condition == "random K'"), DEFAULT_FAMILY)
+        cipher = BLOCKWISE_CIPHERS[self.name.partition("-")[0]]
+        return cipher(key, block_size=self.block_size).encrypt_centred
+
+
+@dataclass(kw_only=True)
+class Arguments(DataArguments, OptimizationArguments):
+    """What the command line takes."""
+
+    output_dir: str = field(metadata={"help": "Where networks, results.json, results.csv and results.md go."})
+    image_size: list[int] = field(metadata={"help": "Height and width that images are resized to."})
+    backbone: str = field(
+        default="resnet-50", metadata={"help": f"{' or '.join(RESNETS)} from scratch, or a pretrained ResNet."}
+    )
+    output_stride: int = field(default=8, metadata={"help": "8, as published, or 16 or 32: coarser and faster."})
+    cells: list[str] = field(default_factory=lambda: list(CELLS), metadata={"help": "Places of the table."})
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "A training each."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    split: str = field(default="test", metadata={"help": "Split to evaluate."})
+    limit: int | None = field(default=None, metadata={"help": "Evenly spaced images to evaluate. Default: all."})
+    scale_range: list[float] = field(default_factory=lambda: [0.5, 2.0], metadata={"help": "Random scale, relative."})
+    max_minutes: float | None = field(default=None, metadata={"help": "Ends a training early; the results say so."})
+    optimizer: str = field(default="sgd", metadata={"help": "adamw, or sgd (momentum 0.9) as usual for an FCN."})
+    learning_rate: float = field(default=0.01, metadata={"help": "Peak learning rate."})
+    head_lr_factor: float = field(default=1.0, metadata={"help": "Heads learn this much faster."})
+    final_lr_ratio: float = field(default=0.01, metadata={"help": "Last learning rate, relative to the peak."})
+    weight_decay: float = field(default=5e-4, metadata={"help": "Weight decay of kernels."})
+
+    def __post_init__(self) -> None:
+        if len(self.image_size) != 2:
+            raise SystemExit(f"--image_size takes height and width, got {self.image_size}")
+        for cell in map(Cell, self.cells):
+            if any(side % cell.block_size for side in self.image_size):
+                raise SystemExit(f"--image_size must be multiples of the blocks of {cell.name}, got {self.image_size}")
+
+
+@dataclass
+class Run:
+    """What all trainings and evaluations share."""
+
+    args: Arguments
+    accelerator: Accelerator
+    dataset: Dataset
+    records: Records
+
+    @cached_property
+    def id2label(self) -> dict[int, str]:
+        return self.args.load_class_names()
+
+    @cached_property
+    def label_map(self) -> LabelMap:
+        return self.args.load_label_map(len(self.id2label))
+
+    def folder(self, cell: Cell, seed: int) -> Path:
+        return Path(self.args.output_dir) / "models" / f"{cell.name}_{seed}"
+
+
+def record_name(cell: Cell, seed: int, condition: str) -> str:
+    """What a result is called in results.json: "shf-4: seed 0: correct K"."""
+    return f"{cell.name}: seed {seed}: {condition}"
+
+
+def start_accelerator(args: Arguments) -> Accelerator:
+    """Processes, devices and precision, as `accelerate launch` or the options say."""
+    order = DataLoaderConfiguration(use_seedable_sampler=True)
+    settings = {"cpu": args.cpu, "mixed_precision": args.mixed_precision, "dataloader_config": order}
+    return Accelerator(step_scheduler_with_optimizer=False, **settings)
+
+
+def build_model(args: Arguments, id2label: dict[int, str]) -> FcnForSemanticSegmentation:
+    """An FCN with a backbone from scratch or pretrained, and fresh heads."""
+    fields: dict[str, Any] = {"output_stride": args.output_stride, "id2label": id2label}
+    fields["label2id"] = {name: index for index, name in id2label.items()}
+    if args.backbone in RESNETS:
+        return FcnForSemanticSegmentation(FcnConfig(backbone_config=RESNETS[args.backbone], **fields))
+    return FcnForSemanticSegmentation.from_backbone(args.backbone, **fields)
+
+
+def build_loader(args: Arguments, label_map: LabelMap, seed: int) -> DataLoader:
+    """Shuffled, augmented batches; the order and each sample depend on the seed and the epoch alone."""
+    size, scale = (args.image_size[0], args.image_size[1]), (args.scale_range[0], args.scale_range[1])
+    augmentation = JointAugmentation(size, scale_range=scale, image_size=size)
+    dataset = AugmentedDataset(args.load_split(args.train_split), augmentation, label_map, seed=seed)
+    if len(dataset) < args.batch_size:
+        raise SystemExit(
+            f"{args.train_split} has {len(dataset)} images, less than a batch of {args.batch_size}; use a smaller "
+            "--batch_size"
+        )
+    order = {"shuffle": True, "generator": torch.Generator().manual_seed(seed)}
+    return DataLoader(
+        dataset, args.batch_size, drop_last=True, collate_fn=collate, num_workers=args.num_workers, **order
+    )
+
+
+def is_over(progress: dict, total: int, args: Arguments) -> bool:
+    """Whether a training has made all of its updates or used up its time."""
+    return progress["step"] >= total or progress["seconds"] >= 60 * (args.max_minutes or math.inf)
+
+
+def train_epoch(
+    accelerator: Accelerator, model, optimizer, scheduler, loader, encrypt: Encrypt, progress: dict, bar, run, folder
+) -> None:
+    """One pass over the loader, or what is left of it; keeps `progress`, by which a killed run goes on."""
+    args, started = run.args, time.monotonic() - progress["seconds"]
+    for batch in remaining_batches(accelerator, loader, progress):
+        if encrypt is not None:
+            batch["pixel_values"] = encrypt(batch["pixel_values"])
+        loss = model(**batch).loss
+        accelerator.backward(loss)
+        if args.max_grad_norm:
+            accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        # loss and clock are averaged over the processes, so that all of them stop at the same update
+        seen = torch.tensor([loss.item(), time.monotonic() - started], device=accelerator.device)
+        value, progress["seconds"] = accelerator.reduce(seen, reduction="mean").tolist()
+        progress["loss_sum"] += value
+        progress["batches"] += 1
+        progress["step"] += 1
+        bar.update()
+        bar.set_postfix(epoch=progress["epoch"], loss=f"{progress['loss_sum'] / progress['batches']:.4f}")
+        if is_over(progress, bar.total, args):
+            return
+        if progress["step"] % args.checkpoint_every == 0:
+            save_checkpoint(accelerator, folder / "checkpoints", progress)
+
+
+def train(cell: Cell, seed: int, run: Run) -> None:
+    """Trains the network of a cell, or goes on with it, and leaves it in its folder with training.json."""
+    args, folder = run.args, run.folder(cell, seed)
+    set_seed(seed)
+    accelerator = start_accelerator(args)
+    model = with_synchronized_norms(build_model(args, run.id2label).train(), accelerator)
+    optimizer = build_optimizer(model, args)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, run.label_map, seed))
+    total = len(loader) * args.epochs
+    scheduler = build_scheduler(optimizer, args, total)
+    accelerator.register_for_checkpointing(scheduler)
+    encrypt = cell.encryption(cell.conditions[0], seed)
+
+    progress = load_latest_checkpoint(accelerator, folder / "checkpoints")
+    progress = progress or {"step": 0, "epoch": 0, "batches": 0, "loss_sum": 0.0, "seconds": 0.0, "history": []}
+    silent = not accelerator.is_local_main_process
+    bar = tqdm(total=total, initial=progress["step"], desc=f"train {cell.name}, seed {seed}", disable=silent)
+    while not is_over(progress, total, args):
+        train_epoch(accelerator, model, optimizer, scheduler, loader, encrypt, progress, bar, run, folder)
+        progress["history"].append(progress["loss_sum"] / max(progress["batches"], 1))
+        progress |= {"epoch": progress["epoch"] + 1, "batches": 0, "loss_sum": 0.0}
+    bar.close()
+    state = accelerator.get_state_dict(model)
+    if accelerator.is_main_process:
+        accelerator.unwrap_model(model).save_pretrained(folder, state_dict=state)
+        size = {"height": args.image_size[0], "width": args.image_size[1]}
+        SetrImageProcessor(size=size, patch_size=cell.block_size).save_pretrained(folder)
+        facts = {"updates": progress["step"], "planned_updates": total, "minutes": progress["seconds"] / 60}
+        (folder / "training.json").write_text(json.dumps(facts | {"loss": progress["history"]}))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+def evaluate(cell: Cell, seed: int, run: Run) -> None:
+    """Adds the missing results of a trained cell, in the precision of its training."""
+    folder = run.folder(cell, seed)
+    training = json.loads((folder / "training.json").read_text())
+    del training["loss"]
+    model = FcnForSemanticSegmentation.from_pretrained(folder).eval().to(run.accelerator.device)
+    processor = SetrImageProcessor.from_pretrained(folder)
+    for condition in cell.conditions:
+        name = record_name(cell, seed, condition)
+        if name in run.records.rows:
+            continue
+        encrypt = cell.encryption(condition, seed)
+        with run.accelerator.autocast():
+            result = evaluate_mean_iou(
+                model, processor, run.dataset, run.label_map, run.accelerator, encrypt=encrypt, desc=name
+            )
+        row = {"cell": cell.name, "seed": seed, "condition": condition, "mean_iou": result["mean_iou"]}
+        run.records.add(name, row | training | {"per_category_iou": result["per_category_iou"].tolist()})
+
+
+# ----------------------------------------------------------------------------------------------------- what it says
+
+
+Figures = dict[tuple[str, str], dict[int, float]]  # {(cell, condition): {seed: mIoU}}
+
+
+def figures(run: Run) -> Figures:
+    """Everything that has been evaluated."""
+    found: Figures = {}
+    for row in run.records.rows.values():
+        found.setdefault((row["cell"], row["condition"]), {})[row["seed"]] = row["mean_iou"]
+    return found
+
+
+def comparisons(found: Figures) -> list[str]:
+    """Correct K against baseline, No-Enc and random K'; then ciphers of one block size, block sizes of one cipher."""
+    cells = list(dict.fromkeys(name for name, _ in found if name != "plain"))
+    correct = CONDITIONS[0]
+    pairs = [
+        ((cell, correct), other)
+        for cell in cells
+        for other in (("plain", "baseline"), *((cell, condition) for condition in CONDITIONS[1:]))
+    ]
+    for index, cell in enumerate(cells):
+        alike = [other for other in cells[index + 1 :] if set(other.split("-")) & set(cell.split("-"))]
+        pairs += [((cell, correct), (other, correct)) for other in alike]
+    return [
+        comparison(" ".join(one), found[one].values(), " ".join(two), found[two].values())
+        for one, two in pairs
+        if one in found and two in found
+    ]
+
+
+def paper_table(run: Run, found: Figures) -> ResultTable:
+    """The paper's table: a row a block size, three figures a cipher; the budget is in its title."""
+    args = run.args
+    start = "from scratch" if args.backbone in RESNETS else "pretrained"
+    batch = args.batch_size * run.accelerator.num_processes
+    budget = f"{args.epochs} epochs in batches of {batch}"
+    budget += f" or {args.max_minutes:g} minutes a training" if args.max_minutes else ""
+    baseline = spread(found.get(("plain", "baseline"), {}).values()) or "not evaluated"
+    title = (
+        f"mIoU, {Path(args.dataset).name}, {len(run.dataset)} images of {args.split}; FCN on "
+        f"{Path(args.backbone).name} ({start}), {args.image_size[1]} x {args.image_size[0]} pixels, {budget}; mean "
+        f"(lowest to highest) of the seeds; baseline {baseline}"
+    )
+    columns = list(product(BLOCKWISE_CIPHERS, CONDITIONS))
+    header = ["block size", *(f"{cipher.upper()} {condition}" for cipher, condition in columns)]
+    sizes = sorted({Cell(name).block_size for name, _ in found if name != "plain"})
+    rows = [
+        [str(size), *(spread(found.get((f"{cipher}-{size}", name), {}).values()) for cipher, name in columns)]
+        for size in sizes
+    ]
+    return ResultTable(title, header, rows)
+
+
+def training_table(run: Run, found: Figures) -> ResultTable:
+    """A row a training: what it cost, whether it was cut short, and the gap to the baseline of the same seed."""
+    rows = []
+    for row in run.records.rows.values():
+        if row["condition"] not in ("baseline", CONDITIONS[0]):
+            continue
+        baseline = found.get(("plain", "baseline"), {}).get(row["seed"])
+        gap = "" if baseline is None else f"{row['mean_iou'] - baseline:+.4f}"
+        updates = f"{row['updates']} of {row['planned_updates']}"
+        updates += " (out of time)" if row["updates"] < row["planned_updates"] else ""
+        rows.append([row["cell"], str(row["seed"]), updates, f"{row['minutes']:.1f}", f"{row['mean_iou']:.4f}", gap])
+    return ResultTable("Trainings", ("cell", "seed", "updates", "minutes", "mIoU", "less baseline"), rows)
+
+
+def write_report(run: Run) -> tuple[list[ResultTable], list[str]]:
+    """Writes results.json, results.csv and results.md of what is there; returns tables and comparisons."""
+    found, folder, dataset = figures(run), Path(run.args.output_dir), Path(run.args.dataset).name
+    tables, lines = [paper_table(run, found), training_table(run, found)], comparisons(found)
+    run.records.write(comparisons=lines)
+    write_csv(folder / "results.csv", CSV_COLUMNS, ({"dataset": dataset} | row for row in run.records.rows.values()))
+    write_markdown(folder / "results.md", tables, lines)
+    return tables, lines
+
+
+def main() -> None:
+    args: Arguments = parse_arguments(Arguments, description=__doc__)
+    accelerator = start_accelerator(args)
+    dataset = evenly_spaced(args.load_split(args.split), args.limit)
+    facts = {name: value for name, value in asdict(args).items() if name not in NOT_FACTS}
+    facts |= {"mixed_precision": accelerator.mixed_precision, "processes": accelerator.num_processes}
+    facts["num_images"] = len(dataset)
+    records = Records(Path(args.output_dir) / "results.json", facts, writes=accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    run = Run(args, accelerator, dataset, records)
+    for seed, cell in product(args.seeds, map(Cell, args.cells)):
+        if all(record_name(cell, seed, condition) in records.rows for condition in cell.conditions):
+            continue
+        if not (run.folder(cell, seed) / "training.json").exists():
+            train(cell, seed, run)
+        evaluate(cell, seed, run)
+        if accelerator.is_main_process:
+            write_report(run)
+    if accelerator.is_main_process:
+        tables, lines = write_report(run)
+        print_tables(tables, "Which differences exceed those between seeds?", lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Pieces of a training loop. The loops themselves are visible in examples/train_setr.py and examples/table2.py."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel, get_polynomial_decay_schedule_with_warmup
+
+from .arguments import OptimizationArguments
+
+
+def build_optimizer(model: PreTrainedModel, args: OptimizationArguments) -> torch.optim.Optimizer:
+    """Encoder and heads with their learning rates; no weight decay for vectors, tokens and positions.
+
+    Args:
+        model: its base model, by `base_model_prefix`, is the encoder.
+        args: optimizer, learning_rate, head_lr_factor and weight_decay.
+
+    Raises:
+        SystemExit: an optimizer other than adamw and sgd.
+    """
+    encoder = f"{model.base_model_prefix}."
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decays = parameter.ndim > 1 and "position_embeddings" not in name and "cls_token" not in name
+        groups.setdefault((name.startswith(encoder), decays), []).append(parameter)
+    parameters: list[dict[str, Any]] = [
+        {
+            "params": members,
+            "lr": args.learning_rate * (1 if in_encoder else args.head_lr_factor),
+            "weight_decay": args.weight_decay if decays else 0.0,
+        }
+        for (in_encoder, decays), members in groups.items()
+    ]
+    if args.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=args.learning_rate, momentum=0.9)
+    if args.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=args.learning_rate)
+    raise SystemExit(f"--optimizer is adamw or sgd, got {args.optimizer}")
+
+
+def build_scheduler(optimizer: Any, args: OptimizationArguments, total: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear warm-up, then polynomial decay to `final_lr_ratio` of the peak at the update `total`."""
+    last = args.learning_rate * args.final_lr_ratio
+    return get_polynomial_decay_schedule_with_warmup(optimizer, args.warmup_steps, total, last, args.power)
+
+
+def with_synchronized_norms(model: Any, accelerator: Accelerator) -> Any:
+    """The model, whose batch norms see the batches of all GPUs where there are several; call it before `prepare`."""
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model
+
+
+def remaining_batches(accelerator: Accelerator, loader: Any, progress: dict) -> Iterable[dict[str, torch.Tensor]]:
+    """What is left of the pass `progress["epoch"]` after its first `progress["batches"]`, in its fixed order."""
+    loader.set_epoch(progress["epoch"])
+    batches = accelerator.skip_first_batches(loader, progress["batches"]) if progress["batches"] else loader
+    batches.set_epoch(progress["epoch"])
+    return batches
