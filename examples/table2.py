@@ -27,10 +27,8 @@ training; cells and seeds may be added then. Trainings take turns by seed, so th
 
 import json
 import math
-import re
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import product
@@ -46,50 +44,19 @@ from tqdm.auto import tqdm
 
 from hf_privseg import SetrImageProcessor
 from hf_privseg.baselines import BLOCKWISE_CIPHERS, RESNETS, FcnConfig, FcnForSemanticSegmentation
-from hf_privseg.keys import DEFAULT_FAMILY
+from hf_privseg.baselines.cells import CELLS, CONDITIONS, Cell
+from hf_privseg.inference import Encrypt
 from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.data import AugmentedDataset, JointAugmentation, LabelMap, collate
 from hf_privseg.training.evaluation import evaluate_mean_iou
-from hf_privseg.training.experiments import Records, evenly_spaced, seeded_key
+from hf_privseg.training.experiments import Records, evenly_spaced
 from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
 from hf_privseg.training.seeds import comparison, spread
 from hf_privseg.training.tables import ResultTable, print_tables, write_csv, write_markdown
 
-CONDITIONS = ("correct K", "No-Enc", "random K'")
-CELLS = ("plain", *(f"{cipher}-{size}" for size in (4, 16) for cipher in BLOCKWISE_CIPHERS))
 CSV_COLUMNS = ("dataset", "cell", "seed", "condition", "mean_iou", "updates", "planned_updates", "minutes")
 NOT_FACTS = {"output_dir", "cells", "seeds", "checkpoint_every", "num_workers", "cpu"}  # may change between runs
-
-Encrypt = Callable[[torch.Tensor], torch.Tensor] | None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One place of the table: a cipher and its block size, or neither."""
-
-    name: str
-
-    def __post_init__(self) -> None:
-        known = "|".join(BLOCKWISE_CIPHERS)
-        if not re.fullmatch(rf"plain|({known})-[1-9]\d*", self.name):
-            raise SystemExit(f"a cell is plain, or one of {known} with a block size as in shf-4, got {self.name}")
-
-    @property
-    def block_size(self) -> int:
-        return 1 if self.name == "plain" else int(self.name.partition("-")[2])
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        return ("baseline",) if self.name == "plain" else CONDITIONS
-
-    def encryption(self, condition: str, seed: int) -> Encrypt:
-        """What encrypts the images of a condition, pixels in [-1, 1] -> the same; None leaves them plain."""
-        if condition in ("baseline", "No-Enc"):
-            return None
-        key = seeded_key(2 * seed + (condition == "random K'"), DEFAULT_FAMILY)
-        cipher = BLOCKWISE_CIPHERS[self.name.partition("-")[0]]
-        return cipher(key, block_size=self.block_size).encrypt_centred
 
 
 @dataclass(kw_only=True)
@@ -187,7 +154,16 @@ def is_over(progress: dict, total: int, args: Arguments) -> bool:
 
 
 def train_epoch(
-    accelerator: Accelerator, model, optimizer, scheduler, loader, encrypt: Encrypt, progress: dict, bar, run, folder
+    accelerator: Accelerator,
+    model,
+    optimizer,
+    scheduler,
+    loader,
+    encrypt: Encrypt | None,
+    progress: dict,
+    bar,
+    run,
+    folder,
 ) -> None:
     """One pass over the loader, or what is left of it; keeps `progress`, by which a killed run goes on."""
     args, started = run.args, time.monotonic() - progress["seconds"]

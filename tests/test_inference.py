@@ -1,5 +1,7 @@
 """Whole image, sliding window, mirrored image and several scales: mmsegmentation's results, and encrypted as plain."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -224,6 +226,23 @@ class TestEncrypted:
         ciphertext = processor().encrypt(photo(), make_key())
         with pytest.raises(EncryptionStateError, match="encrypting twice"):
             Inference().scores(model, processor(), ciphertext, secret_key=make_key())
+
+
+class TestAnotherCipher:
+    @pytest.mark.parametrize("strategy", STRATEGIES)
+    def test_what_encrypts_instead_of_a_key_sees_the_same_pixels(self, model, strategy):
+        inference, process, key = STRATEGIES[strategy], processor(), make_key("permutation")
+        with_key = inference.scores(model, process, photo(), secret_key=key)
+        found = inference.scores(model, process, photo(), encrypt=partial(process.encrypt_pixels, secret_key=key))
+        assert torch.equal(found, with_key)
+        assert not torch.equal(found, inference.scores(model, process, photo()))
+
+    def test_two_ways_to_encrypt_are_refused(self, model):
+        with pytest.raises(EncryptionStateError, match="`encrypt` together with a key; leave one"):
+            Inference().scores(model, processor(), photo(), secret_key=make_key(), encrypt=torch.neg)
+        ciphertext = processor().encrypt(photo(), make_key())
+        with pytest.raises(EncryptionStateError, match="`encrypt` together with an encrypted image; leave one"):
+            Inference().scores(model, processor(), ciphertext, encrypt=torch.neg)
 
 
 class TestRefusals:

@@ -200,6 +200,21 @@ class TestAugmentation:
         padded = sample["labels"] == IGNORE_INDEX
         assert padded.sum() == 64 * 64 - 32 * 32
 
+    def test_height_and_width_of_images_and_crops(self, labels):
+        torch.manual_seed(0)
+        image, classes = coloured_labels(labels), labels.astype(np.int64)
+        resized = JointAugmentation((24, 64), scale_range=(1, 1), max_class_share=1.0, image_size=(24, 64))
+        samples = [resized(image, classes) for _ in range(8)]
+        assert samples[0]["pixel_values"].shape == (3, 24, 64)
+        # the whole image, of 6 x 8 squares of one class each, mirrored or not
+        rows = torch.from_numpy(labels[::16, ::16].astype(np.int64))
+        for sample in samples:
+            seen = sample["labels"][2::4, 4::8]
+            assert torch.equal(seen, rows) or torch.equal(seen, rows.flip(1))
+        assert np.mean([brightness_follows_labels(sample) for sample in samples]) > 0.9
+        small = JointAugmentation((24, 64), scale_range=(0.5, 0.5), max_class_share=1.0, image_size=(24, 64))
+        assert (small(image, classes)["labels"] != IGNORE_INDEX).sum() == 12 * 32
+
     def test_crops_full_of_one_class_are_drawn_again(self):
         torch.manual_seed(0)
         labels = np.zeros((64, 256), np.int64)
