@@ -45,7 +45,6 @@ from tqdm.auto import tqdm
 from hf_privseg import SetrImageProcessor
 from hf_privseg.baselines import BLOCKWISE_CIPHERS, RESNETS, FcnConfig, FcnForSemanticSegmentation
 from hf_privseg.baselines.cells import CELLS, CONDITIONS, Cell
-from hf_privseg.inference import Encrypt
 from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.data import AugmentedDataset, JointAugmentation, LabelMap, collate
@@ -124,12 +123,14 @@ def start_accelerator(args: Arguments) -> Accelerator:
 
 
 def build_model(args: Arguments, id2label: dict[int, str]) -> FcnForSemanticSegmentation:
-    """An FCN with a backbone from scratch or pretrained, and fresh heads."""
+    """An FCN with a backbone from scratch or pretrained, and fresh heads, laid out as convolutions run fastest."""
     fields: dict[str, Any] = {"output_stride": args.output_stride, "id2label": id2label}
     fields["label2id"] = {name: index for index, name in id2label.items()}
     if args.backbone in RESNETS:
-        return FcnForSemanticSegmentation(FcnConfig(backbone_config=RESNETS[args.backbone], **fields))
-    return FcnForSemanticSegmentation.from_backbone(args.backbone, **fields)
+        model = FcnForSemanticSegmentation(FcnConfig(backbone_config=RESNETS[args.backbone], **fields))
+    else:
+        model = FcnForSemanticSegmentation.from_backbone(args.backbone, **fields)
+    return model.to(memory_format=torch.channels_last)
 
 
 def build_loader(args: Arguments, label_map: LabelMap, seed: int) -> DataLoader:
@@ -154,19 +155,10 @@ def is_over(progress: dict, total: int, args: Arguments) -> bool:
 
 
 def train_epoch(
-    accelerator: Accelerator,
-    model,
-    optimizer,
-    scheduler,
-    loader,
-    encrypt: Encrypt | None,
-    progress: dict,
-    bar,
-    run,
-    folder,
+    accelerator: Accelerator, model, optimizer, scheduler, loader, encrypt, progress: dict, bar, args, folder: Path
 ) -> None:
     """One pass over the loader, or what is left of it; keeps `progress`, by which a killed run goes on."""
-    args, started = run.args, time.monotonic() - progress["seconds"]
+    started = time.monotonic() - progress["seconds"]
     for batch in remaining_batches(accelerator, loader, progress):
         if encrypt is not None:
             batch["pixel_values"] = encrypt(batch["pixel_values"])
@@ -209,7 +201,7 @@ def train(cell: Cell, seed: int, run: Run) -> None:
     silent = not accelerator.is_local_main_process
     bar = tqdm(total=total, initial=progress["step"], desc=f"train {cell.name}, seed {seed}", disable=silent)
     while not is_over(progress, total, args):
-        train_epoch(accelerator, model, optimizer, scheduler, loader, encrypt, progress, bar, run, folder)
+        train_epoch(accelerator, model, optimizer, scheduler, loader, encrypt, progress, bar, args, folder)
         progress["history"].append(progress["loss_sum"] / max(progress["batches"], 1))
         progress |= {"epoch": progress["epoch"] + 1, "batches": 0, "loss_sum": 0.0}
     bar.close()
@@ -229,7 +221,8 @@ def evaluate(cell: Cell, seed: int, run: Run) -> None:
     folder = run.folder(cell, seed)
     training = json.loads((folder / "training.json").read_text())
     del training["loss"]
-    model = FcnForSemanticSegmentation.from_pretrained(folder).eval().to(run.accelerator.device)
+    model = FcnForSemanticSegmentation.from_pretrained(folder).eval()
+    model = model.to(run.accelerator.device, memory_format=torch.channels_last)
     processor = SetrImageProcessor.from_pretrained(folder)
     for condition in cell.conditions:
         name = record_name(cell, seed, condition)
@@ -287,8 +280,9 @@ def paper_table(run: Run, found: Figures) -> ResultTable:
     baseline = spread(found.get(("plain", "baseline"), {}).values()) or "not evaluated"
     title = (
         f"mIoU, {Path(args.dataset).name}, {len(run.dataset)} images of {args.split}; FCN on "
-        f"{Path(args.backbone).name} ({start}), {args.image_size[1]} x {args.image_size[0]} pixels, {budget}; mean "
-        f"(lowest to highest) of the seeds; baseline {baseline}"
+        f"{Path(args.backbone).name} ({start}), output stride {args.output_stride}, "
+        f"{args.image_size[1]} x {args.image_size[0]} pixels, {budget}; mean (lowest to highest) of the seeds; "
+        f"baseline {baseline}"
     )
     columns = list(product(BLOCKWISE_CIPHERS, CONDITIONS))
     header = ["block size", *(f"{cipher.upper()} {condition}" for cipher, condition in columns)]
@@ -311,7 +305,7 @@ def training_table(run: Run, found: Figures) -> ResultTable:
         updates = f"{row['updates']} of {row['planned_updates']}"
         updates += " (out of time)" if row["updates"] < row["planned_updates"] else ""
         rows.append([row["cell"], str(row["seed"]), updates, f"{row['minutes']:.1f}", f"{row['mean_iou']:.4f}", gap])
-    return ResultTable("Trainings", ("cell", "seed", "updates", "minutes", "mIoU", "less baseline"), rows)
+    return ResultTable("Trainings", ("cell", "seed", "updates", "minutes", "mIoU", "mIoU - baseline"), rows)
 
 
 def write_report(run: Run) -> tuple[list[ResultTable], list[str]]:
@@ -333,6 +327,7 @@ def main() -> None:
     facts["num_images"] = len(dataset)
     records = Records(Path(args.output_dir) / "results.json", facts, writes=accelerator.is_main_process)
     accelerator.wait_for_everyone()
+    records.write()  # from now on, other settings are another experiment
     run = Run(args, accelerator, dataset, records)
     for seed, cell in product(args.seeds, map(Cell, args.cells)):
         if all(record_name(cell, seed, condition) in records.rows for condition in cell.conditions):
