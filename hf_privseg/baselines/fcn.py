@@ -68,7 +68,7 @@ class FcnForSemanticSegmentation(PreTrainedModel):
         resnet.out_features = resnet.stage_names[-2:]
         self.backbone = ResNetBackbone(resnet)
         dilate(self.backbone, config.output_stride)
-        inner, last = resnet.hidden_sizes[-2:]
+        inner, last = list(resnet.hidden_sizes or ())[-2:]
         self.decode_head = FCNHead(last, config.num_labels)
         self.auxiliary_head = FCNHead(inner, config.num_labels) if config.use_auxiliary_head else None
         self.post_init()
@@ -153,7 +153,8 @@ def dilate(backbone: ResNetBackbone, output_stride: int) -> None:
     ResNet had there before. Parameters and their names stay.
     """
     stride, dilation = 4, 1  # after the stem
-    for layer in (layer for stage in backbone.encoder.stages for layer in stage.layers):
+    stages: Any = backbone.encoder.stages
+    for layer in (layer for stage in stages for layer in stage.layers):
         for conv in (module for module in layer.layer.modules() if isinstance(module, nn.Conv2d)):
             if conv.kernel_size == (3, 3):
                 conv.dilation = conv.padding = (dilation, dilation)

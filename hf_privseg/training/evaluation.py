@@ -78,7 +78,7 @@ def evaluate_mean_iou(
     mine = range(rank, -(-size // processes) * processes, processes)
     rows = dataset.select([index % size for index in mine])
     silent = not accelerator.is_local_main_process
-    progress = {"desc": desc, "total": len(rows), "disable": silent}
+    progress: dict[str, Any] = {"desc": desc, "total": len(rows), "disable": silent}
     maps = predict_maps(model, processor, rows["image"], encrypt=encrypt, **progress)
     for index, prediction, annotation in zip(mine, maps, rows["annotation"], strict=True):
         if index < size:
