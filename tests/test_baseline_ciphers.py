@@ -73,7 +73,7 @@ def test_blocks_are_flattened_row_column_channel_and_stay_in_place(name):
     """Against explicit loops over blocks and the definition of each cipher on one vector."""
     key, image = SecretKey((7).to_bytes(32, "big")), make_image(3, 8, 12, dtype=torch.float64)
     cipher = make_cipher(name)
-    masks = {purpose: torch.from_numpy(key.signs(48, purpose)) < 0 for purpose in ("np-mask", "ffx-mask")}
+    masks = {purpose: torch.from_numpy(key.signs(48, purpose) < 0) for purpose in ("np-mask", "ffx-mask")}
     table = torch.from_numpy(key.permutation(1000, "ffx-table")[:256].copy())
 
     def on_block(x):

@@ -88,7 +88,7 @@ def test_a_fresh_model_learns_and_comes_back_from_disk(tmp_path):
     target = (image[:, 0] > 0).long()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(12):
+    for _ in range(40):
         loss = model(image, labels=target).loss
         loss.backward()
         optimizer.step()
