@@ -71,6 +71,7 @@ def convert(
     )
     with workflow.new_folder(output) as folder:
         converted.save_pretrained(folder)
+        workflow.copy_licences(source, folder)
     config, provenance = converted.model.config, converted.provenance
     typer.echo(f"Wrote {output}: {provenance.format}, decoder {config.decoder_type}, {config.num_labels} classes.")
     for line in provenance.folded():

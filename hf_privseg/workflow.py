@@ -85,8 +85,13 @@ def save_model(
     with new_folder(folder) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
-        for licence in Path(_source(licence_from)).glob("LICENSE*"):
-            shutil.copy(licence, temporary)
+        copy_licences(Path(_source(licence_from)), temporary)
+
+
+def copy_licences(source: Path, folder: Path) -> None:
+    """The licence files of a model's folder -> another folder; nothing where `source` is no folder."""
+    for licence in source.glob("LICENSE*"):
+        shutil.copy(licence, folder)
 
 
 @contextmanager

@@ -42,7 +42,9 @@ class _IgnoredArguments(_Ignored):
 
 
 _DTYPES = [np.dtype(code) for code in "?bBhHiIlLqQefd"]
-_ARRAY, _SCALAR = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]  # what NumPy's pickles call
+# what NumPy's pickles call
+_ARRAY: Any = np.zeros(1).__reduce__()[0]
+_SCALAR: Any = np.float64(0).__reduce__()[0]
 _SAFE: list[Any] = [
     np.dtype,
     np.ndarray,
