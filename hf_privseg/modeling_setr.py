@@ -669,7 +669,7 @@ def fold_statistics(
     Returns:
         Weight and bias in the dtype that came, computed in float64.
     """
-    mean, std = mean.double(), std.double()
+    mean, std = (statistic.to(weight.device, torch.float64) for statistic in (mean, std))
     folded = weight.double() / (2 * std).view(1, -1, 1, 1)
     offset = (weight.double().sum(dim=(2, 3)) * ((0.5 - mean) / std)).sum(dim=1)
     return folded.to(weight.dtype), (bias.double() + offset).to(bias.dtype)

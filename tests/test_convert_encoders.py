@@ -180,9 +180,7 @@ def test_a_model_of_timm(layer_scale):
         img_size=16, patch_size=4, embed_dim=32, depth=3, num_heads=2, num_classes=5, init_values=layer_scale
     ).eval()  # fmt: skip
     converted = convert_checkpoint(Checkpoint(source.state_dict()), num_attention_heads=2)
-    torch.testing.assert_close(
-        features(converted, pixels()), source.forward_features(normalized(pixels())), **FP32
-    )
+    torch.testing.assert_close(features(converted, pixels()), source.forward_features(normalized(pixels())), **FP32)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +188,7 @@ def test_a_model_of_timm(layer_scale):
     [
         ("reg_token", "SETR has no register tokens"),
         ("blocks.0.mlp.w12.weight", "SETR has no gated MLP"),
+        ("blocks.0.mlp.fc1.weight", "SETR has no gated MLP"),  # twice as wide as what fc2 takes
         ("fc_norm.weight", "averages the patches"),
         ("blocks.1.attn.q_norm.weight", "does not normalise queries"),
     ],
@@ -197,7 +196,7 @@ def test_a_model_of_timm(layer_scale):
 def test_variants_of_timm_are_refused(key, reason):
     _, weights = timm_source()
     with pytest.raises(ConversionError, match=f"timm's VisionTransformer that SETR .*{re.escape(key)}: .*{reason}"):
-        convert_timm(weights | {key: torch.ones(1)})
+        convert_timm(weights | {key: torch.ones(96, 32)})
 
 
 # ------------------------------------------------------------------------------------------ what stops a conversion
@@ -240,7 +239,9 @@ def test_unknown_head_counts_and_configurations_that_contradict_the_weights(tmp_
         convert_checkpoint(Checkpoint(weights))
     source = source_model(ViTModel)
     source.config.intermediate_size = 64
-    with pytest.raises(ConversionError, match=r"3 layers|intermediate\.dense\.weight \[48, 32\] instead of \[64, 32\]"):
+    with pytest.raises(
+        ConversionError, match=r"3 layers|intermediate\.dense\.weight \[48, 32\] instead of \[64, 32\]"
+    ):
         convert_checkpoint(saved(source, tmp_path))
     source.config.intermediate_size = 48
 

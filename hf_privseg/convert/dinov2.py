@@ -3,11 +3,10 @@
 Meta's own files, before their conversion for transformers, have the names of timm and are read as such.
 """
 
-from .formats import Format
+from .formats import NO_GATES, Format
 from .vit import ATTENTION, NO_CLASSIFIER, NO_MASKS
 
 NO_REGISTERS = "SETR has no register tokens"
-NO_GATES = "SETR has no gated MLP (SwiGLU)"
 
 FORMAT = Format(
     name="dinov2",

@@ -15,6 +15,7 @@ from ..errors import ConversionError
 
 # The heads of the published ViTs: tiny, small, base, large, huge, giant (DINOv2). No shape tells their number.
 KNOWN_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
+NO_GATES = "SETR has no gated MLP (SwiGLU)"
 _SHOWN = 6  # names in one line of a message
 
 Weights = Mapping[str, torch.Tensor]
@@ -135,15 +136,16 @@ class _Problems:
             )
 
 
-def refuse_variants(keys: Iterable[str], format: Format) -> None:
+def refuse_variants(weights: Weights, format: Format) -> None:
     """Refuse a model of the format that SETR cannot represent, with the reason.
 
     Raises:
         ConversionError: names a key.
     """
-    keys = sorted(keys)
-    for pattern, reason in format.refused:
-        key = next((key for key in keys if re.search(pattern, key)), None)
+    into, out_of = (format.source_key(f"layers.0.mlp.{name}.weight")[0] for name in ("fc1", "fc2"))
+    packed = into in weights and out_of in weights and weights[into].shape[0] == 2 * weights[out_of].shape[-1]
+    for pattern, reason in (*format.refused, *(((re.escape(into), NO_GATES),) if packed else ())):
+        key = next((key for key in sorted(weights) if re.search(pattern, key)), None)
         if key is not None:
             raise ConversionError(
                 f"expected {format.title} that SETR can represent, got {key}: {reason}; take a variant without it"

@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,7 +144,8 @@ def _read_pickle(path: Path) -> dict[Any, Any]:
 
 def _how_to_make_it_safe(path: Path, error: Exception) -> str:
     # the library's message goes on to advise loading without restrictions
-    reason = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0].split(" was not an allowed")[0]
+    asked_for = re.search(r"GLOBAL ([\w.]+)", str(error))
+    reason = asked_for[1] if asked_for else str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
     return (
         f"{path} is a pickle that asks for more than tensors and plain values ({reason}), which could run code of its "
         "maker; it was not loaded. If you trust its maker, save the weights alone, on a machine with nothing to lose: "

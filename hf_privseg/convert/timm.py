@@ -3,8 +3,8 @@
 With or without LayerScale; position embeddings with or without a place for the class token.
 """
 
-from .dinov2 import NO_GATES, NO_REGISTERS
-from .formats import Format
+from .dinov2 import NO_REGISTERS
+from .formats import NO_GATES, Format
 from .vit import NO_CLASSIFIER, NO_MASKS
 
 FORMAT = Format(
