@@ -48,7 +48,11 @@ def features(converted, centred):
         (ViTForImageClassification, "vit", {"classifier.weight", "classifier.bias"}),
         (ViTForMaskedImageModeling, "vit", {"vit.embeddings.mask_token", "decoder.0.weight", "decoder.0.bias"}),
         (Dinov2Model, "dinov2", {"embeddings.mask_token"}),
-        (Dinov2ForImageClassification, "dinov2", {"dinov2.embeddings.mask_token", "classifier.weight", "classifier.bias"}),
+        (
+            Dinov2ForImageClassification,
+            "dinov2",
+            {"dinov2.embeddings.mask_token", "classifier.weight", "classifier.bias"},
+        ),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )  # fmt: skip
@@ -106,7 +110,7 @@ def test_mla_takes_no_class_token(tmp_path):
 @pytest.mark.parametrize(
     ("cls", "config", "message"),
     [
-        (Dinov2WithRegistersModel, "dinov2_with_registers", r"embeddings\.register_tokens: SETR has no register tokens"),
+        (Dinov2WithRegistersModel, "dinov2_with_registers", r"embeddings\.register_tokens: SETR has no register"),
         (Dinov2Model, "dinov2_swiglu", r"encoder\.layer\.0\.mlp\.\w+\.\w+: SETR has no gated MLP"),
     ],
     ids=["registers", "swiglu"],

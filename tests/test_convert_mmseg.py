@@ -123,7 +123,7 @@ def test_a_configuration_is_never_run(tmp_path):
     _, weights = mmseg_source()
     converted(weights, meta={"cfg": text})
     assert not path.exists()
-    with pytest.raises(ConversionError, match="configuration in the checkpoint's meta, got .*line 1"):
+    with pytest.raises(ConversionError, match=r"configuration in the checkpoint's meta, got .*line 1"):
         converted(weights, meta={"cfg": "model = dict("})
 
 
@@ -191,15 +191,15 @@ def test_settings_that_do_not_fit_are_refused(kwargs, message):
 @pytest.mark.parametrize(
     ("decoder", "changes", "message"),
     [
-        ("naive", {"backbone.patch_embed.projection.bias": None}, r"1 missing \(backbone\.patch_embed\.projection\.bias\)"),
+        ("naive", {"backbone.patch_embed.projection.bias": None}, r"1 missing \(backbone\.patch_embed\.proj"),
         ("naive", {"backbone.ln1.weight": torch.ones(32)}, r"1 unexpected \(backbone\.ln1\.weight\)"),
         ("pup", {"backbone.cls_token": None}, r"1 missing \(backbone\.cls_token\)"),
-        ("pup", {"decode_head.up_convs.1.0.conv.weight": torch.ones(1)}, r"misshapen \(decode_head\.up_convs\.1\.0\.conv"),
+        ("pup", {"decode_head.up_convs.1.0.conv.weight": torch.ones(1)}, r"misshapen \(decode_head\.up_convs\.1\.0"),
         ("pup", {"decode_head.conv_seg.weight": None}, r"expected decode_head\.conv_seg\.weight, which tells a size"),
-        ("mla", {"neck.mla.feat_extract.3.bn.running_var": None}, r"missing \(neck\.mla\.feat_extract\.3\.bn\.running_var\)"),
-        ("mla", {"backbone.layers.3.attn.attn.in_proj_bias": None}, r"missing \(backbone\.layers\.3\.attn\.attn\.in_proj_b"),
+        ("mla", {"neck.mla.feat_extract.3.bn.running_var": None}, r"missing \(neck\.mla\.feat_extract\.3\.bn\.run"),
+        ("mla", {"backbone.layers.3.attn.attn.in_proj_bias": None}, r"missing \(backbone\.layers\.3\.attn\.attn"),
         ("mla", {"backbone.layers.2.ln2.bias": torch.ones(3)}, r"ln2\.bias \[3\] instead of \[32\]"),
-        ("naive", {"decode_head.up_convs.0.0.conv.weight": torch.ones(4, 32, 7, 7)}, r"decoder of SETR .*decode_head'\] w"),
+        ("naive", {"decode_head.up_convs.0.0.conv.weight": torch.ones(4, 32, 7, 7)}, r"decoder of SETR .*decode_h"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )  # fmt: skip

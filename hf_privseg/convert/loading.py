@@ -1,8 +1,8 @@
 """Checkpoints from files, without running what is in them: safetensors, and pickles of tensors and plain values.
 
 A pickle is a program. PyTorch's restricted unpickler runs none but builds tensors, containers and a list of classes
-that is extended here by NumPy's arrays and by stand-ins, which keep nothing, for two classes that training tools leave
-in their files. Whatever else a pickle asks for ends the reading.
+that is extended here by NumPy's arrays and by stand-ins, which do and keep nothing, for what training tools leave in
+their files. Whatever else a pickle asks for ends the reading.
 """
 
 import argparse
@@ -42,6 +42,10 @@ class _IgnoredArguments(_Ignored):
     """For a script's arguments."""
 
 
+def _look_up_nothing(*_: Any) -> None:
+    """Stands for `getattr`, by which mmengine's pickles name the methods of the class above."""
+
+
 _DTYPES = [np.dtype(code) for code in "?bBhHiIlLqQefd"]
 # what NumPy's pickles call
 _ARRAY: Any = np.zeros(1).__reduce__()[0]
@@ -56,6 +60,7 @@ _SAFE: list[Any] = [
         for core in ("_core", "core")  # the name since NumPy 2, and the one before
     ),
     (_IgnoredHistory, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (_look_up_nothing, "builtins.getattr"),
     (_IgnoredArguments, f"{argparse.Namespace.__module__}.{argparse.Namespace.__name__}"),
 ]
 
