@@ -79,10 +79,11 @@ def convert(
     for line in provenance.dropped():
         typer.echo(f"Not used: {line}.")
     if not provenance.is_trained:
-        typer.echo(
-            "The source is an encoder alone: the decoder is UNTRAINED, and has to be trained before it is used."
-        )
-    typer.echo(f"Next: privseg {'encrypt-model' if provenance.is_trained else 'segment'} --help")
+        typer.echo("The source is an encoder alone: the decoder is UNTRAINED, and segments nothing before training.")
+        typer.echo(f"Next: python examples/train_setr.py --checkpoint {output} --decoder {config.decoder_type} ...")
+        return
+    typer.echo("Whoever has the source can invert what this patch embedding encrypts: train it further in private.")
+    typer.echo(f"Next: privseg encrypt-model {output} encrypted_model --key-file KEY_FILE")
 
 
 def _numbers(text: str | None, option: str) -> list[float] | None:
