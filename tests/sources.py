@@ -1,8 +1,10 @@
 """Checkpoints in the names of other libraries, made from tiny models."""
 
+from copy import deepcopy
+
 import torch
 from tiny_setr import randomize, tiny_model
-from transformers import DeiTConfig, Dinov2Config, Dinov2WithRegistersConfig, ViTConfig
+from transformers import DeiTConfig, Dinov2Config, Dinov2WithRegistersConfig, ViTConfig, ViTModel
 
 from hf_privseg.convert import FORMATS
 
@@ -21,7 +23,7 @@ CONFIGS = {
 
 def source_model(cls, config="vit", **kwargs):
     """A tiny random model of transformers."""
-    return randomize(cls(CONFIGS[config], **kwargs))
+    return randomize(cls(deepcopy(CONFIGS[config]), **kwargs))
 
 
 def named_as(format, weights):
@@ -49,7 +51,5 @@ def mmseg_source(decoder="naive", **kwargs):
 
 def timm_source():
     """(a tiny random ViT of transformers, its state dict in timm's names)"""
-    from transformers import ViTModel
-
     vit = source_model(ViTModel, add_pooling_layer=False)
     return vit, named_as("timm", vit.state_dict())

@@ -62,8 +62,8 @@ def convert_checkpoint(
     """A checkpoint from elsewhere -> a SETR model in float32, with its processor.
 
     Args:
-        source: a file (.safetensors, or a pickle of PyTorch's, which is read without running it), or a folder as
-            transformers writes it.
+        source: a file (.safetensors, or a pickle of PyTorch's, which is read without running it), a folder as
+            transformers writes it, or what `read_checkpoint` gave, whose tensors the model may take over.
         format: `"mmseg"`, `"vit"` (DeiT too), `"dinov2"`, `"timm"` (and the files of DeiT, MAE and DINOv2), or
             `"auto"`, which goes by the names of the weights.
         decoder: of a source that is an encoder alone: `"naive"` (the default), `"pup"` or `"mla"`, to be trained.
@@ -202,4 +202,12 @@ def _as_float32(value: torch.Tensor) -> torch.Tensor:
     return value.float() if value.is_floating_point() else value
 
 
-__all__ = ["FORMATS", "Checkpoint", "ConversionError", "Converted", "Provenance", "convert_checkpoint"]
+__all__ = [
+    "FORMATS",
+    "Checkpoint",
+    "ConversionError",
+    "Converted",
+    "Provenance",
+    "convert_checkpoint",
+    "read_checkpoint",
+]

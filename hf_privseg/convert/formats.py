@@ -38,6 +38,7 @@ class Format:
         layer_scales: (scale, linear map that it follows) of each layer, `{}` for the layer's number.
         unused: (pattern, reason) of keys that SETR has no place for.
         refused: (pattern, reason) of keys of variants that SETR cannot represent.
+        prefix: which one of the prefixes a checkpoint has; `located` finds it.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Format:
     layer_scales: tuple[tuple[str, str], ...] = ()
     unused: tuple[tuple[str, str], ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
-    prefix: str = field(default="", init=False)
+    prefix: str = ""
 
     def matches(self, keys: Iterable[str]) -> bool:
         """Whether a checkpoint with these keys is of this format."""
@@ -59,11 +60,9 @@ class Format:
 
     def located(self, keys: Iterable[str]) -> Self:
         """The format with the prefix that these keys have."""
-        keys, found = set(keys), replace(self)
+        keys = set(keys)
         inner = self.source_key(f"{self.our_prefix}embeddings.patch_embeddings.projection.weight")[0]
-        prefix = next((prefix for prefix in self.prefixes if prefix + inner in keys), "")
-        object.__setattr__(found, "prefix", prefix)
-        return found
+        return replace(self, prefix=next((prefix for prefix in self.prefixes if prefix + inner in keys), ""))
 
     def source_key(self, name: str) -> tuple[str, int | None]:
         """Our name -> (the source's, which third of it: 0 query, 1 key, 2 value; None for all of it)."""

@@ -55,6 +55,8 @@ def _stored(checkpoint: Checkpoint) -> tuple[Any, Any, str]:
     ):
         mean = described.get("image_mean") or described.get("mean")
         std = described.get("image_std") or described.get("std")
+        if described.get("do_normalize") is False:
+            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         if mean and std:
             return mean, std, f"as {name} says"
     stored = mmseg.statistics_of(mmseg.read_config(checkpoint.meta))
