@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
-from transformers import AutoImageProcessor, PreTrainedModel, ViTConfig, ViTModel
+from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedModel, ViTModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -626,13 +626,21 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         if image_mean is None or image_std is None:
             statistics = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path)
             image_mean, image_std = image_mean or statistics.image_mean, image_std or statistics.image_std
-        model = cls(SetrConfig(**_encoder_fields(vit.config) | config_kwargs))
-        model._take_encoder(vit, torch.tensor(image_mean), torch.tensor(image_std))
+        fields = vit_fields(vit.config) | {"position_interpolation": "bicubic"}
+        model = cls(SetrConfig(**fields | config_kwargs))
+        model.load_vit(vit.state_dict(), torch.tensor(image_mean), torch.tensor(image_std))
         return model
 
     @torch.no_grad()
-    def _take_encoder(self, vit: ViTModel, mean: torch.Tensor, std: torch.Tensor) -> None:
-        weights = vit.state_dict()
+    def load_vit(self, weights: dict[str, torch.Tensor], mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Takes the encoder's weights, in place.
+
+        Args:
+            weights: state dict of a `ViTModel` of the same sizes, without pooler.
+            mean: `(channels,)`, which the ViT was trained with, for pixels in [0, 1].
+            std: `(channels,)`, likewise.
+        """
+        weights = dict(weights)
         final_norm = {name: weights.pop(f"layernorm.{name}") for name in ("weight", "bias")}
         if not self.config.use_cls_token:
             del weights["embeddings.cls_token"]
@@ -661,18 +669,19 @@ def fold_statistics(
     Returns:
         Weight and bias in the dtype that came, computed in float64.
     """
-    mean, std = mean.double(), std.double()
+    mean, std = (statistic.to(weight.device, torch.float64) for statistic in (mean, std))
     folded = weight.double() / (2 * std).view(1, -1, 1, 1)
     offset = (weight.double().sum(dim=(2, 3)) * ((0.5 - mean) / std)).sum(dim=1)
     return folded.to(weight.dtype), (bias.double() + offset).to(bias.dtype)
 
 
-def _encoder_fields(config: ViTConfig) -> dict[str, Any]:
+def vit_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """Configuration of a ViT, or of a model like it -> those of its fields that `SetrConfig` has too."""
     names = (
         "hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob qkv_bias "
         "attention_probs_dropout_prob initializer_range layer_norm_eps image_size patch_size num_channels"
     )
-    return {name: getattr(config, name) for name in names.split()} | {"position_interpolation": "bicubic"}
+    return {name: getattr(config, name) for name in names.split() if hasattr(config, name)}
 
 
 __all__ = [
@@ -682,4 +691,5 @@ __all__ = [
     "SetrPreTrainedModel",
     "SetrSemanticSegmenterOutput",
     "fold_statistics",
+    "vit_fields",
 ]
