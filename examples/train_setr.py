@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from transformers import get_polynomial_decay_schedule_with_warmup
 
 from hf_privseg import EncryptionStateError, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg.presets import PRESETS
 from hf_privseg.training.arguments import DataArguments, parse_arguments
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.data import (
@@ -37,7 +38,6 @@ from hf_privseg.training.data import (
     collate,
 )
 from hf_privseg.training.evaluation import evaluate_mean_iou
-from hf_privseg.training.presets import PRESETS
 
 PATHS = ("dataset", "output_dir", "vit", "checkpoint", "id2label", "label_map")
 

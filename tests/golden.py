@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from tiny_setr import DECODERS
 
 from hf_privseg.convert import convert_checkpoint
 
@@ -37,3 +38,9 @@ def golden_tensors(decoder):
 def golden_description(decoder):
     """Configuration, losses and gradient norms of the reference."""
     return json.loads((Path(GOLDEN) / decoder / "config.json").read_text())
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def reference(request):
+    """(our model with the reference's weights, the reference's tensors, its description)"""
+    return golden_model(request.param), golden_tensors(request.param), golden_description(request.param)

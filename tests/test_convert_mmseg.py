@@ -11,7 +11,7 @@ from sources import HALF, mmseg_source
 from tiny_setr import DECODERS, FP32, labels, pixels
 
 from hf_privseg.convert import Checkpoint, ConversionError, convert_checkpoint
-from hf_privseg.convert.labels import LABEL_SETS
+from hf_privseg.presets import PRESETS
 
 
 def converted(weights, meta=None, **kwargs):
@@ -149,8 +149,9 @@ def test_otherwise_the_number_of_classes_tells_the_data_set(count, name):
         assert config.id2label[4] == "LABEL_4"
         assert "numbered" in result.provenance.classes
     else:
-        assert tuple(config.id2label.values()) == LABEL_SETS[name].names
-        assert LABEL_SETS[name].credit in result.provenance.classes
+        assert tuple(config.id2label.values()) == PRESETS[name].class_names
+        assert config.palette == [list(colour) for colour in PRESETS[name].palette]
+        assert PRESETS[name].credit in result.provenance.classes
     assert result.processor.do_reduce_labels == (name == "ade20k")
     assert (dict(result.processor.size) if result.processor.size else None) == (
         {"shortest_edge": 512, "longest_edge": 2048} if name == "ade20k" else None

@@ -2,21 +2,17 @@
 
 import pytest
 import torch
-from golden import TOLERANCE, golden_description, golden_model, golden_tensors, needs_golden
+from golden import TOLERANCE, golden_model, golden_tensors, needs_golden, reference
 from tiny_setr import DECODERS
 from torch.nn import functional as F
 
 from hf_privseg.convert import mmseg
 
+__all__ = ["reference"]  # the fixture, for pytest to find
+
 pytestmark = needs_golden
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-
-
-@pytest.fixture(scope="module", params=DECODERS)
-def reference(request):
-    """(our model with the reference's weights, the reference's tensors, its description)"""
-    return golden_model(request.param), golden_tensors(request.param), golden_description(request.param)
 
 
 @pytest.mark.parametrize("case", ["sq64", "rect64x96", "same_tokens32x128"])
