@@ -156,8 +156,8 @@ def draw(records: Records, args: Arguments, models: list[str], caption: str) -> 
     width = max(0.55 * len(models) * step + 0.6, 4.0)
     figure = Figure(figsize=(2 * width + 0.9, 5.6), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    largest = 0.0
     for axes, (panel, title) in zip(figure.subplots(1, 2, sharey=True), PANELS.items(), strict=True):
+        largest, furthest = 0.0, 0.0
         for number, model in enumerate(models):
             (baseline,) = values(records, args, model, "", "baseline")
             span = (number * step - 0.7, number * step + step - 1.3)
@@ -165,7 +165,7 @@ def draw(records: Records, args: Arguments, models: list[str], caption: str) -> 
             for offset, family in enumerate(args.families):
                 sample = values(records, args, model, family, panel)
                 draw_box(axes, sample, number * step + offset, family)
-                largest = max(largest, abs(sample - baseline).max()) if panel == "correct" else largest
+                largest, furthest = max(largest, sample.max()), max(furthest, abs(sample - baseline).max())
         axes.set_title(
             title if panel == "random" else f"{title}\nat most {largest:.1e} from the baseline", fontsize=12
         )

@@ -35,6 +35,7 @@ from .errors import EncryptionStateError
 from .keys import SecretKey, as_key
 from .model_card import write_model_card
 from .public_facts import check_fits, public_facts
+from .rekey_update import RekeyUpdate
 
 # The image-segmentation pipeline looks the class name up here and logs an error where it is missing.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault("setr", "SetrForSemanticSegmentation")
@@ -500,6 +501,20 @@ class SetrPreTrainedModel(PreTrainedModel):
         plain = self._cipher(old_key).decrypt_weight(weight.double())
         weight.copy_(self._cipher(new_key).encrypt_weight(plain))
         self.config.encryption = public_facts(new_key)
+        return self
+
+    @torch.no_grad()
+    def apply_rekey_update(self, update: RekeyUpdate) -> Self:
+        """As `rekey_model`, without either key; what an update tells, and protects from, is said in `rekey_update`.
+
+        Raises:
+            EncryptionStateError: the model is plain.
+            KeyMismatchError: the model is not encrypted with the update's old key.
+            ValueError: the update was made for a patch embedding of another shape.
+        """
+        check_fits(update.old, self.config, subject="the old key of the update")
+        self._projection.weight.copy_(update.apply_to_weight(self._projection.weight))
+        self.config.encryption = public_facts(update.new)
         return self
 
 

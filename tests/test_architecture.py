@@ -20,16 +20,18 @@ PACKAGE = ROOT / "hf_privseg"
 ISLAND = {
     "errors": set(),
     "derivation": set(),
-    "keys": {"derivation", "errors"},
+    "private_files": set(),
+    "keys": {"derivation", "errors", "private_files"},
     "ciphers": {"errors", "keys"},
     "encrypted_image": {"ciphers", "errors", "keys"},
     "image_inputs": {"errors"},
     "patch_grid": {"errors"},
     "public_facts": {"errors"},
+    "rekey_update": {"ciphers", "keys", "private_files", "public_facts"},
     "configuration_setr": {"public_facts"},
     "model_card": set(),
     "image_processing_setr": {"ciphers", "encrypted_image", "errors", "image_inputs", "keys", "patch_grid"},
-    "modeling_setr": {"ciphers", "configuration_setr", "errors", "keys", "model_card", "public_facts"},
+    "modeling_setr": {"ciphers", "configuration_setr", "errors", "keys", "model_card", "public_facts", "rekey_update"},
 }
 ISLAND_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub", "transformers"}
 ATTACK_MODULES = {"ciphers", "errors", "keys"}
