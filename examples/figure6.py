@@ -31,11 +31,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation
-from hf_privseg.ciphers import cipher_for
+from hf_privseg.inference import Inference
 from hf_privseg.training.arguments import ExperimentArguments, parse_arguments
+from hf_privseg.training.evaluation import predict_maps
 from hf_privseg.training.experiments import (
     PlainModel,
     Records,
@@ -68,44 +70,33 @@ class Arguments(ExperimentArguments):
 
 @dataclass
 class Query:
-    """A plain image as the model takes it, and its truth."""
+    """A plain image, and its truth."""
 
-    pixel_values: torch.Tensor
-    size: tuple[int, int]
+    image: Image.Image
     labels: np.ndarray
 
 
 def load_queries(plain: PlainModel, dataset: Dataset, args: Arguments) -> list[Query]:
-    """Every image once: resized and centred, in memory."""
+    """Every image once, decoded, in memory."""
     label_map = args.load_label_map(plain.model.config.num_labels)
-    return [
-        Query(
-            plain.processor(row["image"], return_tensors="pt").pixel_values,
-            (row["image"].height, row["image"].width),
-            label_map(row["annotation"]),
-        )
-        for row in tqdm(dataset, desc="load", leave=False, disable=None)
-    ]
+    rows = tqdm(dataset, desc="load", leave=False, disable=None)
+    return [Query(row["image"], label_map(row["annotation"])) for row in rows]
 
 
-@torch.inference_mode()
 def mean_iou(
     model: SetrForSemanticSegmentation,
     plain: PlainModel,
     queries: list[Query],
     secret_key: SecretKey | None,
+    inference: Inference,
     accelerator: Accelerator,
 ) -> float:
-    """mIoU over the images of all processes, each encrypted with the key (None: plain) as the processor does it."""
-    config, metric = model.config, MeanIoU(model.config.num_labels)
-    for query in queries:
-        pixel_values = query.pixel_values.to(model.device)
-        if secret_key is not None:
-            cipher = cipher_for(secret_key, patch_size=config.patch_size, num_channels=config.num_channels)
-            pixel_values = cipher.encrypt(pixel_values)
-        outputs = model(pixel_values=pixel_values)
-        (label_map,) = plain.processor.post_process_semantic_segmentation(outputs, target_sizes=[query.size])
-        metric.add(prediction=label_map.cpu().numpy(), reference=query.labels)
+    """mIoU over the images of all processes, each encrypted with the key (None: plain)."""
+    metric = MeanIoU(model.config.num_labels)
+    images = [query.image for query in queries]
+    maps = predict_maps(model, plain.processor, images, secret_key=secret_key, inference=inference, disable=True)
+    for label_map, query in zip(maps, queries, strict=True):
+        metric.add(prediction=label_map, reference=query.labels)
     metric.confusion = accelerator.reduce(torch.from_numpy(metric.confusion).to(accelerator.device)).cpu().numpy()
     return float(metric.compute()["mean_iou"])
 
@@ -140,7 +131,7 @@ def evaluate_model(plain: PlainModel, dataset: Dataset, args: Arguments, records
                 if family not in under_k:
                     under_k = {family: copy.deepcopy(plain.model).encrypt_model(seeded_key(args.seed, family))}
                 model = under_k[family]
-        records.add(name, facts | {"mean_iou": mean_iou(model, plain, queries, key, accelerator)})
+        records.add(name, facts | {"mean_iou": mean_iou(model, plain, queries, key, args.inference, accelerator)})
 
 
 def values(records: Records, args: Arguments, model: str, family: str, panel: str) -> np.ndarray:
