@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from tqdm.auto import tqdm
 
@@ -36,14 +38,18 @@ from hf_privseg.training.metrics import MeanIoU
 from hf_privseg.training.photos import Photo, PhotoArguments, load_photos
 
 PAIR_COLUMNS = {
-    "old": "old family",
-    "new": "new family",
-    "rekey_seconds": "rekey_model s",
-    "update_seconds": "make update s",
-    "update_bytes": "update bytes",
-    "apply_seconds": "apply update s",
-    "weight_difference": "weights differ by",
-    "equal_pixels": "equal pixels",
+    "families": "old\n-> new family",
+    "rekey_seconds": "rekey\nmodel\n[s]",
+    "update_seconds": "make\nupdate\n[s]",
+    "update_bytes": "update\n[B]",
+    "apply_seconds": "apply\nupdate\n[s]",
+    "weight_difference": "weights\ndiffer by",
+    "equal_pixels": "equal\npixels",
+}
+ACCURACY_COLUMNS = {
+    "families": "old\n-> new family",
+    "mean_iou_before": "mIoU under\nthe old key",
+    "mean_iou_after": "mIoU under\nthe new key",
 }
 DRIFT_COLUMNS = {"families": "families", "rotations": "rotations", "rekey_model": "rekey_model", "updates": "updates"}
 
@@ -128,6 +134,7 @@ def replace_key(plain: PlainModel, photos: list[Photo], before: list, families: 
     return {
         "old": families[0],
         "new": families[1],
+        "families": "\n-> ".join(families),
         "rekey_seconds": rekey_seconds,
         "update_seconds": update_seconds,
         "update_bytes": len(content),
@@ -167,16 +174,18 @@ def rotate(plain: PlainModel, families: list[str], args: Arguments) -> dict[str,
 
 def shown(value: Any) -> str:
     """A cell of a table."""
-    if isinstance(value, float):
+    if isinstance(value, float) and value:
         return f"{value:.1e}" if abs(value) < 1e-3 else f"{value:.4f}"
     return str(value)
 
 
 def print_table(rows: list[dict[str, Any]], columns: dict[str, str], title: str) -> None:
-    table = Table(*columns.values(), title=title, title_justify="left")
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False, title=title, title_justify="left")
+    for header in columns.values():
+        table.add_column(escape(header), no_wrap=True)
     for row in rows:
         table.add_row(*(shown(row[name]) for name in columns))
-    Console(soft_wrap=True).print(table)
+    Console().print(table)
 
 
 def main() -> None:
@@ -184,10 +193,9 @@ def main() -> None:
     plain = load_plain_model(args.model, Accelerator(cpu=args.cpu).device)
     photos = load_photos(args, plain.model.config.num_labels)
     pairs = replace_in_every_pair(plain, photos, args)
-    columns = dict(PAIR_COLUMNS)
+    print_table(pairs, PAIR_COLUMNS, f"A new key, no training, {len(photos)} photos")
     if pairs[0]["mean_iou_before"] is not None:
-        columns |= {"mean_iou_before": "mIoU before", "mean_iou_after": "mIoU after"}
-    print_table(pairs, columns, f"A new key, no training, {len(photos)} photos")
+        print_table(pairs, ACCURACY_COLUMNS, "Accuracy before and after")
     turns = [[family] for family in args.families] + [args.families] * (len(args.families) > 1)
     drift = [rotate(plain, families, args) for families in turns]
     print_table(drift, DRIFT_COLUMNS, "Relative error of the decrypted patch embedding after many keys")
