@@ -13,7 +13,8 @@ Boxes reach from the first to the third quartile, whiskers to the furthest value
 Q3 + 1.5 (Q3 - Q1)], the line is the median, dots are outliers: the paper's rule, and matplotlib's default (whis=1.5).
 
 It writes OUTPUT.png, OUTPUT.svg, OUTPUT.json and OUTPUT.csv. A killed run goes on with the missing keys when the
-command is given again; models, families and keys may be added then. Several processes share the images.
+command is given again; models, families and keys may be added then, and the figure shows all that OUTPUT.json holds.
+Several processes share the images.
 """
 
 import copy
@@ -31,11 +32,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation
-from hf_privseg.ciphers import cipher_for
+from hf_privseg.inference import Inference
 from hf_privseg.training.arguments import ExperimentArguments, parse_arguments
+from hf_privseg.training.evaluation import predict_maps
 from hf_privseg.training.experiments import (
     PlainModel,
     Records,
@@ -68,44 +71,33 @@ class Arguments(ExperimentArguments):
 
 @dataclass
 class Query:
-    """A plain image as the model takes it, and its truth."""
+    """A plain image, and its truth."""
 
-    pixel_values: torch.Tensor
-    size: tuple[int, int]
+    image: Image.Image
     labels: np.ndarray
 
 
 def load_queries(plain: PlainModel, dataset: Dataset, args: Arguments) -> list[Query]:
-    """Every image once: resized and centred, in memory."""
+    """Every image once, decoded, in memory."""
     label_map = args.load_label_map(plain.model.config.num_labels)
-    return [
-        Query(
-            plain.processor(row["image"], return_tensors="pt").pixel_values,
-            (row["image"].height, row["image"].width),
-            label_map(row["annotation"]),
-        )
-        for row in tqdm(dataset, desc="load", leave=False, disable=None)
-    ]
+    rows = tqdm(dataset, desc="load", leave=False, disable=None)
+    return [Query(row["image"], label_map(row["annotation"])) for row in rows]
 
 
-@torch.inference_mode()
 def mean_iou(
     model: SetrForSemanticSegmentation,
     plain: PlainModel,
     queries: list[Query],
     secret_key: SecretKey | None,
+    inference: Inference,
     accelerator: Accelerator,
 ) -> float:
-    """mIoU over the images of all processes, each encrypted with the key (None: plain) as the processor does it."""
-    config, metric = model.config, MeanIoU(model.config.num_labels)
-    for query in queries:
-        pixel_values = query.pixel_values.to(model.device)
-        if secret_key is not None:
-            cipher = cipher_for(secret_key, patch_size=config.patch_size, num_channels=config.num_channels)
-            pixel_values = cipher.encrypt(pixel_values)
-        outputs = model(pixel_values=pixel_values)
-        (label_map,) = plain.processor.post_process_semantic_segmentation(outputs, target_sizes=[query.size])
-        metric.add(prediction=label_map.cpu().numpy(), reference=query.labels)
+    """mIoU over the images of all processes, each encrypted with the key (None: plain)."""
+    metric = MeanIoU(model.config.num_labels)
+    images = [query.image for query in queries]
+    maps = predict_maps(model, plain.processor, images, secret_key=secret_key, inference=inference, disable=True)
+    for label_map, query in zip(maps, queries, strict=True):
+        metric.add(prediction=label_map, reference=query.labels)
     metric.confusion = accelerator.reduce(torch.from_numpy(metric.confusion).to(accelerator.device)).cpu().numpy()
     return float(metric.compute()["mean_iou"])
 
@@ -140,7 +132,7 @@ def evaluate_model(plain: PlainModel, dataset: Dataset, args: Arguments, records
                 if family not in under_k:
                     under_k = {family: copy.deepcopy(plain.model).encrypt_model(seeded_key(args.seed, family))}
                 model = under_k[family]
-        records.add(name, facts | {"mean_iou": mean_iou(model, plain, queries, key, accelerator)})
+        records.add(name, facts | {"mean_iou": mean_iou(model, plain, queries, key, args.inference, accelerator)})
 
 
 def values(records: Records, args: Arguments, model: str, family: str, panel: str) -> np.ndarray:
@@ -150,34 +142,45 @@ def values(records: Records, args: Arguments, model: str, family: str, panel: st
     return np.array([row["mean_iou"] for row in rows if row.get("key_seed", last) <= last])
 
 
-def draw(records: Records, args: Arguments, models: list[str], caption: str) -> None:
-    """The two panels -> PNG and SVG."""
-    step = len(args.families) + 1  # from one model's boxes to the next one's
-    width = max(0.55 * len(models) * step + 0.6, 4.0)
+def families_of(records: Records, model: str) -> list[str]:
+    """The families that a model was evaluated with, in the order of the legend."""
+    return [
+        name
+        for name in COLOURS
+        if any(row["family"] == name for row in records.rows.values() if row["model"] == model)
+    ]
+
+
+def draw(records: Records, args: Arguments, caption: str) -> None:
+    """The two panels, with all that the records hold -> PNG and SVG."""
+    boxes = {model: families_of(records, model) for model in records.models}
+    width = max(0.55 * sum(len(families) + 1 for families in boxes.values()) + 0.6, 4.0)
     figure = Figure(figsize=(2 * width + 0.9, 5.6), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    largest = 0.0
     for axes, (panel, title) in zip(figure.subplots(1, 2, sharey=True), PANELS.items(), strict=True):
-        for number, model in enumerate(models):
+        furthest, position, centres = 0.0, 0, []
+        for model, families in boxes.items():
             (baseline,) = values(records, args, model, "", "baseline")
-            span = (number * step - 0.7, number * step + step - 1.3)
+            span = (position - 0.7, position + len(families) - 0.3)
             axes.hlines(baseline, *span, colors=BASELINE, linestyles="dashed", linewidth=2.2, zorder=1)
-            for offset, family in enumerate(args.families):
+            centres.append(position + (len(families) - 1) / 2)
+            for family in families:
                 sample = values(records, args, model, family, panel)
-                draw_box(axes, sample, number * step + offset, family)
-                largest = max(largest, abs(sample - baseline).max()) if panel == "correct" else largest
-        axes.set_title(
-            title if panel == "random" else f"{title}\nat most {largest:.1e} from the baseline", fontsize=12
-        )
-        axes.set_xticks([number * step + (step - 2) / 2 for number in range(len(models))], models, fontsize=12)
-        axes.set_xlim(-1, len(models) * step - 1)
+                draw_box(axes, sample, position, family)
+                furthest, position = max(furthest, abs(sample - baseline).max()), position + 1
+            position += 1
+        note = f"\nat most {furthest:.1e} from the baseline"
+        axes.set_title(title if panel == "random" else title + note, fontsize=12)
+        axes.set_xticks(centres, list(boxes), fontsize=12)
+        axes.set_xlim(-1, position - 1)
         axes.set_ylim(bottom=0)
         axes.grid(axis="y", color="#dddddd", linewidth=0.7, zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("mIoU", fontsize=12)
-    boxes = [Patch(facecolor=COLOURS[f], hatch=HATCHES[f], edgecolor="#333333", label=f) for f in args.families]
+    shown = [family for family in COLOURS if any(family in families for families in boxes.values())]
+    patches = [Patch(facecolor=COLOURS[f], hatch=HATCHES[f], edgecolor="#333333", label=f) for f in shown]
     line = Line2D([], [], color=BASELINE, linestyle="dashed", linewidth=2.2, label="baseline (plain)")
-    figure.legend(handles=[line, *boxes], loc="outside upper center", ncols=3, frameon=False, fontsize=11)
+    figure.legend(handles=[line, *patches], loc="outside upper center", ncols=3, frameon=False, fontsize=11)
     figure.supxlabel(caption, fontsize=9, color="#555555")
     for suffix in (".png", ".svg"):
         figure.savefig(f"{args.output}{suffix}", dpi=160)
@@ -199,16 +202,16 @@ def draw_box(axes: Axes, sample: np.ndarray, position: float, family: str) -> No
     drawn["boxes"][0].set(facecolor=COLOURS[family], hatch=HATCHES[family], edgecolor="#333333")
 
 
-def report(records: Records, args: Arguments, models: list[str]) -> None:
+def report(records: Records, args: Arguments) -> None:
     """Writes the figure and the CSV file, and prints a line a box."""
     with Path(f"{args.output}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, CSV_COLUMNS)
         writer.writeheader()
         writer.writerows(records.rows.values())
-    for model in models:
+    for model in records.models:
         (baseline,) = values(records, args, model, "", "baseline")
         print(f"{model}: baseline {baseline:.4f}")
-        for family in args.families:
+        for family in families_of(records, model):
             wrong, right = (values(records, args, model, family, panel) for panel in PANELS)
             print(
                 f"  {family}: {len(wrong)} random keys, mIoU {wrong.min():.4f} to {wrong.max():.4f}, median "
@@ -216,7 +219,7 @@ def report(records: Records, args: Arguments, models: list[str]) -> None:
             )
     data = f"{records.facts['num_images']} images of {Path(args.dataset).name} ({args.split})"
     rule = "Box: quartiles and median; whiskers: furthest values within 1.5 interquartile ranges; dots: outliers."
-    draw(records, args, models, f"{args.num_keys} keys a box, {data}.\n{rule}")
+    draw(records, args, f"{args.num_keys} keys a box, {data}.\n{rule}")
     print(f"Wrote {args.output}.png, .svg, .json and .csv")
 
 
@@ -227,13 +230,11 @@ def main() -> None:
     records = Records(Path(f"{args.output}.json"), experiment_facts(args, dataset), writes=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     share = dataset.shard(accelerator.num_processes, accelerator.process_index, contiguous=False)
-    names = []
     for plain in plain_models(args, accelerator.device):
         records.bind(plain)
         evaluate_model(plain, share, args, records, accelerator)
-        names.append(plain.name)
     if accelerator.is_main_process:
-        report(records, args, names)
+        report(records, args)
 
 
 if __name__ == "__main__":

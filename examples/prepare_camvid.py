@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from hf_privseg.presets import PRESETS
 from hf_privseg.training.arguments import parse_arguments
-from hf_privseg.training.presets import PRESETS
 
 CAMVID = PRESETS["camvid"]
 VOID = len(CAMVID.class_names)

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_privseg import EncryptionStateError, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg.presets import PRESETS
 from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.data import (
@@ -37,7 +38,6 @@ from hf_privseg.training.data import (
 )
 from hf_privseg.training.evaluation import evaluate_mean_iou
 from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
-from hf_privseg.training.presets import PRESETS
 
 PATHS = ("dataset", "output_dir", "vit", "checkpoint", "id2label", "label_map")
 

@@ -13,6 +13,7 @@ from .image_processing_setr import SetrImageProcessor
 from .keys import SecretKey
 from .modeling_setr import SetrForSemanticSegmentation, SetrModel
 from .pipeline_setr import SetrSegmentationPipeline
+from .rekey_update import RekeyUpdate
 
 AutoConfig.register("setr", SetrConfig, exist_ok=True)
 AutoModel.register(SetrConfig, SetrModel, exist_ok=True)
@@ -26,6 +27,7 @@ __all__ = [
     "InvalidImageError",
     "InvalidKeyError",
     "KeyMismatchError",
+    "RekeyUpdate",
     "SecretKey",
     "SetrConfig",
     "SetrForSemanticSegmentation",

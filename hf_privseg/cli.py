@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
+from .cli_convert import convert
 from .errors import EncryptionStateError, InvalidKeyError
 from .keys import DEFAULT_FAMILY, FAMILIES, SecretKey
 from .public_facts import check_fits
@@ -198,6 +199,9 @@ def demo(
     from .demo import run_demo
 
     run_demo(image=image, family=family, output_dir=output_dir, model=model)
+
+
+app.command(epilog="Example:\n\nprivseg convert setr_pup_ade20k.pth setr_pup --labels ade20k")(convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,7 +4,8 @@ ValueError
 ├── InvalidKeyError       the value offered as a key is none: malformed, of the wrong length, of an unknown family
 ├── KeyMismatchError      a sound key, but not the one (or not of the family) that this model or image was made with
 ├── InvalidImageError     pixels that cannot be encrypted: size, channels, dtype, range
-└── CiphertextError       an encrypted image that is damaged, resampled, recompressed or not one at all
+├── CiphertextError       an encrypted image that is damaged, resampled, recompressed or not one at all
+└── ConversionError       a checkpoint from elsewhere that cannot become a SETR, or not safely
 RuntimeError
 └── EncryptionStateError  a sound request at the wrong moment: encrypting twice, decrypting what is plain
 
@@ -27,6 +28,10 @@ class InvalidImageError(ValueError):
 
 class CiphertextError(ValueError):
     """The encrypted image is damaged: changed, resized or recompressed after encryption, or never encrypted."""
+
+
+class ConversionError(ValueError):
+    """The checkpoint from elsewhere cannot be converted: unsafe, damaged, incomplete, or of a kind that SETR lacks."""
 
 
 class EncryptionStateError(RuntimeError):

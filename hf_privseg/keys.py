@@ -9,11 +9,9 @@ import hmac
 import os
 import re
 import secrets
-import stat
 import unicodedata
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn, final
 
 import numpy as np
@@ -29,6 +27,7 @@ from .derivation import (
     stream_words,
 )
 from .errors import InvalidKeyError
+from .private_files import read_private_file, write_private_file
 
 FAMILIES = ("permutation", "signed_permutation", "orthogonal", "matrix")
 DEFAULT_FAMILY = "orthogonal"
@@ -111,16 +110,7 @@ class SecretKey:
         """
         if str(path).strip().startswith(f"{_PREFIX}."):
             raise InvalidKeyError("SecretKey.from_file expects a path, got a key's text; use SecretKey.from_text")
-        path = Path(path)
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(4096).decode("utf-8-sig", errors="replace")
-        if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-            warnings.warn(
-                f"other users can reach the key file {path} (mode {stat.S_IMODE(mode):04o}); run: chmod 600 {path}",
-                UserWarning,
-                stacklevel=2,
-            )
+        text = read_private_file(path, 4096, noun="key file").decode("utf-8-sig", errors="replace")
         return cls._from_source(text, f"key file {path}")
 
     def to_file(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -131,24 +121,8 @@ class SecretKey:
         Raises:
             FileExistsError: `path` exists and `overwrite` is False.
         """
-        path = Path(path)
-        private = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-        try:
-            with os.fdopen(os.open(temporary, private, 0o600), "wb") as file:
-                file.write(f"{self.to_text()}\n".encode())
-                file.flush()
-                os.fsync(file.fileno())
-            if not overwrite:  # reserve the name: of two writers exactly one succeeds
-                os.close(os.open(path, private, 0o600))
-            os.replace(temporary, path)
-        except FileExistsError:
-            raise FileExistsError(
-                f"{path} exists, and whatever was encrypted with a key that it holds would be lost with it; "
-                "choose another path or pass overwrite=True"
-            ) from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        loss = "whatever was encrypted with a key that it holds would be lost with it"
+        write_private_file(path, f"{self.to_text()}\n".encode(), overwrite=overwrite, loss=loss)
 
     @classmethod
     def from_env(cls, variable: str = "PRIVSEG_KEY") -> "SecretKey":

@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
-from transformers import AutoImageProcessor, PreTrainedModel, ViTConfig, ViTModel
+from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedModel, ViTModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -29,12 +29,9 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs, maybe_install_capturing_hooks
 
-from .ciphers import cipher_for
 from .configuration_setr import SetrConfig
-from .errors import EncryptionStateError
-from .keys import SecretKey, as_key
+from .encryptable_embedding import EncryptableEmbedding
 from .model_card import write_model_card
-from .public_facts import check_fits, public_facts
 
 # The image-segmentation pipeline looks the class name up here and logs an error where it is missing.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault("setr", "SetrForSemanticSegmentation")
@@ -388,8 +385,8 @@ class SetrSemanticSegmenterOutput(SemanticSegmenterOutput):
     auxiliary_logits: tuple[torch.FloatTensor, ...] | None = None
 
 
-class SetrPreTrainedModel(PreTrainedModel):
-    """Loading, initialisation, and the encryption of the patch embedding, for every SETR class."""
+class SetrPreTrainedModel(EncryptableEmbedding, PreTrainedModel):
+    """Loading and initialisation, for every SETR class."""
 
     config: SetrConfig
     base_model_prefix = "setr"
@@ -441,79 +438,6 @@ class SetrPreTrainedModel(PreTrainedModel):
         # transformers has put the card of the repository, or an empty one, over the card that save_pretrained wrote.
         write_model_card(self, working_dir)
         return super()._upload_modified_files(working_dir, *args, **kwargs)
-
-    @property
-    def _projection(self) -> Any:
-        base: Any = self.base_model
-        return base.embeddings.patch_embeddings.projection
-
-    def _cipher(self, secret_key: SecretKey) -> Any:
-        return cipher_for(secret_key, patch_size=self.config.patch_size, num_channels=self.config.num_channels)
-
-    @torch.no_grad()
-    def encrypt_model(self, secret_key: SecretKey | bytes) -> Self:
-        """Replaces the patch embedding E by E_hat = E_enc E, in place (paper section 3.2.1, eq. 3).
-
-        Nothing else changes: modules, parameters, shapes and cost stay those of the plain model.
-
-        Args:
-            secret_key: a `SecretKey`, whose family is the cipher that is used, or 32 raw bytes for the default family.
-
-        Returns:
-            The model itself.
-
-        Raises:
-            InvalidKeyError: `secret_key` is no key.
-            EncryptionStateError: the model is encrypted already.
-        """
-        secret_key = as_key(secret_key)
-        facts = self.config.encryption
-        if facts is not None:
-            raise EncryptionStateError(
-                f"Expected a plain model, but this one is encrypted already (family {facts['family']}, key "
-                f"fingerprint {facts['fingerprint']}). Use `rekey_model(old_key, new_key)` to change its key, or "
-                "`decrypt_model(old_key)` first."
-            )
-        weight = self._projection.weight
-        weight.copy_(self._cipher(secret_key).encrypt_weight(weight))
-        self.config.encryption = public_facts(secret_key)
-        return self
-
-    @torch.no_grad()
-    def decrypt_model(self, secret_key: SecretKey | bytes) -> Self:
-        """Undoes `encrypt_model` in place: bit for bit for the permutation families, up to rounding for the others.
-
-        Raises:
-            InvalidKeyError: `secret_key` is no key.
-            EncryptionStateError: the model is plain.
-            KeyMismatchError: the model is encrypted with another key.
-        """
-        secret_key = as_key(secret_key)
-        check_fits(secret_key, self.config)
-        weight = self._projection.weight
-        weight.copy_(self._cipher(secret_key).decrypt_weight(weight))
-        self.config.encryption = None
-        return self
-
-    @torch.no_grad()
-    def rekey_model(self, old_key: SecretKey | bytes, new_key: SecretKey | bytes) -> Self:
-        """Replaces the key of an encrypted model in place, without retraining (paper section 3.3).
-
-        The families of the two keys may differ.
-
-        Raises:
-            InvalidKeyError: one of the keys is no key.
-            EncryptionStateError: the model is plain.
-            KeyMismatchError: the model is not encrypted with `old_key`.
-        """
-        old_key, new_key = as_key(old_key), as_key(new_key)
-        check_fits(old_key, self.config)
-        weight = self._projection.weight
-        # In float64, so that a key update rounds once and not twice.
-        plain = self._cipher(old_key).decrypt_weight(weight.double())
-        weight.copy_(self._cipher(new_key).encrypt_weight(plain))
-        self.config.encryption = public_facts(new_key)
-        return self
 
 
 class SetrModel(SetrPreTrainedModel):
@@ -634,13 +558,21 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         if image_mean is None or image_std is None:
             statistics = AutoImageProcessor.from_pretrained(pretrained_model_name_or_path)
             image_mean, image_std = image_mean or statistics.image_mean, image_std or statistics.image_std
-        model = cls(SetrConfig(**_encoder_fields(vit.config) | config_kwargs))
-        model._take_encoder(vit, torch.tensor(image_mean), torch.tensor(image_std))
+        fields = vit_fields(vit.config) | {"position_interpolation": "bicubic"}
+        model = cls(SetrConfig(**fields | config_kwargs))
+        model.load_vit(vit.state_dict(), torch.tensor(image_mean), torch.tensor(image_std))
         return model
 
     @torch.no_grad()
-    def _take_encoder(self, vit: ViTModel, mean: torch.Tensor, std: torch.Tensor) -> None:
-        weights = vit.state_dict()
+    def load_vit(self, weights: dict[str, torch.Tensor], mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Takes the encoder's weights, in place.
+
+        Args:
+            weights: state dict of a `ViTModel` of the same sizes, without pooler.
+            mean: `(channels,)`, which the ViT was trained with, for pixels in [0, 1].
+            std: `(channels,)`, likewise.
+        """
+        weights = dict(weights)
         final_norm = {name: weights.pop(f"layernorm.{name}") for name in ("weight", "bias")}
         if not self.config.use_cls_token:
             del weights["embeddings.cls_token"]
@@ -669,18 +601,19 @@ def fold_statistics(
     Returns:
         Weight and bias in the dtype that came, computed in float64.
     """
-    mean, std = mean.double(), std.double()
+    mean, std = (statistic.to(weight.device, torch.float64) for statistic in (mean, std))
     folded = weight.double() / (2 * std).view(1, -1, 1, 1)
     offset = (weight.double().sum(dim=(2, 3)) * ((0.5 - mean) / std)).sum(dim=1)
     return folded.to(weight.dtype), (bias.double() + offset).to(bias.dtype)
 
 
-def _encoder_fields(config: ViTConfig) -> dict[str, Any]:
+def vit_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """Configuration of a ViT, or of a model like it -> those of its fields that `SetrConfig` has too."""
     names = (
         "hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob qkv_bias "
         "attention_probs_dropout_prob initializer_range layer_norm_eps image_size patch_size num_channels"
     )
-    return {name: getattr(config, name) for name in names.split()} | {"position_interpolation": "bicubic"}
+    return {name: getattr(config, name) for name in names.split() if hasattr(config, name)}
 
 
 __all__ = [
@@ -691,4 +624,5 @@ __all__ = [
     "SetrSemanticSegmenterOutput",
     "fold_statistics",
     "segmentation_loss",
+    "vit_fields",
 ]

@@ -79,4 +79,10 @@ def sample_photo(name: str) -> Image.Image:
     """
     if name not in SAMPLE_PHOTOS:
         raise KeyError(f"no sample photo is called {name!r}; there are {', '.join(SAMPLE_PHOTOS)}")
-    return Image.fromarray(SAMPLE_PHOTOS[name].load())
+    try:
+        return Image.fromarray(SAMPLE_PHOTOS[name].load())
+    except ImportError as error:
+        raise ImportError(
+            f"the sample photo {name!r} lies in a package that is not installed ({error}); install scikit-learn and "
+            "scikit-image (pip install 'hf-privseg[demo,attacks]'), or take a photo of your own"
+        ) from error

@@ -2,6 +2,8 @@
 
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,13 +82,29 @@ def save_model(
         folder: checked by `check_model_folder` beforehand.
         licence_from: what the model was loaded from; the terms of a folder go with what is made from it.
     """
+    with new_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        copy_licences(Path(_source(licence_from)), temporary)
+
+
+def copy_licences(source: Path, folder: Path) -> None:
+    """The licence files of a model's folder -> another folder; nothing where `source` is no folder."""
+    for licence in source.glob("LICENSE*"):
+        shutil.copy(licence, folder)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A path beside `folder` to write a model into; it becomes `folder`, as a whole or (after an error) not at all.
+
+    Args:
+        folder: checked by `check_model_folder` beforehand; what is there is replaced.
+    """
     folder = folder.resolve()
     temporary, retired = (folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.{end}") for end in ("tmp", "old"))
     try:
-        model.save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-        for licence in Path(_source(licence_from)).glob("LICENSE*"):
-            shutil.copy(licence, temporary)
+        yield temporary
         if folder.exists():
             folder.rename(retired)
         temporary.rename(folder)

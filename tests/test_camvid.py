@@ -16,7 +16,7 @@ from hf_privseg.training.data import LabelMap, load_segmentation_dataset
 from hf_privseg.training.evaluation import predict_maps
 from hf_privseg.training.metrics import MeanIoU
 
-NUM_FRAMES = 4
+NUM_FRAMES = 2
 
 pytestmark = [
     pytest.mark.slow,

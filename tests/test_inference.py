@@ -5,8 +5,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from golden import TOLERANCE, needs_golden, reference
 from PIL import Image
-from test_mmseg_parity import GOLDEN, TOLERANCE, reference
 from tiny_setr import DECODERS, make_key, tiny_model
 from torch.nn import functional as F
 from transformers.modeling_outputs import SemanticSegmenterOutput
@@ -41,10 +41,7 @@ def model():
     return tiny_model()
 
 
-needs_reference = pytest.mark.skipif(not GOLDEN, reason="PRIVSEG_GOLDEN does not name the folder of reference outputs")
-
-
-@needs_reference
+@needs_golden
 class TestAgainstMmsegmentation:
     # it gives its inputs after normalisation
     ready = SetrImageProcessor(do_rescale=False, do_normalize=False, do_pad=True)

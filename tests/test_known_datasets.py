@@ -15,8 +15,8 @@ pytest.importorskip("datasets", reason="the train extra is not installed")
 import datasets
 
 from hf_privseg import SetrForSemanticSegmentation
+from hf_privseg.presets import PRESETS
 from hf_privseg.training.data import IGNORE_INDEX, LabelMap, class_names, load_segmentation_dataset
-from hf_privseg.training.presets import PRESETS
 
 HEIGHT, WIDTH = 32, 64
 RNG = np.random.default_rng(0)

@@ -15,7 +15,14 @@ from PIL import Image
 from tiny_setr import tiny_model
 from transformers.utils import logging as transformers_logging
 
-from hf_privseg import EncryptedImage, SecretKey, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg import (
+    EncryptedImage,
+    RekeyUpdate,
+    SecretKey,
+    SetrConfig,
+    SetrForSemanticSegmentation,
+    SetrImageProcessor,
+)
 from hf_privseg import SetrSegmentationPipeline as Pipeline
 from hf_privseg.ciphers import cipher_for
 from hf_privseg.keys import FAMILIES
@@ -44,7 +51,8 @@ def test_the_whole_way_of_a_key(family, photo, tmp_path, everything_logged, capf
     key.to_file(tmp_path / "secret.key")
     public = tmp_path / "public"
     model, processor = tiny_model(), SetrImageProcessor(patch_size=4)
-    model.encrypt_model(key).rekey_model(key, other).rekey_model(other, key)
+    update = RekeyUpdate.between(other, key, patch_size=4)
+    model.encrypt_model(key).rekey_model(key, other).apply_rekey_update(update)
     model.save_pretrained(public / "model")
     processor.save_pretrained(public / "model")
     inputs = processor(photo, secret_key=key, return_tensors="pt")
@@ -55,7 +63,23 @@ def test_the_whole_way_of_a_key(family, photo, tmp_path, everything_logged, capf
     segment = Pipeline(model=loaded, image_processor=SetrImageProcessor.from_pretrained(public / "model"))
     masks = segment(photo, secret_key=key)
 
-    shown = [key, repr(key), model, model.config, processor, inputs, encrypted, outputs, segment, vars(segment), masks]
+    update.to_file(public / "next.rekey")
+
+    shown = [
+        key,
+        repr(key),
+        update,
+        vars(update),
+        model,
+        model.config,
+        processor,
+        inputs,
+        encrypted,
+        outputs,
+        segment,
+        vars(segment),
+        masks,
+    ]
     shown += [vars(processor), vars(model), processor.to_json_string(), model.config.to_json_string(), vars(encrypted)]
     shown += [cipher_for(key, patch_size=4), EncryptedImage.from_bytes(encrypted.to_bytes())]
     for thing in shown:
@@ -89,6 +113,11 @@ REFUSED = {
     "pickling": lambda key, model, photo: pickle.dumps(key),
     "copying": lambda key, model, photo: copy.deepcopy({"key": key}),
     "JSON": lambda key, model, photo: json.dumps({"key": key}),
+    "text of a key as an update": lambda key, model, photo: RekeyUpdate.from_bytes(key.to_text().encode()),
+    "an update from a key to itself": lambda key, model, photo: RekeyUpdate.between(key, key, patch_size=4),
+    "pickling an update": lambda key, model, photo: pickle.dumps(
+        RekeyUpdate.between(key, SecretKey.generate(), patch_size=4)
+    ),
     "pickling a cipher": lambda key, model, photo: pickle.dump(cipher_for(key, patch_size=4), io.BytesIO()),
 }
 

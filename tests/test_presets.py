@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_privseg.training import presets
-from hf_privseg.training.presets import PRESETS, preset_named
+from hf_privseg import presets
+from hf_privseg.presets import PRESETS, preset_named
 
 VOID_IDS = {0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30}  # of Cityscapes' 34, not evaluated
 

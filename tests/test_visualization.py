@@ -57,3 +57,27 @@ def test_an_overlay_lies_between_photo_and_colours() -> None:
 def test_shares_count_every_pixel_of_every_map_once() -> None:
     shares = visualization.class_shares([np.zeros((1, 1), int), np.array([[1, 1, 2]])], 4)
     assert shares.tolist() == [0.25, 0.5, 0.25, 0.0]
+
+
+def test_a_legend_has_the_classes_that_a_map_shows() -> None:
+    config = tiny_config(num_labels=3, id2label={0: "sky", 1: "road", 2: "tree"})
+    few = np.array([[0] * 999 + [1]])
+    legend = visualization.legend_for(config, [few, np.array([[2, 2, 255]]), np.array([[255]])])
+    assert list(legend) == ["sky", "tree"]
+    assert legend["tree"].tolist() == visualization.palette_for(config)[2].tolist()
+
+
+def test_a_comparison_makes_room_for_rows_of_any_shape_and_for_every_name(tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+
+    def size(*rows, names=2):
+        panels = [[visualization.Panel(Image.new("RGB", shape), "title", "note")] * 2 for shape in rows]
+        legend = {f"a class with a long name {n}": np.zeros(3, np.uint8) for n in range(names)}
+        visualization.draw_comparison(tmp_path / "x.png", panels, legend, ["caption"])
+        with Image.open(tmp_path / "x.png") as picture:
+            return np.array(picture.size) / 110
+
+    wide, tall, both = size((40, 20)), size((20, 20)), size((40, 20), (20, 20))
+    assert tall[1] - wide[1] == pytest.approx(2.2, abs=0.02)  # half of a panel's width
+    assert both[1] == pytest.approx(wide[1] + 4.4 + 0.72, abs=0.02)
+    assert size((40, 20), names=40)[1] > wide[1] + 2  # forty names do not fit on one line

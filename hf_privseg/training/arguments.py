@@ -11,8 +11,8 @@ from transformers import HfArgumentParser
 
 from ..inference import Inference
 from ..keys import FAMILIES
+from ..presets import PRESETS
 from .data import LabelMap, class_names, load_segmentation_dataset
-from .presets import PRESETS
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -106,7 +106,17 @@ def evenly_spaced(dataset: Dataset, limit: int | None) -> Dataset:
 
 def experiment_facts(args: ExperimentArguments, dataset: Dataset) -> dict[str, Any]:
     """What makes an experiment, models and families aside: with other values, its figures are not comparable."""
-    names = ("dataset", "revision", "split", "label_map", "ignore_labels", "reduce_labels", "seed")
+    names: tuple[str, ...] = (
+        "dataset",
+        "revision",
+        "split",
+        "preset",
+        "label_map",
+        "ignore_labels",
+        "reduce_labels",
+        "seed",
+    )
+    names += ("window", "stride", "scales", "flip")
     return {name: getattr(args, name) for name in names} | {"num_images": len(dataset)}
 
 

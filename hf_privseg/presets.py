@@ -26,6 +26,7 @@ class Preset:
         label_map: {stored label: class}, what it does not name being void; None where stored labels are classes.
         ignore_labels: stored labels that belong to no class.
         reduce_labels: whether stored 0 is background and k is class k - 1.
+        credit: who made the data set.
     """
 
     class_names: tuple[str, ...]
@@ -33,6 +34,7 @@ class Preset:
     label_map: dict[int, int] | None = None
     ignore_labels: tuple[int, ...] = (255,)
     reduce_labels: bool = False
+    credit: str = ""
 
 
 def preset_named(name: str) -> Preset:
@@ -122,15 +124,18 @@ PRESETS: dict[str, Preset] = {
         palette=_colours(" ".join(colour for _, colour in _CITYSCAPES.values())),
         label_map={raw_id: index for index, raw_id in enumerate(_CITYSCAPES)},
         ignore_labels=(255, 65535),
+        credit="Cityscapes (Cordts et al., CVPR 2016)",
     ),
     "ade20k": Preset(
         class_names=tuple(name.replace("_", " ") for name in _ADE20K_NAMES.split()),
         palette=_colours(_ADE20K_COLOURS),
         reduce_labels=True,
+        credit="ADE20K (Zhou et al., CVPR 2017)",
     ),
     "camvid": Preset(
         class_names=tuple(_CAMVID),
         palette=_colours(" ".join(_CAMVID.values())),
         ignore_labels=(len(_CAMVID), 255),
+        credit="CamVid (Brostow et al., 2009), 11 classes as in SegNet (Badrinarayanan et al., 2017)",
     ),
 }

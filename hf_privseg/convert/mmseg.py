@@ -1,0 +1,191 @@
+"""SETR as mmsegmentation trains it: naive, PUP and MLA (Zheng et al., CVPR 2021).
+
+The decoders' names are ours already. Sizes come from shapes; what no shape tells comes from the configuration that
+such files hold as the text of a Python file. It is parsed for its literals and never run.
+"""
+
+import ast
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..errors import ConversionError
+from .formats import Format, Weights, encoder_fields
+from .loading import Checkpoint
+
+_UP_CONV = "decode_head.up_convs.0.0.conv.weight"
+_PROJECTION = "neck.mla.channel_proj.0.conv.weight"
+
+_TOKEN, _POSITIONS = "setr.embeddings.cls_token", "setr.embeddings.position_embeddings"
+
+FORMAT = Format(
+    name="mmseg",
+    title="mmsegmentation's SETR",
+    marker=r"^backbone\.layers\.\d+\.attn\.attn\.in_proj_weight$",
+    layer=r"backbone\.layers\.(\d+)\.",
+    our_prefix="setr.",
+    packs_qkv=True,
+    renamed=(
+        (r"^setr\.embeddings\.patch_embeddings\.", "backbone.patch_embed."),
+        (r"^setr\.embeddings\.position_embeddings$", "backbone.pos_embed"),
+        (r"^setr\.embeddings\.cls_token$", "backbone.cls_token"),
+        (r"^setr\.", "backbone."),
+        (r"\.layernorm_before\.", ".ln1."),
+        (r"\.layernorm_after\.", ".ln2."),
+        (r"\.attention\.[qkv]_proj\.", ".attn.attn.in_proj_"),
+        (r"\.attention\.o_proj\.", ".attn.attn.out_proj."),
+        (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
+        (r"\.mlp\.fc2\.", ".ffn.layers.1."),
+    ),
+)
+
+
+def read_config(meta: dict[str, Any]) -> dict[str, Any]:
+    """What the checkpoint says of its making -> its configuration; empty where it says nothing.
+
+    Args:
+        meta: `config` (until mmsegmentation 0.30) or `cfg` (since 1.0) is the text of a Python file.
+
+    Raises:
+        ConversionError: the text is no Python.
+    """
+    text = meta.get("cfg", meta.get("config"))
+    if not isinstance(text, str):
+        return {}
+    try:
+        statements = ast.parse(text).body
+    except SyntaxError as error:
+        raise ConversionError(f"expected the text of a configuration in the checkpoint's meta, got {error}") from error
+    assigned = [node for node in statements if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
+    return {node.targets[0].id: _literal(node.value) for node in assigned}  # type: ignore[attr-defined]
+
+
+def _literal(node: ast.expr) -> Any:
+    """`dict(a=1)`, lists, tuples, dictionaries and constants -> the value; None for anything else."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
+    if isinstance(node, ast.Dict):
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True) if key}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_literal(item) for item in node.elts]
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def decoder_of(weights: Weights) -> str:
+    """The decoder by its weights: "naive", "pup" or "mla".
+
+    Raises:
+        ConversionError: it is none of them.
+    """
+    if _PROJECTION in weights:
+        return "mla"
+    kernel = weights[_UP_CONV].shape[-1] if _UP_CONV in weights and weights[_UP_CONV].ndim == 4 else None
+    if kernel not in (1, 3):
+        heads = sorted({key.split(".")[0] for key in weights} - {"backbone"})
+        raise ConversionError(
+            f"expected a decoder of SETR ({_PROJECTION}, or {_UP_CONV} of 1 x 1 or 3 x 3), got {heads} without it; "
+            "other decoders are not supported"
+        )
+    return {1: "naive", 3: "pup"}[kernel]
+
+
+def read_fields(checkpoint: Checkpoint, num_attention_heads: int | None) -> dict[str, Any]:
+    """A checkpoint -> fields of `SetrConfig`.
+
+    Raises:
+        ConversionError: it is no SETR of a kind that ours can represent.
+    """
+    weights, config = checkpoint.weights, read_config(checkpoint.meta)
+    model = config.get("model") or {}
+    backbone = model.get("backbone") or {}
+    if (model.get("decode_head") or {}).get("align_corners"):
+        raise ConversionError(
+            "expected a SETR that up-samples with align_corners=False, as mmsegmentation's models do, got one with "
+            "align_corners=True, which ours cannot represent"
+        )
+    decoder = decoder_of(weights)
+    stages = _count(weights, "auxiliary_head.0.up_convs.")
+    fields = {
+        **encoder_fields(weights, FORMAT, num_attention_heads or backbone.get("num_heads")),
+        "decoder_type": decoder,
+        "num_labels": _leading_size(weights, "decode_head.conv_seg.weight"),
+        "decoder_hidden_size": _leading_size(weights, _PROJECTION if decoder == "mla" else _UP_CONV),
+        "use_auxiliary_head": any(key.startswith("auxiliary_head.") for key in weights),
+        "position_interpolation": backbone.get("interpolate_mode") or "bilinear",
+        "layer_norm_eps": (backbone.get("norm_cfg") or {}).get("eps") or 1e-6,
+        "out_indices": backbone.get("out_indices"),
+        "use_cls_token": backbone.get("with_cls_token"),
+    }
+    if decoder == "mla":
+        fields["mla_hidden_size"] = _leading_size(weights, _UP_CONV)
+    if stages:
+        fields["auxiliary_num_stages"] = stages
+    return fields
+
+
+def check_levels(weights: Weights, out_indices: list[int]) -> None:
+    """Refuse another number of tapped layers than the decoder and the auxiliary heads of the checkpoint read.
+
+    Raises:
+        ConversionError: says how many there must be.
+    """
+    auxiliaries = _count(weights, "auxiliary_head.")
+    levels = _count(weights, "neck.norm.") or (auxiliaries + 1 if auxiliaries else len(out_indices))
+    if levels != len(out_indices):
+        raise ConversionError(
+            f"expected out_indices of the {levels} layers that the checkpoint's heads read, got {out_indices}; the "
+            "configuration that it was trained with names them"
+        )
+
+
+def without_unused_tokens(
+    weights: Weights, format: Format, use_cls_token: bool
+) -> tuple[dict[str, torch.Tensor], Format, list[str]]:
+    """Weights -> (those for an encoder with or without a class token, the format that knows it as unused, notes).
+
+    mmsegmentation keeps the class token and its position embedding also where (MLA) it drops them before the first
+    layer.
+    """
+    if use_cls_token or format.source_key(_POSITIONS)[0] not in weights:
+        return dict(weights), format, []
+    token, positions = format.source_key(_TOKEN)[0], format.source_key(_POSITIONS)[0]
+    reason = "this encoder drops the class token before its first layer"
+    format = replace(format, unused=(*format.unused, (f"^{re.escape(token)}$", reason)))
+    return {**weights, positions: weights[positions][:, 1:]}, format, ["the class token's position embedding left out"]
+
+
+def statistics_of(config: dict[str, Any]) -> tuple[Any, Any] | None:
+    """The configuration -> (mean, standard deviation) for pixels in 0..255; None where it has none."""
+    model = config.get("model") or {}
+    for found in (model.get("data_preprocessor"), config.get("data_preprocessor"), config.get("img_norm_cfg")):
+        if found and found.get("mean") and found.get("std"):
+            return found["mean"], found["std"]
+    return None
+
+
+def classes_of(meta: dict[str, Any]) -> tuple[list[str] | None, list[list[int]] | None]:
+    """(class names, palette) of the checkpoint's meta; None for what it lacks."""
+    described = meta.get("dataset_meta") or {}
+    names = described.get("classes") or meta.get("CLASSES")
+    palette = described.get("palette") or meta.get("PALETTE")
+    return (
+        [str(name).strip() for name in names] if names else None,
+        [[int(level) for level in colour] for colour in palette] if palette else None,
+    )
+
+
+def _count(keys: Iterable[str], prefix: str) -> int:
+    """How many modules a list of them has: the numbers after the prefix."""
+    return len({key.removeprefix(prefix).split(".")[0] for key in keys if key.startswith(prefix)})
+
+
+def _leading_size(weights: Weights, key: str) -> int:
+    if key not in weights or not weights[key].ndim:
+        raise ConversionError(f"expected {key}, which tells a size of the decoder, got a checkpoint without it")
+    return weights[key].shape[0]

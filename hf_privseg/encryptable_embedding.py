@@ -1,0 +1,110 @@
+"""The encryption of a model: the patch embedding E becomes E_hat = E_enc E, and nothing else changes.
+
+Kiya et al., J. Imaging 2022, 8(9), 233, section 3.2.1, eq. 3; key updates: section 3.3.
+"""
+
+from typing import Any, Self
+
+import torch
+
+from .ciphers import cipher_for
+from .errors import EncryptionStateError
+from .keys import SecretKey, as_key
+from .public_facts import check_fits, public_facts
+from .rekey_update import RekeyUpdate
+
+
+class EncryptableEmbedding:
+    """What every SETR class can do with a key. The configuration says what was done; it never holds the key."""
+
+    config: Any
+    base_model: Any
+
+    @property
+    def _projection(self) -> Any:
+        return self.base_model.embeddings.patch_embeddings.projection
+
+    def _cipher(self, secret_key: SecretKey) -> Any:
+        return cipher_for(secret_key, patch_size=self.config.patch_size, num_channels=self.config.num_channels)
+
+    @torch.no_grad()
+    def encrypt_model(self, secret_key: SecretKey | bytes) -> Self:
+        """Replaces the patch embedding E by E_hat = E_enc E, in place (paper section 3.2.1, eq. 3).
+
+        Nothing else changes: modules, parameters, shapes and cost stay those of the plain model.
+
+        Args:
+            secret_key: a `SecretKey`, whose family is the cipher that is used, or 32 raw bytes for the default family.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            InvalidKeyError: `secret_key` is no key.
+            EncryptionStateError: the model is encrypted already.
+        """
+        secret_key = as_key(secret_key)
+        facts = self.config.encryption
+        if facts is not None:
+            raise EncryptionStateError(
+                f"Expected a plain model, but this one is encrypted already (family {facts['family']}, key "
+                f"fingerprint {facts['fingerprint']}). Use `rekey_model(old_key, new_key)` to change its key, or "
+                "`decrypt_model(old_key)` first."
+            )
+        weight = self._projection.weight
+        weight.copy_(self._cipher(secret_key).encrypt_weight(weight))
+        self.config.encryption = public_facts(secret_key)
+        return self
+
+    @torch.no_grad()
+    def decrypt_model(self, secret_key: SecretKey | bytes) -> Self:
+        """Undoes `encrypt_model` in place: bit for bit for the permutation families, up to rounding for the others.
+
+        Raises:
+            InvalidKeyError: `secret_key` is no key.
+            EncryptionStateError: the model is plain.
+            KeyMismatchError: the model is encrypted with another key.
+        """
+        secret_key = as_key(secret_key)
+        check_fits(secret_key, self.config)
+        weight = self._projection.weight
+        weight.copy_(self._cipher(secret_key).decrypt_weight(weight))
+        self.config.encryption = None
+        return self
+
+    @torch.no_grad()
+    def rekey_model(self, old_key: SecretKey | bytes, new_key: SecretKey | bytes) -> Self:
+        """Replaces the key of an encrypted model in place, without retraining (paper section 3.3).
+
+        The families of the two keys may differ.
+
+        Raises:
+            InvalidKeyError: one of the keys is no key.
+            EncryptionStateError: the model is plain.
+            KeyMismatchError: the model is not encrypted with `old_key`.
+        """
+        old_key, new_key = as_key(old_key), as_key(new_key)
+        check_fits(old_key, self.config)
+        weight = self._projection.weight
+        # In float64, so that a key update rounds once and not twice.
+        plain = self._cipher(old_key).decrypt_weight(weight.double())
+        weight.copy_(self._cipher(new_key).encrypt_weight(plain))
+        self.config.encryption = public_facts(new_key)
+        return self
+
+    @torch.no_grad()
+    def apply_rekey_update(self, update: RekeyUpdate) -> Self:
+        """As `rekey_model`, without either key; what an update tells, and protects from, is said in `rekey_update`.
+
+        Raises:
+            EncryptionStateError: the model is plain.
+            KeyMismatchError: the model is not encrypted with the update's old key.
+            ValueError: the update was made for a patch embedding of another shape.
+        """
+        check_fits(update.old, self.config, subject="the old key of the update")
+        self._projection.weight.copy_(update.apply_to_weight(self._projection.weight))
+        self.config.encryption = public_facts(update.new)
+        return self
+
+
+__all__ = ["EncryptableEmbedding"]
