@@ -84,5 +84,5 @@ def sample_photo(name: str) -> Image.Image:
     except ImportError as error:
         raise ImportError(
             f"the sample photo {name!r} lies in a package that is not installed ({error}); install scikit-learn and "
-            "scikit-image (pip install 'hf-privseg[demo,attacks]'), or take a photo of your own"
+            "scikit-image (pip install 'hf-privseg[demo]'), or take a photo of your own"
         ) from error

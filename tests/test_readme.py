@@ -6,6 +6,8 @@ from pathlib import Path
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from hf_privseg import SecretKey
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -13,7 +15,7 @@ def test_the_examples_run_one_after_the_other_and_agree(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(load_sample_image("china.jpg")).save("photo.jpg")
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     names: dict = {}
     exec(blocks[0], names)  # noqa: S102 - our own README
     from_pixels = names["maps"][0]
@@ -21,3 +23,6 @@ def test_the_examples_run_one_after_the_other_and_agree(tmp_path, monkeypatch):
     exec(blocks[1], names)  # noqa: S102 - our own README
     # the file holds 16-bit numbers, which decide between classes whose scores are nearly equal
     assert (names["maps"][0] == from_pixels).float().mean() > 0.999
+    names |= {"old_key": names["key"], "new_key": SecretKey.generate("permutation")}
+    exec(blocks[2], names)  # noqa: S102 - our own README
+    assert names["model"].config.encryption["fingerprint"] == names["new_key"].fingerprint
