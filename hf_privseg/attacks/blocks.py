@@ -1,7 +1,7 @@
 """Images as grids of block vectors, the form in which every attack sees and returns them.
 
-A grid is a (down, across, L) float64 array: one row vector a block, flattened (channel, row, column) as the ciphers and
-the patch embedding have it, L = channels * patch_size**2, plain pixels in [-1, 1]. A ciphertext is a grid too.
+A grid is a (down, across, L) float64 array: one row vector a block, flattened (channel, row, column) as the ciphers
+and the patch embedding have it, L = channels * patch_size**2, plain pixels in [-1, 1]. A ciphertext is a grid too.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Second moments of blocks and of neighbouring blocks: what a fixed linear cipher cannot hide.
 
-A cipher b_hat = b M turns each of the three matrices C below into M^T C M, with the same M: blocks stay in their places
-and share the key. Photographs everywhere have similar C, which is what the ciphertext-only attacks rest on.
+A cipher b_hat = b M turns each of the three matrices C below into M^T C M, with the same M: blocks stay in place and
+share the key. Photographs everywhere have similar C, which is what the ciphertext-only attacks rest on.
 """
 
 from collections.abc import Sequence
