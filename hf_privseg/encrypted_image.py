@@ -5,7 +5,9 @@ file forms, told apart by their first bytes:
 
     permutation families   PNG, 8-bit RGB; the header is the text chunk "privseg"
     float families         safetensors; "values" int16 (3, height, width) and "scale" float32 (1,) with
-                           pixels = values * scale; the header is the metadata entry "privseg"
+                           pixels = values * scale; the header is the metadata entry "privseg".
+                           Of the family "embedding", "values" are (height / patch_size, width / patch_size, r):
+                           of each block, flattened (channel, row, column), the first r numbers; the others are 0
 
 The header is a JSON object with exactly these entries:
 
@@ -16,8 +18,8 @@ The header is a JSON object with exactly these entries:
     valid_region    [height, width] of the part, at the top left, that the photo covers; the rest is padding up to the
                     next multiple of patch_size
     sha256          hexadecimal, over "uint8[3, <height>, <width>]" and the pixels in the order channel, row, column;
-                    for float families over "int16[3, <height>, <width>]", the values, "float32[1]" and the scale,
-                    numbers little-endian
+                    for float families over "int16[<shape of the values>]", as in "int16[3, 32, 48]", the values,
+                    "float32[1]" and the scale, numbers little-endian
 
 The hash covers the decoded pixels, so that a program may recompress the PNG losslessly. It finds accidents, not
 attackers: it is not keyed. Nothing in a container is secret, and nothing is ever pickled.
@@ -36,8 +38,10 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from PIL import Image, PngImagePlugin
 
+from .block_cipher import from_blocks, to_blocks
 from .ciphers import CIPHERS
 from .errors import CiphertextError
 from .keys import FORMAT_VERSION
@@ -62,7 +66,8 @@ class EncryptedImage:
 
     Args:
         pixels: uint8 for the permutation families; float32 for the others, already centred (encrypted values of
-            pixels in [-1, 1], of any size up to sqrt(3) patch_size). Sides are multiples of patch_size.
+            pixels in [-1, 1]; of any size up to sqrt(3) patch_size, or what a client embedding makes of them). Sides
+            are multiples of patch_size.
         family: the cipher family, a name in `CIPHERS`.
         fingerprint: of the key, 16 hexadecimal characters.
         patch_size: side of a block in pixels.
@@ -101,6 +106,8 @@ class EncryptedImage:
         """
         facts = {name: getattr(self, name) for name in _FACTS}
         arrays = _stored(self.pixels)
+        if CIPHERS[self.family].ends_in_zeros:
+            arrays = (_without_zeros(arrays[0], self.patch_size), *arrays[1:])
         header = json.dumps({"format": _CONTAINER_FORMAT, **facts, "sha256": _digest(*arrays)})
         if self.pixels.dtype == torch.uint8:
             return _png_bytes(arrays[0], header)
@@ -118,8 +125,12 @@ class EncryptedImage:
             raise TypeError(f"EncryptedImage.from_bytes expects bytes, got {type(data).__name__}")
         text, arrays = _read_png(data) if data.startswith(_PNG) else _read_safetensors(data)
         header = _parsed_header(text)
+        facts = {name: header[name] for name in _FACTS}
+        _check_facts(facts)
         pixels = _restored(arrays)
-        image = cls(pixels=pixels, **{name: header[name] for name in _FACTS})
+        if CIPHERS[facts["family"]].ends_in_zeros:
+            pixels = _with_zeros(pixels, facts["patch_size"])
+        image = cls(pixels=pixels, **facts)
         if header["sha256"] != _digest(*arrays):
             raise CiphertextError(
                 "the pixels were changed after encryption (their SHA-256 is not the one in the header): by lossy "
@@ -251,6 +262,25 @@ def _restored(arrays: tuple[np.ndarray, ...]) -> torch.Tensor:
         return torch.from_numpy(arrays[0])
     values, scale = arrays
     return torch.from_numpy((values * scale.astype(np.float64)).astype(np.float32))
+
+
+def _without_zeros(values: np.ndarray, patch_size: int) -> np.ndarray:
+    """(3, height, width) -> (rows, columns, r): of each block as far as any block has a number other than 0."""
+    blocks = to_blocks(torch.from_numpy(values), patch_size)[0].numpy()
+    used = np.flatnonzero(blocks.any(axis=(0, 1)))
+    return np.ascontiguousarray(blocks[..., : used[-1] + 1 if len(used) else 1])
+
+
+def _with_zeros(values: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """The inverse of `_without_zeros`, for values that may come from a file that anyone wrote."""
+    rows, columns, stored = values.shape
+    length = 3 * patch_size**2
+    if stored > length:
+        raise CiphertextError(
+            f"expected at most {length} numbers for a block of {patch_size} x {patch_size} pixels, got {stored}"
+        )
+    _check_size(rows * patch_size, columns * patch_size)  # before so much is allocated
+    return from_blocks(F.pad(values, (0, length - stored))[None], patch_size)[0]
 
 
 def _digest(*arrays: np.ndarray) -> str:
