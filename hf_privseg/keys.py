@@ -112,7 +112,9 @@ class SecretKey:
             raise InvalidKeyError("SecretKey.from_file expects a path, got a key's text; use SecretKey.from_text")
         content = read_private_file(path, 4096, noun="key file")
         if content[8:9] == b"{":
-            raise InvalidKeyError(f"key file {path} is no text; if it is a client embedding, ClientEmbedding reads it")
+            raise InvalidKeyError(
+                f"key file {path} is no text; if it is a client embedding, ClientEmbedding.from_file reads it"
+            )
         text = content.decode("utf-8-sig", errors="replace")
         return cls._from_source(text, f"key file {path}")
 

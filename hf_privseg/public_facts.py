@@ -10,8 +10,6 @@ from .errors import CiphertextError, EncryptionStateError, KeyMismatchError
 
 FACTS: dict[str, type] = {"family": str, "version": int, "fingerprint": str}
 
-_SUBJECTS = {"EncryptedImage": "the encrypted image", "ClientEmbedding": "the client embedding"}
-
 
 def public_facts(holder: Any) -> dict[str, Any]:
     """A `SecretKey`, a `ClientEmbedding` or an `EncryptedImage` -> {"family", "version", "fingerprint"}."""
@@ -31,8 +29,10 @@ def check_fits(holder: Any, config: Any, *, subject: str | None = None, model: s
         KeyMismatchError: another key, family or version; names both.
         CiphertextError: an image encrypted in blocks of another size than the model's patches.
     """
-    subject = subject or _SUBJECTS.get(type(holder).__name__, "the secret key")
     patch_size = getattr(holder, "patch_size", None)  # of an image or a client embedding
+    if type(holder).__name__ == "ClientEmbedding":  # of this or another copy of its module
+        subject = subject or "the client embedding"
+    subject = subject or ("the secret key" if patch_size is None else "the encrypted image")
     ours, theirs = public_facts(holder), config.encryption
     if theirs is None:
         raise EncryptionStateError(
