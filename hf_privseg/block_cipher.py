@@ -15,7 +15,7 @@ from .errors import InvalidImageError, KeyMismatchError
 
 
 class BlockCipher(ABC):
-    """One invertible linear map on the blocks of an image, and its counterpart on the embedding's weight.
+    """One linear map on the blocks of an image, and its counterpart on the embedding's weight.
 
     Attributes:
         family: the name that keys carry.
@@ -62,7 +62,12 @@ class BlockCipher(ABC):
         return self._on_blocks(pixels, self._encrypt_blocks)
 
     def decrypt(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The inverse of `encrypt`: (..., channels, height, width) ciphertext -> same shape and dtype."""
+        """The inverse of `encrypt`: (..., channels, height, width) ciphertext -> same shape and dtype.
+
+        Raises:
+            InvalidImageError: as `encrypt`.
+            EncryptionStateError: the key is a client embedding, which has no inverse on pixels.
+        """
         return self._on_blocks(pixels, self._decrypt_blocks)
 
     def encrypt_weight(self, weight: torch.Tensor) -> torch.Tensor:
@@ -70,6 +75,7 @@ class BlockCipher(ABC):
 
         Raises:
             ValueError: the weight's shape is not that of the geometry, or it is no float tensor.
+            KeyMismatchError: the key is a client embedding, and was made from another weight.
         """
         return self._on_rows(weight, self._encrypt_rows)
 

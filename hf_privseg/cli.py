@@ -87,9 +87,9 @@ def make_client_embedding(
 ) -> None:
     """Make the client's part of a plain model's patch embedding: a secret file that serves this model as a key file.
 
-    The server then sees less than with any key, and encrypted images are smaller. In return the file, of megabytes,
-    holds the patch embedding up to a rotation: whoever has it and the encrypted model can invert all images, under
-    this or any other key. Give it to clients alone, who encrypt but cannot decrypt with it.
+    The server then sees less than with any key, and encrypted images are smaller where the patch embedding is narrow
+    (half the size for the embedded model). In return the file, of megabytes, holds the patch embedding up to a
+    rotation: whoever has it and the encrypted model can invert all images, under this or any other key.
     """
     from . import workflow
     from .client_embedding import ClientEmbedding

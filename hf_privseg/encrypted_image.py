@@ -25,7 +25,6 @@ The hash covers the decoded pixels, so that a program may recompress the PNG los
 attackers: it is not keyed. Nothing in a container is secret, and nothing is ever pickled.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -38,13 +37,12 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from PIL import Image, PngImagePlugin
 
-from .block_cipher import from_blocks, to_blocks
 from .ciphers import CIPHERS
 from .errors import CiphertextError
 from .keys import FORMAT_VERSION
+from .stored_pixels import digest_of, restored, stored, with_zeros, without_zeros
 
 MAX_PIXELS = 2**26  # 8192 x 8192; read from the file's own header before anything is decoded
 
@@ -53,7 +51,6 @@ _ENTRY = "privseg"
 _FACTS = ("family", "version", "fingerprint", "patch_size", "original_size", "valid_region")
 _MAX_HEADER_BYTES = 4096
 _MAX_FILE_BYTES = 3 * 2 * MAX_PIXELS + 2**16
-_INT16_MAX = 32767
 _FOREIGN = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -105,10 +102,10 @@ class EncryptedImage:
         image that `from_bytes` returns then keeps its values through further round trips, up to float32 rounding.
         """
         facts = {name: getattr(self, name) for name in _FACTS}
-        arrays = _stored(self.pixels)
+        arrays = stored(self.pixels)
         if CIPHERS[self.family].ends_in_zeros:
-            arrays = (_without_zeros(arrays[0], self.patch_size), *arrays[1:])
-        header = json.dumps({"format": _CONTAINER_FORMAT, **facts, "sha256": _digest(*arrays)})
+            arrays = (without_zeros(arrays[0], self.patch_size), *arrays[1:])
+        header = json.dumps({"format": _CONTAINER_FORMAT, **facts, "sha256": digest_of(*arrays)})
         if self.pixels.dtype == torch.uint8:
             return _png_bytes(arrays[0], header)
         tensors = {"values": torch.from_numpy(arrays[0]), "scale": torch.from_numpy(arrays[1])}
@@ -127,11 +124,11 @@ class EncryptedImage:
         header = _parsed_header(text)
         facts = {name: header[name] for name in _FACTS}
         _check_facts(facts)
-        pixels = _restored(arrays)
+        pixels = restored(arrays)
         if CIPHERS[facts["family"]].ends_in_zeros:
-            pixels = _with_zeros(pixels, facts["patch_size"])
+            pixels = with_zeros(pixels, facts["patch_size"], MAX_PIXELS)
         image = cls(pixels=pixels, **facts)
-        if header["sha256"] != _digest(*arrays):
+        if header["sha256"] != digest_of(*arrays):
             raise CiphertextError(
                 "the pixels were changed after encryption (their SHA-256 is not the one in the header): by lossy "
                 "compression, an editor or a transmission error; send the file exactly as to_file wrote it"
@@ -243,52 +240,6 @@ def _check_pixels(pixels: torch.Tensor, family: str, patch_size: int, valid_regi
         )
     if pixels.is_floating_point() and not torch.isfinite(pixels).all():
         raise CiphertextError("expected finite pixels, got NaN or infinity")
-
-
-def _stored(pixels: torch.Tensor) -> tuple[np.ndarray, ...]:
-    """(3, height, width) uint8 -> the same array; float32 -> int16 values and the float32 scale, (1,)."""
-    array = pixels.detach().cpu().contiguous().numpy()
-    if array.dtype == np.uint8:
-        return (array,)
-    largest = float(np.abs(array).max())
-    scale = np.float32(largest / _INT16_MAX) or np.float32(1.0)
-    values = np.rint(array.astype(np.float64) / np.float64(scale)).clip(-_INT16_MAX, _INT16_MAX)
-    return values.astype(np.int16), np.array([scale], np.float32)
-
-
-def _restored(arrays: tuple[np.ndarray, ...]) -> torch.Tensor:
-    """The inverse of `_stored`, up to the rounding of float pixels."""
-    if len(arrays) == 1:
-        return torch.from_numpy(arrays[0])
-    values, scale = arrays
-    return torch.from_numpy((values * scale.astype(np.float64)).astype(np.float32))
-
-
-def _without_zeros(values: np.ndarray, patch_size: int) -> np.ndarray:
-    """(3, height, width) -> (rows, columns, r): of each block as far as any block has a number other than 0."""
-    blocks = to_blocks(torch.from_numpy(values), patch_size)[0].numpy()
-    used = np.flatnonzero(blocks.any(axis=(0, 1)))
-    return np.ascontiguousarray(blocks[..., : used[-1] + 1 if len(used) else 1])
-
-
-def _with_zeros(values: torch.Tensor, patch_size: int) -> torch.Tensor:
-    """The inverse of `_without_zeros`, for values that may come from a file that anyone wrote."""
-    rows, columns, stored = values.shape
-    length = 3 * patch_size**2
-    if stored > length:
-        raise CiphertextError(
-            f"expected at most {length} numbers for a block of {patch_size} x {patch_size} pixels, got {stored}"
-        )
-    _check_size(rows * patch_size, columns * patch_size)  # before so much is allocated
-    return from_blocks(F.pad(values, (0, length - stored))[None], patch_size)[0]
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.name}{list(array.shape)}".encode())
-        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
-    return digest.hexdigest()
 
 
 def _parsed_header(text: str) -> dict[str, Any]:
