@@ -28,8 +28,8 @@ METRICS = {
 EXPLANATION = (
     "hp: correlation of high-pass luminance of reconstruction and original, 0 to 1 (a 1/16 thumbnail has about .1). "
     "Same labels: share of pixels to which the plain model gives the label that it gives the original. Key exact, "
-    "within 1 px: share of the block's positions that were found, colour forgiven in the second. The figures are lower "
-    "bounds: a better attack may recover more. Nothing here is encryption in the cryptographic sense; images are "
+    "within 1 px: share of the positions in a block that were found, colour forgiven in the second. All figures are "
+    "lower bounds: a better attack may recover more. This is not encryption in the cryptographic sense; images are "
     "visually protected."
 )
 
