@@ -39,7 +39,12 @@ def test_a_photograph_from_its_ciphertext_alone(name, prior):
     known = photo_prior(PATCH_SIZE, exclude=[name], num_shifts=2) if prior == "photos" else synthetic_prior(PATCH_SIZE)
     grid = encrypted(image)
     assert abs(high_pass_correlation(to_image(grid, PATCH_SIZE), image)) < 0.1
-    print(name, prior, hp(reconstruct_orthogonal([grid], known), grid, image), high_pass_correlation(thumbnail(image, PATCH_SIZE), image))
+    print(
+        name,
+        prior,
+        hp(reconstruct_orthogonal([grid], known), grid, image),
+        high_pass_correlation(thumbnail(image, PATCH_SIZE), image),
+    )
 
 
 def test_a_prior_that_fits_gives_the_photograph_whatever_the_key():
