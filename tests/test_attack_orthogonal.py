@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_privseg.attacks.blocks import to_grid, to_image
-from hf_privseg.attacks.metrics import high_pass_correlation, luminance, thumbnail
+from hf_privseg.attacks.metrics import high_pass_correlation, thumbnail
 from hf_privseg.attacks.orthogonal import reconstruct_orthogonal
 from hf_privseg.attacks.priors import PHOTOS, image_prior, photo_prior, synthetic_prior
 from hf_privseg.attacks.thumbnail import reconstruct_thumbnail
