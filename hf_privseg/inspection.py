@@ -61,7 +61,7 @@ def _of_model(name: str) -> dict[str, Any]:
 
 def _resizing(processor: SetrImageProcessor) -> dict[str, Any]:
     """What the processor makes of a photo's size, before it goes to whole patches."""
-    size = {name: value for name, value in dict(processor.size or {}).items() if value is not None}
+    size = {name: value for name, value in dict[str, Any](processor.size or {}).items() if value is not None}
     return size or {"its own size times": processor.resize_factor}
 
 
