@@ -111,7 +111,9 @@ def test_signs_and_rotations_among_neighbours_are_recovered_exactly():
     turn = np.diag(rng.choice([-1.0, 1.0], 40))
     for first in range(0, 40, 2):  # pairs, as of horizontal and vertical waves of one frequency
         angle = rng.uniform(-0.6, 0.6)
-        turn[first : first + 2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]] @ turn[first : first + 2]
+        turn[first : first + 2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]] @ turn[
+            first : first + 2
+        ]
     found = align(turn @ known @ turn.T, known)
     assert found * np.sign(np.sum(found * turn)) == pytest.approx(turn, abs=1e-3)
 

@@ -1,25 +1,26 @@
 """Ciphertexts of any invertible key, or what the server computes of them: pictures from canonical correlations alone.
 
-An invertible map b_hat = b M changes every covariance, and yet not the canonical correlations between a block and its
-neighbours (Hotelling, "Relations between two sets of variates", 1936): whitened, blocks differ from whitened plain ones
-by a rotation only. Separating mixed sources so, from second moments at several distances, is AMUSE (Tong et al. 1990)
-and SOBI (Belouchrani et al. 1997); here the attacker's own photographs take the place of the sources' independence.
+An invertible map b_hat = b M changes every covariance, and yet not the canonical correlations between a block and
+its neighbours (Hotelling, "Relations between two sets of variates", 1936): whitened, blocks differ from whitened
+plain ones by a rotation only. Separating mixed sources so, from second moments at several distances, is AMUSE (Tong
+et al. 1990) and SOBI (Belouchrani et al. 1997); here the attacker's own photographs take the place of the sources'
+independence.
 
-- Both sets are cut to their leading principal components, whitened, and rotated to the eigenvectors of the correlations
-  with the right and the lower neighbour: what goes on smoothly into the next block comes first.
+- Both sets are cut to their leading principal components, whitened, and rotated to the eigenvectors of the
+  correlations with the right and the lower neighbour: what goes on smoothly into the next block comes first.
 - What remains of the key is found by `alignment.py`; a linear estimate from the prior leads back to pixels.
 
 It applies to
 
 - the `matrix` family, b_hat = b E_enc^-1;
-- z = b E, which the server computes of each block whatever the key: D numbers, E unknown. It bounds every scheme that
-  keeps the transformer as it is;
-- the `embedding` family, b_hat = b U S Q^T with E = U S V^T: the same numbers as z but for a rotation, hence the same
-  attack and the same result.
+- z = b E, which the server computes of each block whatever the key: D numbers, E unknown. It bounds every scheme
+  that keeps the transformer as it is;
+- the `embedding` family, b_hat = b U S Q^T with E = U S V^T: the same numbers as z but for a rotation, hence the
+  same attack and the same result.
 
-Assumptions: one key for all blocks; photographs of the attacker's own, similar scenes best. Leading components of the
-ciphertexts span about the space of leading components of the plain blocks, as they do for keys of small condition and for
-trained embeddings, since the variances of photographs fall much faster.
+Assumptions: one key for all blocks; photographs of the attacker's own, similar scenes best. Leading components of
+the ciphertexts span about the space of leading components of the plain blocks, as they do for keys of small
+condition and for trained embeddings, since the variances of photographs fall much faster.
 
 Cost: as `orthogonal.py`, seconds.
 """

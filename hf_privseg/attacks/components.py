@@ -66,7 +66,9 @@ def mean_and_covariance(grids: Sequence[np.ndarray]) -> tuple[np.ndarray, np.nda
     return mean, rows.T @ rows / len(rows) - np.outer(mean, mean)
 
 
-def reconstruct(seen: Components, ciphertexts: Sequence[np.ndarray], known: Components, prior: ImagePrior) -> LinearDecoder:
+def reconstruct(
+    seen: Components, ciphertexts: Sequence[np.ndarray], known: Components, prior: ImagePrior
+) -> LinearDecoder:
     """Components of ciphertexts and of the prior's photographs, equal but for a rotation -> decoder of ciphertexts.
 
     Args:
