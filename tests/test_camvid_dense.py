@@ -88,7 +88,7 @@ def test_what_the_server_computes_shows_more_than_a_thumbnail(streets):
     from hf_privseg import SetrForSemanticSegmentation
 
     model = SetrForSemanticSegmentation.from_pretrained(default_checkpoint())
-    weight = model.get_input_embeddings().projection.weight.detach().double().numpy()
+    weight = model.setr.embeddings.patch_embeddings.projection.weight.detach().double().numpy()
     images = victims("Seq05VD", 16)
     grids = [to_grid(image, PATCH_SIZE) @ weight.reshape(len(weight), -1).T for image in images]
     found = mean_hp(reconstruct_canonical(grids, streets), grids, images)

@@ -28,7 +28,7 @@ def reconstruct_thumbnail(ciphertexts: Sequence[np.ndarray], prior: ImagePrior) 
     """Encrypted grids (down, across, M) of one key and an image prior -> decoder to blocks of one grey.
 
     Args:
-        ciphertexts: one is enough. Of an orthogonal key; of another one, or z of an unknown embedding, the thumbnail is blurred.
+        ciphertexts: one is enough; of a key that is not orthogonal, or z of an unknown embedding, less exact.
         prior: gives sign and scale; without grids, the sign under which the image is brighter at the top.
 
     Raises:
