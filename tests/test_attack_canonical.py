@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy.stats import ortho_group
 
-from hf_privseg.attacks.blocks import to_grid, to_image
+from hf_privseg.attacks.blocks import LinearDecoder, to_grid, to_image
 from hf_privseg.attacks.canonical import reconstruct_canonical
+from hf_privseg.attacks.components import consensus
 from hf_privseg.attacks.metrics import high_pass_correlation
 from hf_privseg.attacks.priors import PHOTOS, image_prior
 from hf_privseg.ciphers import cipher_for
@@ -46,7 +47,7 @@ def test_any_invertible_key_of_all_dimensions(image, prior):
     key = (
         ortho_group.rvs(LENGTH, random_state=2) * np.geomspace(1, 30, LENGTH) @ ortho_group.rvs(LENGTH, random_state=3)
     )
-    assert hp(to_grid(image, PATCH_SIZE) @ key, prior, image, num_components=LENGTH) > 0.999
+    assert hp(to_grid(image, PATCH_SIZE) @ key, prior, image, num_components=[LENGTH]) > 0.999
 
 
 def test_the_matrix_family(image, prior):
@@ -69,3 +70,14 @@ def test_ciphertexts_need_not_be_as_long_as_blocks(prior, embedding):
     decoder = reconstruct_canonical([np.random.default_rng(0).normal(size=(9, 9, 20))], prior)
     assert decoder.matrix.shape == (20, LENGTH)
     assert decoder.decode(np.zeros((2, 3, 20))).shape == (2, 3, LENGTH)
+
+
+def test_a_consensus_takes_the_sign_of_most_and_cancels_what_each_mistakes():
+    rng = np.random.default_rng(1)
+    truth, mean, known_mean = rng.normal(size=(6, 4)), rng.normal(size=6), rng.normal(size=4)
+    signs = [-1, 1, 1, -1, 1]
+    decoders = [LinearDecoder(sign * (truth + rng.normal(size=truth.shape)), np.zeros(4)) for sign in signs]
+    found = consensus(decoders, (mean, np.eye(6)), known_mean)
+    expected = np.mean([sign * decoder.matrix for sign, decoder in zip(signs, decoders, strict=True)], axis=0)
+    assert found.matrix == pytest.approx(expected)
+    assert mean @ found.matrix + found.offset == pytest.approx(known_mean)
