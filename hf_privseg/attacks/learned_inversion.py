@@ -81,6 +81,9 @@ class LearnedInverter:
 class _Refiner(nn.Module):
     """`(batch, M, down, across)` -> `(batch, L, down, across)`: a correction, zero before training."""
 
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
     def __init__(self, seen: torch.Tensor, error_scale: float, block_length: int, budget: Budget):
         super().__init__()
         self.register_buffer("mean", seen.mean(dim=0)[:, None, None])
@@ -93,8 +96,8 @@ class _Refiner(nn.Module):
             for _ in range(budget.depth)
         )
         self.out = nn.Conv2d(width, block_length, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, seen: torch.Tensor) -> torch.Tensor:
         hidden = self.gather((seen - self.mean) / self.deviation)
@@ -180,8 +183,8 @@ def _crop(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A random crop -> its features (crop, crop, M), and what the linear estimate misses of it (crop, crop, L)."""
-    grid, size = images[rng.integers(len(images))], budget.crop_in_blocks
-    top, left = (rng.integers(side - size + 1) for side in grid.shape[:2])
+    grid, size = images[int(rng.integers(len(images)))], budget.crop_in_blocks
+    top, left = (int(rng.integers(side - size + 1)) for side in grid.shape[:2])
     plain = grid[top : top + size, left : left + size]
     seen = features(observe(plain, rng))
     return seen, plain - _linear(linear, seen)
