@@ -12,7 +12,6 @@ r = ||E - E0|| / ||E|| is the drift. E_hat is in the attacker's hands, for the p
       b = m + (z - m E0) (E0^T C E0 + s I)^-1 E0^T C,      s = r^2 ||E0||^2 / (L D) * E|b|^2
 
   (Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", 1949). D < L loses L - D
-  directions of a block; the prior knows that photographs have little in them.
   directions of a block; the prior knows that photographs have little in them. How much of a block survives depends on
   E's singular values as well, and a small drift already drowns the small ones.
 - `invert_drifted_embedding`, any family, for a drift of some 5 % or more and a prior of similar scenes: many z show
