@@ -4,11 +4,10 @@ E_hat = E_enc E has a row a pixel: the weights with which it enters the D featur
 those of E in another order, and neighbouring pixels, most of all the colours of one pixel, have similar rows. For the
 orthogonal family E_hat shows E_hat^T E_hat = E^T E, and every rotation of it is equally likely: nothing to attack.
 
-1. signs (signed family): rows that resemble each other do so positively, so the leading eigenvector of the graph of
-   strong cosines has all signs but one;
-2. places: distances along that graph, laid out in the plane by multidimensional scaling (Tenenbaum, de Silva and
-   Langford, "A global geometric framework for nonlinear dimensionality reduction", Science 290, 2000: Isomap), turned
-   by several angles and put on the grid of pixels;
+1. places: distances along the graph of the 12 strongest |cosines| of each row, laid out in the plane by
+   multidimensional scaling (Tenenbaum, de Silva and Langford, "A global geometric framework for nonlinear
+   dimensionality reduction", Science 290, 2000: Isomap), turned by several angles and put on the grid of pixels;
+2. signs (signed family): rows of pixels side by side agree, so the leading eigenvector of their cosines has the signs;
 3. order: cosines matched with a kernel that falls with distance (`matching`), from the best of these layouts.
 
 The kernel has the symmetries of a square and of the colours, so that the order is one of eight (`orientations`), and
@@ -26,12 +25,13 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import shortest_path
 
 from .blocks import LinearDecoder
-from .matching import improve, match, matching_value
+from .matching import match, matching_value
 from .priors import synthetic_prior
 
 _REACH_IN_PIXELS = 1.3  # cosines fall to a half at a distance of one pixel in trained embeddings
 _COLOUR_CORRELATION = 0.7
-_STRONG = 0.3
+_NUM_NEIGHBOURS = 12
+_NEAR = 0.3  # of the kernel: the colours of one pixel, and pixels side by side
 _NUM_ANGLES = 6
 _RANK_FOR_COLOURS = 20
 
@@ -60,18 +60,20 @@ def recover_from_model(
     length = num_channels * patch_size**2
     if weight.ndim != 2 or weight.shape[1] != length:
         raise ValueError(f"expected a weight (hidden_size, {length}), got {weight.shape}; reshape it to (D, -1)")
-    signs = signs_of_rows(weight) if signed else np.ones(length)
     kernel = synthetic_prior(
         patch_size,
         num_channels=num_channels,
         reach_in_pixels=_REACH_IN_PIXELS,
         colour_correlation=_COLOUR_CORRELATION,
     ).statistics.covariance
-    pairs = [(row_cosines(weight * signs), kernel / kernel[0, 0])]
+    kernel = kernel / kernel[0, 0]
+    cosines = row_cosines(weight)
+    pairs = [(np.abs(cosines), kernel)]
     layouts = _layouts(pairs[0][0], patch_size, num_channels)
     order = max(layouts, key=lambda layout: matching_value(pairs, layout))
-    order = improve(pairs, match(pairs, start=np.eye(length)[order]), max_exchanges=500)
-    return _estimate(order, signs)
+    signs = _signs_of_neighbours(cosines, kernel[np.ix_(order, order)]) if signed else np.ones(length)
+    pairs = [(cosines * np.outer(signs, signs), kernel)]
+    return _estimate(match(pairs, start=np.eye(length)[order]), signs)
 
 
 def row_cosines(weight: np.ndarray) -> np.ndarray:
@@ -92,18 +94,20 @@ def most_similar(weight: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-likeness, axis=1, kind="stable")[:, :count]
 
 
-def signs_of_rows(weight: np.ndarray) -> np.ndarray:
-    """(hidden_size, L) weight under a signed permutation -> (L,) float64 of +1 and -1, up to one sign."""
-    cosines = row_cosines(weight)
-    graph = np.where(np.abs(cosines) > _STRONG, cosines, 0.0)
-    scale = 1 / np.sqrt(np.abs(graph).sum(axis=1))
-    leading = np.linalg.eigh(graph * np.outer(scale, scale))[1][:, -1]
+def _signs_of_neighbours(cosines: np.ndarray, nearness: np.ndarray) -> np.ndarray:
+    """(L, L) cosines and how near the pixels are thought to be -> (L,) signs, up to one: near rows agree."""
+    near = np.where(nearness > _NEAR, cosines, 0.0)
+    np.fill_diagonal(near, 0.0)
+    scale = 1 / np.sqrt(np.abs(near).sum(axis=1) + 1e-9)
+    leading = np.linalg.eigh(near * np.outer(scale, scale))[1][:, -1]
     return np.where(leading < 0, -1.0, 1.0)
 
 
-def _layouts(cosines: np.ndarray, patch_size: int, num_channels: int) -> Iterator[np.ndarray]:
-    """(L, L) cosines -> orders (L,) that put the pixels on the grid, one for each angle tried."""
-    steps = shortest_path(np.where(cosines > _STRONG, 1.0 - np.minimum(cosines, 1.0) + 0.1, 0.0), directed=False)
+def _layouts(likeness: np.ndarray, patch_size: int, num_channels: int) -> Iterator[np.ndarray]:
+    """(L, L) |cosines| -> orders (L,) that put the pixels on the grid, one for each angle tried."""
+    least = np.sort(likeness, axis=1)[:, -min(_NUM_NEIGHBOURS, len(likeness) - 1) - 1]
+    lengths = np.where(likeness >= least[:, None], 1.1 - np.minimum(likeness, 1.0), 0.0)
+    steps = shortest_path(lengths, directed=False)
     finite = np.isfinite(steps)
     squares = np.where(finite, steps, steps[finite].max()) ** 2
     inner = -0.5 * (squares - squares.mean(0) - squares.mean(1)[:, None] + squares.mean())
