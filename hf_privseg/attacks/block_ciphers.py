@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .blocks import LinearDecoder, as_rows
+from .blocks import as_rows
 from .permutation import PermutationEstimate, recover_permutation, recover_signs
 from .priors import ImagePrior
 

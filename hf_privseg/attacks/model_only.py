@@ -4,13 +4,12 @@ E_hat = E_enc E has a row a pixel: the weights with which it enters the D featur
 those of E in another order, and neighbouring pixels, most of all the colours of one pixel, have similar rows. For the
 orthogonal family E_hat shows E_hat^T E_hat = E^T E, and every rotation of it is equally likely: nothing to attack.
 
-1. places: distances along the graph of the 12 strongest |cosines| of each row, laid out in the plane by
-   multidimensional scaling (Tenenbaum, de Silva and Langford, "A global geometric framework for nonlinear
-   dimensionality reduction", Science 290, 2000: Isomap), turned by several angles and put on the grid of pixels;
-2. signs (signed family): rows of pixels side by side agree, so the leading eigenvector of their cosines has the signs;
-3. order: cosines matched with a kernel that falls with distance (`matching`), from the best of these layouts.
+Distances along the graph of the 12 strongest |cosines| of each row are laid out in the plane by multidimensional
+scaling (Tenenbaum, de Silva and Langford, "A global geometric framework for nonlinear dimensionality reduction",
+Science 290, 2000: Isomap), turned by several angles and put on the grid of pixels; the layout is taken in which near
+pixels have similar rows. Signs do not disturb this, and are not recovered: one ciphertext gives them (`permutation`).
 
-The kernel has the symmetries of a square and of the colours, so that the order is one of eight (`orientations`), and
+Distances have the symmetries of a square and of the colours, so that the order is one of eight (`orientations`), and
 colours come out in any order. Assumes a trained patch embedding (Dosovitskiy et al., "An Image is Worth 16x16 Words",
 ICLR 2021, figure 7, show how smooth they are); no photograph, no other model.
 
@@ -25,13 +24,12 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import shortest_path
 
 from .blocks import LinearDecoder
-from .matching import match, matching_value
+from .matching import matching_value
 from .priors import synthetic_prior
 
 _REACH_IN_PIXELS = 1.3  # cosines fall to a half at a distance of one pixel in trained embeddings
 _COLOUR_CORRELATION = 0.7
 _NUM_NEIGHBOURS = 12
-_NEAR = 0.3  # of the kernel: the colours of one pixel, and pixels side by side
 _NUM_ANGLES = 6
 _RANK_FOR_COLOURS = 20
 
@@ -42,16 +40,12 @@ class ModelOnlyEstimate(LinearDecoder):
 
     Attributes:
         order: (L,) int64, row i of E_hat is that of pixel order[i] (channel, row, column).
-        signs: (L,) float64 of +1 and -1, up to one sign; all +1 for a family without signs.
     """
 
     order: np.ndarray
-    signs: np.ndarray
 
 
-def recover_from_model(
-    weight: np.ndarray, *, patch_size: int, num_channels: int = 3, signed: bool = False
-) -> ModelOnlyEstimate:
+def recover_from_model(weight: np.ndarray, *, patch_size: int, num_channels: int = 3) -> ModelOnlyEstimate:
     """(hidden_size, L) encrypted weight E_hat^T, flattened (channel, row, column) -> the estimated key.
 
     Raises:
@@ -71,9 +65,7 @@ def recover_from_model(
     pairs = [(np.abs(cosines), kernel)]
     layouts = _layouts(pairs[0][0], patch_size, num_channels)
     order = max(layouts, key=lambda layout: matching_value(pairs, layout))
-    signs = _signs_of_neighbours(cosines, kernel[np.ix_(order, order)]) if signed else np.ones(length)
-    pairs = [(cosines * np.outer(signs, signs), kernel)]
-    return _estimate(match(pairs, start=np.eye(length)[order]), signs)
+    return _estimate(order)
 
 
 def row_cosines(weight: np.ndarray) -> np.ndarray:
@@ -92,15 +84,6 @@ def most_similar(weight: np.ndarray, count: int) -> np.ndarray:
     likeness = np.abs(row_cosines((values[:, None] * directions)[:_RANK_FOR_COLOURS]))
     np.fill_diagonal(likeness, -1.0)
     return np.argsort(-likeness, axis=1, kind="stable")[:, :count]
-
-
-def _signs_of_neighbours(cosines: np.ndarray, nearness: np.ndarray) -> np.ndarray:
-    """(L, L) cosines and how near the pixels are thought to be -> (L,) signs, up to one: near rows agree."""
-    near = np.where(nearness > _NEAR, cosines, 0.0)
-    np.fill_diagonal(near, 0.0)
-    scale = 1 / np.sqrt(np.abs(near).sum(axis=1) + 1e-9)
-    leading = np.linalg.eigh(near * np.outer(scale, scale))[1][:, -1]
-    return np.where(leading < 0, -1.0, 1.0)
 
 
 def _layouts(likeness: np.ndarray, patch_size: int, num_channels: int) -> Iterator[np.ndarray]:
@@ -128,10 +111,8 @@ def orientations(estimate: ModelOnlyEstimate, *, patch_size: int) -> Iterator[Mo
     block = np.arange(len(estimate.order)).reshape(num_channels, patch_size, patch_size)
     for turned in (block, block.transpose(0, 2, 1)):
         for mirrored in (turned, turned[:, ::-1], turned[:, :, ::-1], turned[:, ::-1, ::-1]):
-            yield _estimate(mirrored.reshape(-1)[estimate.order], estimate.signs)
+            yield _estimate(mirrored.reshape(-1)[estimate.order])
 
 
-def _estimate(order: np.ndarray, signs: np.ndarray) -> ModelOnlyEstimate:
-    matrix = np.zeros((len(order), len(order)))
-    matrix[np.arange(len(order)), order] = signs
-    return ModelOnlyEstimate(matrix, np.zeros(len(order)), order, signs)
+def _estimate(order: np.ndarray) -> ModelOnlyEstimate:
+    return ModelOnlyEstimate(np.eye(len(order))[order], np.zeros(len(order)), order)
