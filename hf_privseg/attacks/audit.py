@@ -76,7 +76,7 @@ def audit(
     if budget not in COUNTS:
         raise ValueError(f"expected a budget among {', '.join(COUNTS)}, got {budget!r}")
     scene = _scene(model, images, processor, prior_images, public_base, budget)
-    trials = all_trials(scene, fresh_keys(families, model))
+    trials = all_trials(scene, fresh_keys(families, model), learned=budget == "full")
     bar = tqdm(trials, desc="audit", unit="attack", disable=not progress)
     findings = []
     for trial in bar:
