@@ -6,12 +6,16 @@ canonical coordinates), for which the attacker draws keys of their own. The form
 cannot learn to undo a random rotation from ciphertexts as they are.
 
 The network refines a linear estimate: it reads every block together with its eight neighbours, which a decoder of
-single blocks cannot use, and adds a correction, at first zero. Training on one's own encrypted images goes back to
-attacks on image encryption by generative models: Madono et al., "SIA-GAN: Scrambling inversion attack using generative
-adversarial network", IEEE Access 9, 2021; no adversarial loss is used here.
+single blocks cannot use, and adds a correction, at first zero. Inverters that are trained on the attacker's own images
+alone: Yang et al., "Adversarial neural network inversion via auxiliary knowledge alignment", arXiv:1902.08552, 2019.
 
-Assumptions: the attacker's images resemble the victims'. Cost: about 2 s a step of 8 crops of 12 x 12 blocks on one
-busy core for L = 768; the default budget takes some minutes.
+Assumptions: the attacker's images resemble the victims'. Cost: 1 to 2 s a step of 4 crops of 12 x 12 blocks on one
+core for L = 768; the default budget takes about five to ten minutes.
+
+Measured on CamVid frames (480 x 352, embedded checkpoint, its patch embedding as the base, 16 test frames, 90 to 120
+steps of 4 crops): after a drift of 30 %, 24.4 becomes 25.0 dB and hp .876 becomes .891, better on every frame;
+without drift the linear estimate of 37.9 dB stands, for fine texture, all that is missing there, does not follow from
+the neighbours. The result says which of the two happened.
 """
 
 import copy

@@ -1,8 +1,8 @@
 """The encrypted model is used without its key: a fresh patch embedding is learned on labelled images.
 
 Everything behind the patch embedding of an encrypted model is plain, and the key hides only E. Who holds the model and
-some labelled images trains a new E, as in the fine-tuning attacks on models that are protected by keys (AprilPyone and
-Kiya, "A protection method of trained CNN model with secret key from unauthorized access", APSIPA Transactions on
+some labelled images trains a new E, a fine-tuning attack on a model that a key protects (AprilPyone Maungmaung and
+Kiya, "A protection method of trained CNN model with a secret key from unauthorized access", APSIPA Transactions on
 Signal and Information Processing 10, 2021). A public embedding near E is a good start, but none is needed.
 
 Assumptions: labelled images of the model's classes; no key, and no image of a client. Cost: `steps` forward and
