@@ -37,7 +37,7 @@ ISLAND = {
 ISLAND_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub", "transformers"}
 ATTACK_MODULES = {"ciphers", "errors", "keys"}
 PUBLIC_MODULES = {
-    "attacks", "baselines", "checkpoints", "ciphers", "client", "convert", "hub", "inference", "keys", "presets",
+    "attacks", "baselines", "checkpoints", "ciphers", "client", "convert", "hub", "inference", "keys", "presets", "service",
     "training", "visualization",
 }  # fmt: skip
 HEAVY = ("datasets", "evaluate", "gradio", "matplotlib", "sklearn", "typer", "rich", "tensorboard")
