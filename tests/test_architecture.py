@@ -37,8 +37,8 @@ ISLAND = {
 ISLAND_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub", "transformers"}
 ATTACK_MODULES = {"ciphers", "errors", "keys"}
 PUBLIC_MODULES = {
-    "attacks", "baselines", "checkpoints", "ciphers", "client", "convert", "hub", "inference", "keys", "presets", "service",
-    "training", "visualization",
+    "attacks", "baselines", "checkpoints", "ciphers", "client", "convert", "hub", "inference", "keys", "presets",
+    "service", "training", "visualization",
 }  # fmt: skip
 HEAVY = ("datasets", "evaluate", "gradio", "matplotlib", "sklearn", "typer", "rich", "tensorboard")
 

@@ -96,7 +96,7 @@ def _add_page() -> None:
 
 def _add_endpoints(service: SegmentationService) -> None:
     """The service's functions under their names; the components are there for their types, and hidden."""
-    file, answer = _Upload(visible=False), gr.File(visible=False)
+    file, answer = _upload(), gr.File(visible=False)
     session, facts, trigger = gr.Textbox(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
 
     def model_info() -> dict[str, Any]:
@@ -125,14 +125,15 @@ def _add_endpoints(service: SegmentationService) -> None:
     trigger.click(segment, [file, session], answer, api_name="segment", concurrency_limit=1, concurrency_id="model")
 
 
-class _Upload(gr.File):
-    """A file whose path is handed on, without the empty temporary file that `gr.File` leaves behind each time."""
+def _upload() -> gr.File:
+    """A hidden file input that hands on the path of an upload.
 
-    is_template = True  # the browser knows it as a gr.File
-
-    def preprocess(self, payload: Any) -> str | None:
-        """The upload's path; Gradio has checked that it lies in the folder of uploads."""
-        return payload.path if payload is not None else None
+    `gr.File` would leave an empty temporary file behind each time. Gradio has checked by then that the path lies in
+    its folder of uploads. (A subclass would make Gradio write a stub file beside this module.)
+    """
+    file = gr.File(visible=False)
+    file.preprocess = lambda payload: getattr(payload, "path", None)  # type: ignore[method-assign, assignment]
+    return file
 
 
 def _or_error(work: Callable[[], _Result]) -> _Result:
