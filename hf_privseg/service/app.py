@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..workflow import load_model
 from .engine import Limits, SegmentationService
+from .server_view import ServerView
 
 STATIC = Path(__file__).parent / "static"
 
@@ -96,6 +97,7 @@ def _add_page() -> None:
 
 def _add_endpoints(service: SegmentationService) -> None:
     """The service's functions under their names; the components are there for their types, and hidden."""
+    attacks = ServerView(service)
     file, answer = _upload(), gr.File(visible=False)
     session, facts, trigger = gr.Textbox(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
 
@@ -114,6 +116,9 @@ def _add_endpoints(service: SegmentationService) -> None:
         Image.fromarray(labels).save(buffer, "PNG")
         return _answer_file(buffer.getvalue(), "segmentation.png", answer)
 
+    def server_view(file: str, session: str) -> list[dict[str, str]]:
+        return [view.to_json() for view in _or_error(lambda: attacks.views(_taken(file), session))]
+
     def end_session(session: str) -> None:
         service.end_session(session)
 
@@ -122,7 +127,11 @@ def _add_endpoints(service: SegmentationService) -> None:
     if service.is_public:
         trigger.click(public_embedding, None, answer, api_name="public_embedding")
         trigger.click(register_embedding, file, facts, api_name="register_embedding")
-    trigger.click(segment, [file, session], answer, api_name="segment", concurrency_limit=1, concurrency_id="model")
+    with_model: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+    trigger.click(segment, [file, session], answer, api_name="segment", **with_model)
+    trigger.click(
+        server_view, [file, session], facts, api_name="server_view", api_visibility="undocumented", **with_model
+    )
 
 
 def _upload() -> gr.File:

@@ -227,15 +227,13 @@ async function run(element, action, ...args) {
 
 // By delegation, since Gradio puts the elements into the page when it likes.
 document.addEventListener("click", ({ target }) => {
+  if (FILES[target.dataset?.privseg]) target.value = ""; // so that the same file may be chosen again
   const button = target.closest?.("button[data-privseg]");
   if (button && ACTIONS[button.dataset.privseg]) run(button, ACTIONS[button.dataset.privseg]);
 });
 document.addEventListener("change", ({ target }) => {
   const action = FILES[target.dataset?.privseg];
-  if (!action || !target.files?.length) return;
-  const [file] = target.files;
-  target.value = ""; // the same file may be chosen again
-  run(target, action, file);
+  if (action && target.files?.length) run(target, action, target.files[0]);
 });
 addEventListener("pagehide", () => {
   if (state.session?.token) service.endSession(state.session.token);
