@@ -47,7 +47,7 @@ _Result = TypeVar("_Result")
 def build_app(service: SegmentationService) -> gr.Blocks:
     """Service -> Gradio app with the page and the endpoints, to be started by `launch`."""
     with gr.Blocks(title="hf-privseg", analytics_enabled=False, delete_cache=(60, _CACHE_SECONDS)) as app:
-        _add_page()
+        _add_page(service)
         _add_endpoints(service)
     app.max_file_size = service.limits.max_upload_bytes
     return app.queue(max_size=32, default_concurrency_limit=4)
@@ -86,13 +86,19 @@ def serve(model: str | Path = "default", *, limits: Limits | None = None, **opti
     launch(build_app(SegmentationService(*load_model(model), limits=limits)), **options)
 
 
-def _add_page() -> None:
-    """The tabs, their content from static/<name>.html; page.js brings them to life."""
-    gr.HTML((STATIC / "header.html").read_text(encoding="utf-8"), padding=False)
+def _add_page(service: SegmentationService) -> None:
+    """The tabs, with static/<name>.html in them; page.js brings them to life, page.css hides what does not apply."""
+    kind = "public" if service.is_public else "private"
+
+    def part(name: str) -> None:
+        text = (STATIC / f"{name}.html").read_text(encoding="utf-8")
+        gr.HTML(text.replace('class="privseg"', f'class="privseg {kind}"'), padding=False)
+
+    part("header")
     with gr.Tabs():
         for name, title in _TABS.items():
-            with gr.Tab(title, id=name, render_children=True):
-                gr.HTML((STATIC / f"{name}.html").read_text(encoding="utf-8"), padding=False)
+            with gr.Tab(title, id=name):
+                part(name)
 
 
 def _add_endpoints(service: SegmentationService) -> None:
@@ -141,7 +147,7 @@ def _upload() -> gr.File:
     its folder of uploads. (A subclass would make Gradio write a stub file beside this module.)
     """
     file = gr.File(visible=False)
-    file.preprocess = lambda payload: getattr(payload, "path", None)  # type: ignore[method-assign, assignment]
+    file.preprocess = lambda payload: getattr(payload, "path", None)  # type: ignore[method-assign]
     return file
 
 

@@ -1,7 +1,7 @@
 """What the service can make of a ciphertext that it was sent: shown to whoever sent it, as a part of being honest.
 
-First what a public model gives away, where there is one, then what ciphertexts show by themselves. The attacks are those
-of hf_privseg/attacks; nothing here has a key.
+First what a public model gives away, where there is one, then what ciphertexts show by themselves. The attacks are
+those of hf_privseg/attacks; nothing here has a key.
 """
 
 import base64
@@ -73,7 +73,7 @@ class ServerView:
 
     @cached_property
     def _prior(self) -> ImagePrior:
-        """Statistics of sample photographs, prepared as clients prepare theirs; of no photograph where none is there."""
+        """Statistics of sample photographs, prepared as clients prepare theirs; of none where none is installed."""
         processor = self._service.processor
         try:
             photos = [Image.fromarray(load()) for load in PHOTOS.values()]
