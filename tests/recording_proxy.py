@@ -24,8 +24,8 @@ class Recorder:
 
     def uploads(self):
         """[(file name, content)] of every uploaded file."""
-        part = rb'\r\n(--[\w-]+)\r\nContent-Disposition: form-data; name="files"; filename="([^"]*)"\r\n.*?\r\n\r\n(.*?)\r\n\1--'
-        found = re.finditer(part, self.sent(), re.DOTALL)
+        header = rb'\r\n(--[\w-]+)\r\nContent-Disposition: form-data; name="files"; filename="([^"]*)"\r\n.*?\r\n\r\n'
+        found = re.finditer(header + rb"(.*?)\r\n\1--", self.sent(), re.DOTALL)
         return [(match[2].decode(), match[3]) for match in found]
 
     def images(self):

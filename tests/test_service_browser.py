@@ -85,7 +85,7 @@ def photo(tmp_path_factory):
 
 @contextmanager
 def opened(browser, url, *, width=1280, height=900, theme="light", phone=False):
-    """A new visitor -> (page, recorder); the recorder also has what the browser asked for, and what it complained of."""
+    """A new visitor -> (page, recorder); the recorder also has what the browser asked for and complained of."""
     context = browser.new_context(
         viewport={"width": width, "height": height}, has_touch=phone, is_mobile=phone, accept_downloads=True
     )
