@@ -25,6 +25,7 @@ from .public_facts import check_fits
 if TYPE_CHECKING:
     import numpy as np
 
+    from .client_embedding import EncryptionKey
     from .configuration_setr import SetrConfig
 
 KEY_VARIABLE = "PRIVSEG_KEY"
@@ -50,7 +51,9 @@ Model = Annotated[
 ]
 KeyFile = Annotated[
     Path | None,
-    typer.Option("--key-file", "-k", help=f"File with the secret key; without it, {KEY_VARIABLE} is read."),
+    typer.Option(
+        "--key-file", "-k", help=f"File with the secret key or client embedding; without it, {KEY_VARIABLE} is read."
+    ),
 ]
 Images = Annotated[
     list[Path], typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="Files; several at once are fine.")
@@ -70,16 +73,36 @@ def keygen(
     The key is bound to a cipher family. Its fingerprint is public: encrypted models and images carry it.
     """
     key = SecretKey.generate(family)
-    try:
-        key.to_file(path, overwrite=force)
-    except FileExistsError:
-        raise FileExistsError(
-            f"{path} exists, and whatever was encrypted with a key that it holds would be lost with it; choose "
-            "another path, or replace it with --force"
-        ) from None
+    _write_secret(key, path, force)
     typer.echo(f"Wrote {path}: family {key.family}, fingerprint {key.fingerprint}, readable by you alone.")
     typer.echo("Keep a copy in a safe place: without it nothing that is encrypted with it can be used again.")
     typer.echo(f"Next: privseg encrypt-model default encrypted_model --key-file {path}")
+
+
+@app.command(epilog="Example:\n\nprivseg make-client-embedding default client.embedding")
+def make_client_embedding(
+    model: Model,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File for the client embedding.")],
+    force: Force = False,
+) -> None:
+    """Make the client's part of a plain model's patch embedding: a secret file that serves this model as a key file.
+
+    The server then sees less than with any key, and encrypted images are smaller where the patch embedding is narrow
+    (half the size for the embedded model). In return the file, of megabytes, holds the patch embedding up to a
+    rotation: whoever has it and the encrypted model can invert all images, under this or any other key.
+    """
+    from . import workflow
+    from .client_embedding import ClientEmbedding
+
+    network, _ = workflow.load_model(model)
+    embedding = ClientEmbedding.generate(network)
+    _write_secret(embedding, output, force)
+    length, rank = embedding.shape
+    typer.echo(
+        f"Wrote {output}: {rank} numbers for the {length} of a block, fingerprint {embedding.fingerprint}, readable "
+        "by you alone."
+    )
+    typer.echo(f"Next: privseg encrypt-model {model} encrypted_model --key-file {output}")
 
 
 @app.command(epilog="Example:\n\nprivseg encrypt-model default encrypted_model --key-file secret.key")
@@ -250,10 +273,22 @@ def _refuse_existing(paths: Iterable[Path], force: bool) -> None:
         raise FileExistsError(f"{existing[0]} exists; choose another --output, or replace it with --force")
 
 
-def _read_key(key_file: Path | None) -> SecretKey:
-    """The key of the file, or else of the environment variable."""
+def _write_secret(secret: "EncryptionKey", path: Path, force: bool) -> None:
+    try:
+        secret.to_file(path, overwrite=force)
+    except FileExistsError:
+        raise FileExistsError(
+            f"{path} exists, and whatever was encrypted with a key that it holds would be lost with it; choose "
+            "another path, or replace it with --force"
+        ) from None
+
+
+def _read_key(key_file: Path | None) -> "EncryptionKey":
+    """The key, or the client embedding, of the file, or else the key of the environment variable."""
     if key_file is not None:
-        return SecretKey.from_file(key_file)
+        from .client_embedding import key_from_file
+
+        return key_from_file(key_file)
     if KEY_VARIABLE not in os.environ:
         raise InvalidKeyError(
             f"expected a key, got none; give --key-file or set {KEY_VARIABLE} (privseg keygen makes a key)"
@@ -261,7 +296,7 @@ def _read_key(key_file: Path | None) -> SecretKey:
     return SecretKey.from_env(KEY_VARIABLE)
 
 
-def _key_for_model(key_file: Path | None, model: str, config: "SetrConfig", is_needed: bool) -> SecretKey | None:
+def _key_for_model(key_file: Path | None, model: str, config: "SetrConfig", is_needed: bool) -> "EncryptionKey | None":
     """The key that fits the model; None where none is needed or none is to be had."""
     if key_file is None and (config.encryption is None or not is_needed or KEY_VARIABLE not in os.environ):
         return None

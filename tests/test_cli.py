@@ -18,7 +18,7 @@ from hf_privseg import checkpoints as checkpoints_module
 from hf_privseg.cli import main
 from hf_privseg.keys import FAMILIES
 
-COMMANDS = ["keygen", "encrypt-model", "encrypt", "segment", "demo", "convert"]
+COMMANDS = ["keygen", "make-client-embedding", "encrypt-model", "encrypt", "segment", "demo", "convert"]
 PHOTO_SIZE = (22, 31)  # height, width; not on the patch grid of the tiny model (4)
 
 

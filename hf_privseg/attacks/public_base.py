@@ -74,7 +74,9 @@ def invert_embedding(base: np.ndarray, prior: BlockStatistics, *, drift: float =
     base = np.asarray(base, np.float64)
     length, hidden_size = base.shape
     if len(prior.mean) != length:
-        raise ValueError(f"expected a prior of blocks of length {length}, as the embedding has it, got {len(prior.mean)}")
+        raise ValueError(
+            f"expected a prior of blocks of length {length}, as the embedding has it, got {len(prior.mean)}"
+        )
     power = np.trace(prior.covariance) + prior.mean @ prior.mean
     noise = drift**2 * np.sum(base**2) / base.size * power
     seen = base.T @ prior.covariance @ base
@@ -124,4 +126,6 @@ def relative_drift(embedding: np.ndarray, base: np.ndarray) -> float:
 
 def _check_same_shape(encrypted: np.ndarray, base: np.ndarray) -> None:
     if np.shape(encrypted) != np.shape(base):
-        raise ValueError(f"expected two embeddings (L, D) of one shape, got {np.shape(encrypted)} and {np.shape(base)}")
+        raise ValueError(
+            f"expected two embeddings (L, D) of one shape, got {np.shape(encrypted)} and {np.shape(base)}"
+        )
