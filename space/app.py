@@ -15,7 +15,7 @@ for wheel in Path(__file__).parent.glob("hf_privseg-*.whl"):
     zipfile.ZipFile(wheel).extractall(unpacked)
     sys.path.insert(0, unpacked)
 
-from hf_privseg.service.app import serve
+from hf_privseg.service.app import serve  # noqa: E402 - it may be in the wheel
 
 if __name__ == "__main__":
     serve(os.environ.get("PRIVSEG_MODEL", "default"))

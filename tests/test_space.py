@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.request
 import zipfile
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -107,9 +106,3 @@ def fetched(url, process, seconds):
         except OSError:
             time.sleep(0.5)
     raise AssertionError(f"nothing answers at {url}")
-
-
-def test_the_pinned_versions_are_the_tested_ones():
-    different = {name: metadata.version(name) for name, pin in pins().items() if metadata.version(name) != pin}
-    if different:
-        pytest.skip(f"this environment has other versions: {different}")
