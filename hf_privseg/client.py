@@ -98,12 +98,12 @@ class ServiceInfo:
                 palette=np.array(answer["palette"], np.uint8).reshape(-1, 3)[: len(labels)],
                 max_pixels=answer["max_pixels"],
                 max_upload_bytes=answer["max_upload_bytes"],
-                preprocessor={name: answer["preprocessor"][name] for name in _SETTINGS},
+                preprocessor={k: v for k, v in dict(answer["preprocessor"]).items() if k in _SETTINGS},
             )
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise ServiceError(
-                f"the service at {url} describes its model in an unknown form ({type(error).__name__}: {error!s:.80}); "
-                "update hf-privseg, or check the address"
+                f"the service at {url} describes its model in an unknown form ({type(error).__name__}: {error!s:.80})"
+                "; update hf-privseg, or check the address"
             ) from error
         whole = (facts.patch_size, facts.max_pixels, facts.max_upload_bytes, facts.encryption["version"])
         if any(type(number) is not int or number < 1 for number in whole) or not 0 < len(labels) <= _MAX_LABELS:
@@ -167,7 +167,7 @@ class SegmentationClient:
         if self._own_processor is not None:
             return self._own_processor
         settings = dict(self.info.preprocessor)
-        if not self._patch_size == self.info.patch_size == settings["patch_size"]:
+        if not self._patch_size == self.info.patch_size == settings.get("patch_size"):
             raise ServiceError(
                 f"expected a model with patches of {self._patch_size} pixels at {self.url}, got "
                 f"{self.info.patch_size}; smaller blocks show more of a photo: if its owner confirms the size, pass "
@@ -215,8 +215,8 @@ class SegmentationClient:
         content = encrypted.to_bytes()
         if len(content) > self.info.max_upload_bytes:
             raise InvalidImageError(
-                f"expected a ciphertext of at most {self.info.max_upload_bytes} bytes, which is what {self.url} takes, "
-                f"got {len(content)}; shrink the photo before encryption"
+                f"expected a ciphertext of at most {self.info.max_upload_bytes} bytes, which is what {self.url} takes"
+                f", got {len(content)}; shrink the photo before encryption"
             )
         height, width = encrypted.original_size
 

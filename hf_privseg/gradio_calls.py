@@ -72,20 +72,15 @@ class GradioCalls:
         headers: sent with every request, for instance the Authorization of a private Space.
 
     Raises:
-        ValueError: an address of another form, or numbers out of range.
+        ValueError: an address of another form or with credentials in it, or numbers out of range.
     """
 
     def __init__(
         self, url: str, *, timeout: float = 120.0, retries: int = 4, headers: Mapping[str, str] | None = None
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError(
-                f"expected a service's address such as http://127.0.0.1:7860 or https://OWNER-NAME.hf.space, got {url!r}"
-            )
+        self.url = _checked_address(url)
         if not 0 < timeout < float("inf") or retries < 0:
             raise ValueError(f"expected timeout > 0 and retries >= 0, got timeout={timeout!r} and retries={retries!r}")
-        self.url = url.rstrip("/")
         self._timeout, self._retries = timeout, retries
         own = {"User-Agent": "hf-privseg", "Accept-Encoding": "identity"}
         self._client = httpx.Client(headers={**own, **(headers or {})}, follow_redirects=False)
@@ -194,11 +189,24 @@ class GradioCalls:
             ) from error
 
 
+def _checked_address(url: str) -> str:
+    """An address -> the same without a slash at its end."""
+    parts = urlsplit(url)
+    is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+    if not is_address or parts.query or parts.fragment or "@" in parts.netloc:
+        came = f"a text of {len(url)} characters"  # which may be a key in the wrong place, or hold a password
+        raise ValueError(
+            "expected a service's address such as http://127.0.0.1:7860 or https://OWNER-NAME.hf.space, without "
+            f"credentials, query or fragment, got {came if '@' in url or not is_address else repr(url)}"
+        )
+    return url.rstrip("/")
+
+
 def _bad_status(response: Any, url: str) -> ServiceError:
     """An answer without success -> the error to raise."""
     status = response.status_code
     if status in _TEMPORARY:
-        reason = "is busy" if status in (429, 503) else "has a failure of its own"
+        reason = "is busy" if status in (429, 503) else "fails, or is none of hf-privseg"
         error = ServiceUnavailableError(f"the service at {url} {reason} (HTTP {status}); try again later")
         pause = response.headers.get("retry-after", "")
         error.retry_after = float(pause) if pause.isdecimal() else 0.0
@@ -207,7 +215,9 @@ def _bad_status(response: Any, url: str) -> ServiceError:
         return RequestRefusedError(f"the upload is larger than {url} takes (HTTP 413); shrink the photo first")
     if response.is_redirect:
         target = _printable(response.headers.get("location", ""))
-        return ServiceError(f"{url} redirects to {target!r}, which is not followed; if it is trusted, use that address")
+        return ServiceError(
+            f"{url} redirects to {target!r}, which is not followed; if it is trusted, use that address"
+        )
     if status in (401, 403):
         return ServiceError(f"{url} wants credentials (HTTP {status}); pass them as headers={{'Authorization': ...}}")
     return ServiceError(f"{url} is no segmentation service of hf-privseg (HTTP {status}); check the address")
