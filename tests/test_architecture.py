@@ -38,7 +38,7 @@ ISLAND_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "safetensors", "huggi
 ATTACK_MODULES = {"ciphers", "errors", "keys"}
 PUBLIC_MODULES = {
     "attacks", "baselines", "checkpoints", "ciphers", "client", "convert", "hub", "inference", "keys", "presets",
-    "training", "visualization",
+    "service", "training", "visualization",
 }  # fmt: skip
 HEAVY = ("datasets", "evaluate", "gradio", "matplotlib", "sklearn", "typer", "rich", "tensorboard")
 

@@ -1,0 +1,179 @@
+"""The service on the web: a Gradio app with named endpoints, and a page whose own scripts are owner and client.
+
+    app = build_app(SegmentationService(model, processor)); launch(app, ...)
+
+The endpoints take and return files as they are, without loss. An upload is deleted as soon as it has been read, an
+answer within minutes. The key and the photo stay in the page (static/), which may connect to nothing but this service:
+its content security policy says so to the browser.
+"""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+from gradio import processing_utils
+from gradio.utils import get_upload_folder
+from PIL import Image
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..workflow import load_model
+from .engine import Limits, SegmentationService
+
+STATIC = Path(__file__).parent / "static"
+
+_TABS = {
+    "segment": "Segment",
+    "wrong_key": "Wrong key / no key",
+    "upload": "Upload a ciphertext",
+    "server_view": "What can the server see?",
+    "about": "About",
+}
+_POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; "
+    "worker-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'"
+)
+_CACHE_SECONDS = 300  # answers wait this long for whoever asked
+_Result = TypeVar("_Result")
+
+
+def build_app(service: SegmentationService) -> gr.Blocks:
+    """Service -> Gradio app with the page and the endpoints, to be started by `launch`."""
+    with gr.Blocks(title="hf-privseg", analytics_enabled=False, delete_cache=(60, _CACHE_SECONDS)) as app:
+        _add_page()
+        _add_endpoints(service)
+    app.max_file_size = service.limits.max_upload_bytes
+    return app.queue(max_size=32, default_concurrency_limit=4)
+
+
+def launch(app: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
+    """Starts an app of `build_app`; `options` are those of `gr.Blocks.launch` and win over what is set here."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    settings: dict[str, Any] = {
+        "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        "head": '<link rel="stylesheet" href="privseg/page.css"><script type="module" src="privseg/page.js"></script>',
+        "app_kwargs": {
+            "routes": [Mount("/privseg", StaticFiles(directory=STATIC))],
+            "middleware": [Middleware(_ContentPolicy)],
+        },
+        "max_file_size": app.max_file_size,
+        "run_history": False,
+        "footer_links": ["api"],
+        "ssr_mode": False,
+        "share": False,
+    }
+    return app.launch(**settings | options)
+
+
+def serve(model: str | Path = "default", *, limits: Limits | None = None, **options: Any) -> None:
+    """Folder or Hub id of a plain or encrypted SETR, or "default" -> runs its service until it is stopped.
+
+    Args:
+        model: what `privseg segment` takes.
+        limits: what clients may ask for.
+        **options: of `gr.Blocks.launch`: server_name, server_port, ...
+
+    Raises:
+        OSError, ValueError: there is no such model.
+    """
+    launch(build_app(SegmentationService(*load_model(model), limits=limits)), **options)
+
+
+def _add_page() -> None:
+    """The tabs, their content from static/<name>.html; page.js brings them to life."""
+    gr.HTML((STATIC / "header.html").read_text(encoding="utf-8"), padding=False)
+    with gr.Tabs():
+        for name, title in _TABS.items():
+            with gr.Tab(title, id=name, render_children=True):
+                gr.HTML((STATIC / f"{name}.html").read_text(encoding="utf-8"), padding=False)
+
+
+def _add_endpoints(service: SegmentationService) -> None:
+    """The service's functions under their names; the components are there for their types, and hidden."""
+    file, answer = _upload(), gr.File(visible=False)
+    session, facts, trigger = gr.Textbox(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
+
+    def model_info() -> dict[str, Any]:
+        return service.model_info()
+
+    def public_embedding() -> str:
+        return _answer_file(_or_error(service.public_embedding), "embedding.safetensors", answer)
+
+    def register_embedding(file: str) -> dict[str, Any]:
+        return _or_error(lambda: service.register_embedding(_taken(file)))
+
+    def segment(file: str, session: str) -> str:
+        labels = _or_error(lambda: service.segment(_taken(file), session))
+        buffer = io.BytesIO()
+        Image.fromarray(labels).save(buffer, "PNG")
+        return _answer_file(buffer.getvalue(), "segmentation.png", answer)
+
+    def end_session(session: str) -> None:
+        service.end_session(session)
+
+    trigger.click(model_info, None, facts, api_name="model_info", queue=False)
+    trigger.click(end_session, session, None, api_name="end_session")
+    if service.is_public:
+        trigger.click(public_embedding, None, answer, api_name="public_embedding")
+        trigger.click(register_embedding, file, facts, api_name="register_embedding")
+    trigger.click(segment, [file, session], answer, api_name="segment", concurrency_limit=1, concurrency_id="model")
+
+
+def _upload() -> gr.File:
+    """A hidden file input that hands on the path of an upload.
+
+    `gr.File` would leave an empty temporary file behind each time. Gradio has checked by then that the path lies in
+    its folder of uploads. (A subclass would make Gradio write a stub file beside this module.)
+    """
+    file = gr.File(visible=False)
+    file.preprocess = lambda payload: getattr(payload, "path", None)  # type: ignore[method-assign, assignment]
+    return file
+
+
+def _or_error(work: Callable[[], _Result]) -> _Result:
+    """What work() returns; its refusals reach the client as they are, and the log not at all."""
+    try:
+        return work()
+    except (ValueError, RuntimeError) as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+def _taken(path: str | None) -> bytes:
+    """Path of an upload -> its content; the file is gone afterwards.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if path is None:
+        raise ValueError("expected a file, got none; upload one and pass what the upload returned")
+    file = Path(path)
+    data = file.read_bytes()
+    if Path(get_upload_folder()).resolve() in file.resolve().parents:  # never a file of ours that a client names
+        file.unlink(missing_ok=True)
+    return data
+
+
+def _answer_file(data: bytes, name: str, component: gr.File) -> str:
+    """Content of a file -> its path in the app's cache, whence it is deleted in time."""
+    return processing_utils.save_bytes_to_cache(data, name, component.GRADIO_CACHE)
+
+
+class _ContentPolicy:
+    """Adds the content security policy to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Content-Security-Policy"] = _POLICY
+            await send(message)
+
+        await self._app(scope, receive, send_with_policy if scope["type"] == "http" else send)

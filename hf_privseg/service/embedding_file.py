@@ -1,0 +1,63 @@
+"""A patch embedding on its way between a service and its clients: one safetensors file, plain or encrypted.
+
+It holds one float32 tensor, "weight" (hidden_size, channels, patch_size, patch_size). An encrypted one says in its
+metadata, as text, with which key: family, version and fingerprint. The bias never changes and stays with the service.
+"""
+
+import json
+import re
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from ..keys import FAMILIES, FORMAT_VERSION
+from ..public_facts import FACTS
+
+
+def embedding_to_bytes(weight: torch.Tensor, facts: dict[str, Any] | None = None) -> bytes:
+    """(hidden_size, channels, patch_size, patch_size) float -> the file's content.
+
+    Args:
+        weight: stored as float32.
+        facts: {"family", "version", "fingerprint"} of the key that encrypted it; None where it is plain.
+    """
+    metadata = None if facts is None else {name: str(facts[name]) for name in FACTS}
+    return safetensors.torch.save({"weight": weight.detach().float().cpu().contiguous()}, metadata=metadata)
+
+
+def embedding_from_bytes(data: bytes) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The content of a file with an encrypted weight -> that weight, float32, and the facts about its key.
+
+    The name of the tensor does not matter. The facts are what the file says: nothing here can verify them.
+
+    Raises:
+        ValueError: no safetensors file, not exactly one float32 tensor of finite numbers, or facts out of range.
+    """
+    try:
+        tensors = list(safetensors.torch.load(data).values())
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    except (safetensors.SafetensorError, ValueError, KeyError, RecursionError) as error:
+        raise ValueError(f"expected a safetensors file with an encrypted patch embedding, got {error}") from error
+    if [tensor.dtype for tensor in tensors] != [torch.float32]:
+        kinds = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors]
+        raise ValueError(f"expected one float32 tensor, the encrypted projection weight, got {kinds!r:.200}")
+    if not torch.isfinite(tensors[0]).all():
+        raise ValueError("expected a projection weight of finite numbers, got NaN or infinity")
+    return tensors[0], _checked_facts(metadata)
+
+
+def _checked_facts(metadata: dict[str, str]) -> dict[str, Any]:
+    """A file's metadata, all of it text -> {"family", "version", "fingerprint"}."""
+    found = {name: metadata.get(name) for name in FACTS}
+    if (
+        found["family"] not in FAMILIES
+        or found["version"] != str(FORMAT_VERSION)
+        or not re.fullmatch("[0-9a-f]{16}", found["fingerprint"] or "")
+    ):
+        raise ValueError(
+            f"expected in the file's metadata a family ({', '.join(FAMILIES)}), the version {FORMAT_VERSION} and a "
+            f"fingerprint of 16 hexadecimal characters, got {found!r:.200}"
+        )
+    return {**found, "version": FORMAT_VERSION}

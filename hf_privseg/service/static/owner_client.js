@@ -1,0 +1,67 @@
+// What owner and client compute: keys by name, encrypted patch embeddings and encrypted photos. It runs in a worker,
+// and keys do not leave it unless keyText is called.
+
+import { blocksFromPlanes, cipherFor, planesFromBlocks } from "./ciphers.js";
+import { embeddingFromFile, embeddingToFile, imageToFile, pictureOf } from "./containers.js";
+import { SecretKey } from "./keys.js";
+
+export class OwnerClient {
+  #keys = new Map();
+  #ciphers = new Map();
+
+  // Makes a new key of a family under a name -> its public facts.
+  newKey(name, family) {
+    return this.#setKey(name, SecretKey.generate(family));
+  }
+
+  // Takes a key in its text form under a name -> its public facts.
+  loadKey(name, text) {
+    return this.#setKey(name, SecretKey.fromText(text));
+  }
+
+  // The secret itself, for a file that the visitor asked for.
+  keyText(name) {
+    return this.#keys.get(name).toText();
+  }
+
+  // Content of the public embedding's file -> that of the encrypted one.
+  // names: the keys to encrypt it with, one after the other. claimed: the name of the key that the file speaks of.
+  async encryptEmbedding(file, names, claimed) {
+    const { weight, shape } = embeddingFromFile(file);
+    let rows = Float64Array.from(weight);
+    for (const name of names) rows = (await this.#cipher(name, weight.length / shape[0])).actOnWeight(rows);
+    return embeddingToFile(Float32Array.from(rows), shape, await this.#keys.get(claimed).facts());
+  }
+
+  // RGBA pixels of whole blocks, and the size [height, width] that the label map shall have
+  // -> {file, suffix, picture}: the container, and RGBA of what can be seen in it.
+  async encryptPhoto(name, rgba, height, width, patchSize, originalSize) {
+    const cipher = await this.#cipher(name, 3 * patchSize ** 2);
+    const levels = new Uint8Array(3 * height * width);
+    for (let i = 0; i < height * width; i++) {
+      for (let channel = 0; channel < 3; channel++) levels[channel * height * width + i] = rgba[4 * i + channel];
+    }
+    const blocks = blocksFromPlanes(levels, height, width, patchSize);
+    const rows = cipher.actsOnBytes ? blocks : Float64Array.from(blocks, (level) => (level - 127.5) / 127.5);
+    const planes = planesFromBlocks(cipher.actOnRows(rows), height, width, patchSize);
+    const pixels = cipher.actsOnBytes ? planes : Float32Array.from(planes);
+    const facts = await this.#keys.get(name).facts();
+    const file = await imageToFile(pixels, {
+      ...facts, patch_size: patchSize, original_size: originalSize, valid_region: [height, width],
+    });
+    const suffix = cipher.actsOnBytes ? ".png" : ".safetensors";
+    return { file, suffix, picture: pictureOf(pixels, height, width) };
+  }
+
+  #setKey(name, key) {
+    this.#keys.set(name, key);
+    for (const id of this.#ciphers.keys()) if (id.startsWith(`${name}/`)) this.#ciphers.delete(id);
+    return key.facts();
+  }
+
+  async #cipher(name, length) {
+    const id = `${name}/${length}`;
+    if (!this.#ciphers.has(id)) this.#ciphers.set(id, await cipherFor(this.#keys.get(name), length));
+    return this.#ciphers.get(id);
+  }
+}

@@ -1,0 +1,157 @@
+"""The service's endpoints over loopback, called as anyone would with gradio_client."""
+
+import io
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from leaks import assert_no_secret
+from PIL import Image
+from test_service import ciphertext, embedding_for, processor, service
+from tiny_setr import tiny_model
+
+from hf_privseg import SecretKey
+from hf_privseg.service import Limits, SegmentationService
+
+gr = pytest.importorskip("gradio")
+client_module = pytest.importorskip("gradio_client")
+
+
+@pytest.fixture(scope="module")
+def temporary(tmp_path_factory):
+    """The folder of uploads and answers, this module's own."""
+    folder = tmp_path_factory.mktemp("gradio")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        yield folder
+
+
+def started(engine):
+    from hf_privseg.service.app import build_app, launch
+
+    app = build_app(engine)
+    _, url, _ = launch(app, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    return app, url
+
+
+@pytest.fixture(scope="module")
+def public(temporary):
+    engine = service(limits=Limits(max_pixels=2**14))
+    app, url = started(engine)
+    yield engine, url, app
+    app.close()
+
+
+@pytest.fixture(scope="module")
+def client(public, tmp_path_factory):
+    return client_module.Client(public[1], verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+
+
+def upload(tmp_path, data, name="upload.safetensors"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return client_module.handle_file(path)
+
+
+@pytest.mark.parametrize("family", ["permutation", "orthogonal"])
+def test_a_client_registers_and_segments(public, client, temporary, tmp_path, family, capfd):
+    engine, key = public[0], SecretKey.generate(family)
+    before = {path for path in temporary.rglob("*") if path.is_file()}
+    answer = client.predict(upload(tmp_path, embedding_for(key, engine)), api_name="/register_embedding")
+    assert set(answer) == {"session", "expires_in_seconds"}
+    data = ciphertext(key)
+    name = "photo.encrypted.png" if family == "permutation" else "photo.encrypted.safetensors"
+    result = client.predict(upload(tmp_path, data, name), answer["session"], api_name="/segment")
+    picture = Image.open(result)
+    assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (30, 18))
+    assert np.array_equal(np.array(picture), engine.segment(data, answer["session"]))
+    left = {path for path in temporary.rglob("*") if path.is_file()} - before
+    assert {path.name for path in left} <= {"segmentation.png"}  # uploads are gone
+    output = "".join(capfd.readouterr())
+    assert_no_secret(output, key)
+    assert answer["session"] not in output
+
+
+def test_model_info_is_what_the_engine_says(public, client):
+    info = client.predict(api_name="/model_info")
+    assert info == json.loads(json.dumps(public[0].model_info()))
+
+
+def test_the_public_embedding_is_served_as_it_is(public, client):
+    assert Path(client.predict(api_name="/public_embedding")).read_bytes() == public[0].public_embedding()
+
+
+def test_refusals_reach_the_client_in_full_and_stay_out_of_the_log(public, client, tmp_path, capfd):
+    key, other = SecretKey.generate(), SecretKey.generate()
+    session = client.predict(upload(tmp_path, embedding_for(key, public[0])), api_name="/register_embedding")[
+        "session"
+    ]
+    for data, token, message in (
+        (ciphertext(other), session, f"{other.fingerprint}.*{key.fingerprint}"),
+        (ciphertext(key), "", "expected a session"),
+        (ciphertext(key), "nonsense", "unknown or over"),
+        (b"rubbish", session, "expected an encrypted image"),
+    ):
+        with pytest.raises(client_module.exceptions.AppError, match=message):
+            client.predict(upload(tmp_path, data), token, api_name="/segment")
+    with pytest.raises(client_module.exceptions.AppError, match="expected a file, got none"):
+        client.predict(None, session, api_name="/segment")
+    client.predict(session, api_name="/end_session")
+    with pytest.raises(client_module.exceptions.AppError, match="unknown or over"):
+        client.predict(upload(tmp_path, ciphertext(key)), session, api_name="/segment")
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_an_upload_beyond_the_limit_is_refused(public):
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(2**18) + b"\r\n--x--"
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    request = urllib.request.Request(f"{public[1]}gradio_api/upload", body, headers)
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(request)
+
+
+def test_a_file_of_the_service_is_neither_read_nor_deleted_for_a_client(public, client):
+    from hf_privseg.service.app import STATIC
+
+    target = STATIC / "page.js"
+    with pytest.raises(client_module.exceptions.AppError):
+        client.predict({"path": str(target), "meta": {"_type": "gradio.FileData"}}, "", api_name="/segment")
+    assert target.is_file()
+
+
+def test_answers_are_deleted_in_time(public, client, temporary):
+    from gradio.route_utils import delete_files_created_by_app
+
+    client.predict(api_name="/public_embedding")
+    assert any(path.is_file() for path in temporary.rglob("*"))
+    delete_files_created_by_app(public[2], age=0)
+    assert not any(path.is_file() for path in temporary.rglob("*"))
+    assert public[2].delete_cache == (60, 300)
+
+
+def test_the_page_may_connect_to_nothing_but_its_service(public):
+    with urllib.request.urlopen(public[1]) as response:
+        policy, page = response.headers["Content-Security-Policy"], response.read().decode()
+    assert "connect-src 'self' data: blob:;" in policy
+    assert "privseg/page.js" in page
+    with urllib.request.urlopen(f"{public[1]}privseg/page.js") as response:
+        assert "javascript" in response.headers["Content-Type"]
+
+
+def test_an_encrypted_model_offers_no_registration(temporary, tmp_path):
+    key = SecretKey.generate("permutation")
+    engine = SegmentationService(tiny_model().encrypt_model(key), processor())
+    app, url = started(engine)
+    try:
+        client = client_module.Client(url, verbose=False, download_files=tmp_path)
+        names = set(client.view_api(return_format="dict")["named_endpoints"])
+        assert names == {"/model_info", "/end_session", "/segment"}
+        result = client.predict(upload(tmp_path, ciphertext(key), "photo.png"), "", api_name="/segment")
+        assert Image.open(io.BytesIO(Path(result).read_bytes())).size == (30, 18)
+    finally:
+        app.close()
