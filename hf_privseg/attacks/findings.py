@@ -1,0 +1,83 @@
+"""What an audit found: a row for each attack, and the verdict, which is the worst of them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+# What the attacker has, from what every provider has to what should never leave the owner.
+ATTACKERS = {
+    "baseline": "nothing: what any figure stands beside",
+    "ciphertexts": "ciphertexts alone",
+    "model": "the encrypted model alone",
+    "server": "ciphertexts and the encrypted model: the provider",
+    "known plaintext": "one image in plain beside its ciphertext",
+    "chosen plaintext": "ciphertexts of images of the attacker's choice",
+    "public base": "public weights near the model's",
+}
+
+# Least high-pass correlation of a level; a 1/16 thumbnail alone scores about .1 (and no level below it is better).
+LEVELS = {0.6: "the photographs", 0.3: "recognisable objects", 0.15: "blurred outlines", -1.0: "a thumbnail"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One attack on one cipher family.
+
+    Attributes:
+        attack: what it is called.
+        attacker: what the attacker has, a key of `ATTACKERS`.
+        family: the cipher family, or "any" where the attack does not depend on it.
+        num_images: ciphertexts that the attacker used.
+        prior: whose photographs the attacker knows: "in-domain", "photos", "synthetic" or "" for none.
+        metrics: means over the victims: "psnr" in dB, "ssim", "hp", "agreement" (share of pixels where the plain model
+            gives reconstruction and original the same label); of a key "exact", "within_one", "signs", "keys".
+        seconds: how long it took.
+        note: what a reader must know beside the figures.
+        picture: (height, width, 3) uint8, the reconstruction of the first victim.
+    """
+
+    attack: str
+    attacker: str
+    family: str
+    num_images: int
+    prior: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    note: str = ""
+    picture: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def level(self) -> str:
+        """What is recovered, in words; the empty string where the attack reconstructs no image."""
+        hp = self.metrics.get("hp")
+        return "" if hp is None else next(words for least, words in LEVELS.items() if hp >= least)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the picture, for JSON."""
+        names = ("attack", "attacker", "family", "num_images", "prior", "metrics", "seconds", "note")
+        return {name: getattr(self, name) for name in names} | {"recovered": self.level}
+
+
+def worst(findings: Iterable[Finding]) -> Finding | None:
+    """The finding with the highest hp, baselines aside; None where no attack reconstructs an image."""
+    found = [finding for finding in findings if "hp" in finding.metrics and finding.attacker != "baseline"]
+    return max(found, key=lambda finding: finding.metrics["hp"], default=None)
+
+
+def verdicts(findings: Sequence[Finding]) -> list[tuple[str, str, Finding]]:
+    """[(family, what the attacker has, the worst finding)], in the order of `ATTACKERS`."""
+    families = list(dict.fromkeys(finding.family for finding in findings))
+    rows = []
+    for family in families:
+        for attacker in ATTACKERS:
+            found = worst(f for f in findings if (f.family, f.attacker) == (family, attacker))
+            if found is not None:
+                rows.append((family, attacker, found))
+    return rows
+
+
+def as_picture(image: np.ndarray) -> np.ndarray:
+    """(3, height, width) float in [-1, 1] -> (height, width, 3) uint8."""
+    return ((np.clip(image, -1, 1) + 1) * 127.5).round().astype(np.uint8).transpose(1, 2, 0)

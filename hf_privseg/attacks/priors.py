@@ -1,0 +1,109 @@
+"""What an attacker knows of photographs in general: similar scenes, any photographs, or none at all."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .blocks import to_grid
+from .statistics import BlockStatistics, block_statistics
+
+
+@dataclass(frozen=True)
+class ImagePrior:
+    """Attributes:
+    name: "in-domain", "photos" or "synthetic".
+    statistics: moments of plain blocks.
+    grids: plain grids (down, across, L), for attacks that look beyond second moments; none in the synthetic prior.
+    """
+
+    name: str
+    statistics: BlockStatistics
+    grids: Sequence[np.ndarray] = ()
+
+
+def image_prior(
+    images: Iterable[np.ndarray], patch_size: int, *, name: str = "in-domain", num_shifts: int = 1
+) -> ImagePrior:
+    """Plain images, each (channels, height, width) float in [-1, 1], of the attacker's own -> prior.
+
+    Args:
+        images: sides are cropped to multiples of the patch size. They must not be the victims.
+        num_shifts: the block grid is laid over each image at so many offsets along the diagonal, so that few images
+            give smooth moments; `grids` holds all of them.
+    """
+    grids = []
+    for image in images:
+        for shift in range(0, patch_size, -(-patch_size // num_shifts)):
+            height, width = ((side - shift) // patch_size * patch_size for side in image.shape[1:])
+            grids.append(to_grid(image[:, shift : shift + height, shift : shift + width], patch_size))
+    return ImagePrior(name, block_statistics(grids), grids)
+
+
+def _sklearn_photo(name: str) -> Callable[[], np.ndarray]:
+    def load() -> np.ndarray:
+        from sklearn.datasets import load_sample_image
+
+        return load_sample_image(name)
+
+    return load
+
+
+def _skimage_photo(name: str) -> Callable[[], np.ndarray]:
+    def load() -> np.ndarray:
+        from skimage import data
+
+        return getattr(data, name)()
+
+    return load
+
+
+# Colour photographs inside the wheels of scikit-image and scikit-learn; nothing is downloaded.
+PHOTOS: dict[str, Callable[[], np.ndarray]] = {
+    "astronaut": _skimage_photo("astronaut"),
+    "chelsea": _skimage_photo("chelsea"),
+    "china": _sklearn_photo("china.jpg"),
+    "coffee": _skimage_photo("coffee"),
+    "flower": _sklearn_photo("flower.jpg"),
+    "rocket": _skimage_photo("rocket"),
+}
+
+
+def photo_prior(patch_size: int, *, exclude: Sequence[str] = (), num_shifts: int = 8) -> ImagePrior:
+    """The photographs in `PHOTOS` but those named in `exclude` (which an attack is tried on) -> prior.
+
+    Raises:
+        ValueError: an excluded name is unknown.
+    """
+    unknown = sorted(set(exclude) - set(PHOTOS))
+    if unknown:
+        raise ValueError(f"no photo is called {', '.join(unknown)}; there are {', '.join(PHOTOS)}")
+    images = [load().transpose(2, 0, 1) / 127.5 - 1 for name, load in PHOTOS.items() if name not in exclude]
+    return image_prior(images, patch_size, name="photos", num_shifts=num_shifts)
+
+
+def synthetic_prior(
+    patch_size: int, *, num_channels: int = 3, reach_in_pixels: float = 60.0, colour_correlation: float = 0.95
+) -> ImagePrior:
+    """No photograph at all: the covariance of two pixels falls exponentially with their distance -> prior.
+
+    Args:
+        patch_size: height and width of a block in pixels.
+        num_channels: channels, any two of which are correlated alike.
+        reach_in_pixels: distance at which the correlation has fallen to 1/e; photographs of some hundred pixels a side
+            have tens of pixels.
+        colour_correlation: between two channels of one pixel.
+    """
+    place = np.arange(patch_size, dtype=np.float64)
+    rows, columns = (axis.reshape(-1) for axis in np.meshgrid(place, place, indexing="ij"))
+    colours = np.full((num_channels, num_channels), colour_correlation) + np.eye(num_channels) * (
+        1 - colour_correlation
+    )
+
+    def moments(down: int, across: int) -> np.ndarray:
+        distance = np.hypot(rows + down - rows[:, None], columns + across - columns[:, None])
+        return 0.25 * np.kron(colours, np.exp(-distance / reach_in_pixels))
+
+    length = num_channels * patch_size**2
+    statistics = BlockStatistics(np.zeros(length), moments(0, 0), moments(0, patch_size), moments(patch_size, 0))
+    return ImagePrior("synthetic", statistics)
