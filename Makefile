@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check common-tests clean
 
 demo: $(VENV)/.installed-demo  ## encrypt a model and a photograph, segment the ciphertext in a process without the key
-	$(BIN)/privseg demo $(if $(IMAGE),--image "$(IMAGE)") $(if $(FAMILY),--family "$(FAMILY)")
+	$(BIN)/privseg demo --force $(if $(IMAGE),--image "$(IMAGE)") $(if $(FAMILY),--family "$(FAMILY)")
 
 test: $(VENV)/.installed-dev  ## the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(PYTEST_ARGS)

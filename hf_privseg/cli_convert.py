@@ -1,9 +1,20 @@
 """The command `privseg convert`: a checkpoint from elsewhere becomes a SETR model's folder."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .cli_options import Force, Json, ModelFolder, one_of
+from .cli_output import report
+
+if TYPE_CHECKING:
+    from .convert import Converted
+
+# What the conversion knows; a test compares, since to ask it here would make `privseg --help` wait for torch.
+FORMATS = ("auto", "mmseg", "vit", "dinov2", "timm")
+DECODERS = ("naive", "pup", "mla")
+LABELS = ("ade20k", "cityscapes")
 
 _STATISTICS = "for pixels in 0..1, for example 0.5,0.5,0.5. Without it, what SOURCE says, or else ImageNet's."
 
@@ -16,17 +27,19 @@ def convert(
             help="A checkpoint: a .safetensors or PyTorch file, or a folder as transformers writes it.",
         ),
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the converted model.")],
+    output: ModelFolder,
     format: Annotated[
         str,
-        typer.Option(
-            help="mmseg (SETR of mmsegmentation), vit (Hugging Face ViT or DeiT), dinov2 (Hugging Face), timm (and "
-            "Meta's own files), or auto: by the names of the weights."
+        one_of(
+            "--format",
+            choices=FORMATS,
+            help="SETR of mmsegmentation, ViT or DeiT of Hugging Face, DINOv2 of Hugging Face, timm (and Meta's own "
+            "files), or automatic: by the names of the weights.",
         ),
     ] = "auto",
     decoder: Annotated[
         str | None,
-        typer.Option(help="naive, pup or mla, for a source that is an encoder alone.  [default: naive]"),
+        one_of("--decoder", choices=DECODERS, help="For a source that is an encoder alone.  [default: naive]"),
     ] = None,
     num_attention_heads: Annotated[
         int | None,
@@ -34,9 +47,11 @@ def convert(
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(
-            help="ade20k or cityscapes: names the classes. Without it, the names in SOURCE, or else those of the data "
-            "set that has as many classes."
+        one_of(
+            "--labels",
+            choices=LABELS,
+            help="Names the classes. Without it, the names in SOURCE, or else those of the data set that has as many "
+            "classes.",
         ),
     ] = None,
     image_mean: Annotated[
@@ -45,7 +60,8 @@ def convert(
     image_std: Annotated[
         str | None, typer.Option(metavar="S,S,S", help=f"Standard deviation likewise, {_STATISTICS}")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace what exists.")] = False,
+    force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Convert a checkpoint from elsewhere into a SETR model that can be encrypted.
 
@@ -72,18 +88,33 @@ def convert(
     with workflow.new_folder(output) as folder:
         converted.save_pretrained(folder)
         workflow.copy_licences(source, folder)
+    report(_facts(output, converted), *_lines(output, converted), as_json=as_json)
+
+
+def _facts(output: Path, converted: "Converted") -> dict[str, Any]:
     config, provenance = converted.model.config, converted.provenance
-    typer.echo(f"Wrote {output}: {provenance.format}, decoder {config.decoder_type}, {config.num_labels} classes.")
-    for line in provenance.folded():
-        typer.echo(f"Folded or added: {line}.")
-    for line in provenance.dropped():
-        typer.echo(f"Not used: {line}.")
+    facts = {"path": output, "format": provenance.format, "decoder_type": config.decoder_type}
+    facts |= {"num_labels": config.num_labels, "decoder_is_trained": provenance.is_trained}
+    return {**facts, "folded": provenance.folded(), "not_used": provenance.dropped()}
+
+
+def _lines(output: Path, converted: "Converted") -> list[str]:
+    """What was made of the source, and what to do next."""
+    config, provenance = converted.model.config, converted.provenance
+    lines = [f"Wrote {output}: {provenance.format}, decoder {config.decoder_type}, {config.num_labels} classes."]
+    lines += [f"Folded or added: {line}." for line in provenance.folded()]
+    lines += [f"Not used: {line}." for line in provenance.dropped()]
     if not provenance.is_trained:
-        typer.echo("The source is an encoder alone: the decoder is UNTRAINED, and segments nothing before training.")
-        typer.echo(f"Next: python examples/train_setr.py --checkpoint {output} --decoder {config.decoder_type} ...")
-        return
-    typer.echo("Whoever has the source can invert what this patch embedding encrypts: train it further in private.")
-    typer.echo(f"Next: privseg encrypt-model {output} encrypted_model --key-file KEY_FILE")
+        return [
+            *lines,
+            "The source is an encoder alone: the decoder is UNTRAINED, and segments nothing before training.",
+            f"Next: python examples/train_setr.py --checkpoint {output} --decoder {config.decoder_type} ...",
+        ]
+    return [
+        *lines,
+        "Whoever has the source can invert what this patch embedding encrypts: train it further in private.",
+        f"Next: privseg encrypt-model {output} encrypted_model --key-file KEY_FILE",
+    ]
 
 
 def _numbers(text: str | None, option: str) -> list[float] | None:
@@ -93,4 +124,4 @@ def _numbers(text: str | None, option: str) -> list[float] | None:
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
-        raise ValueError(f"expected {option} to be numbers with commas between, got {text!r}") from None
+        raise typer.BadParameter(f"expected {option} to be numbers with commas between, got {text!r}") from None

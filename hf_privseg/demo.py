@@ -37,7 +37,7 @@ HONEST_NOTE = (
 )
 OWN_CREDIT = "Photo: your own."
 
-_TITLE = "Made by `privseg demo`, which replaces what is in this folder."
+_TITLE = "Made by `privseg demo`, which replaces what is in this folder."  # how a former demo's is known
 _IN_NEW_PROCESS = "segment the encrypted photo, starting a process"
 _LABELS = {
     "encrypted": "encrypted model, encrypted photo, no key",
@@ -61,31 +61,53 @@ class DemoReport:
         self.seconds[step] = time.perf_counter() - start
 
 
-def run_demo(*, image: Path | None, family: str, output_dir: Path, model: str) -> DemoReport:
+def run_demo(
+    *,
+    image: Path | None,
+    family: str,
+    output_dir: Path,
+    model: str,
+    replace: bool = False,
+    print_to_stderr: bool = False,
+) -> DemoReport:
     """A photo and a plain model -> key, encrypted model, encrypted photo, label maps and demo.png in `output_dir`.
+
+    The folder appears as a whole, at the end.
 
     Args:
         image: path of a photo; None takes a sample photo of scikit-learn.
         family: cipher family of the new key.
-        output_dir: new, empty, or of a former demo, which is replaced.
+        output_dir: new or empty; with `replace` it may be that of a former demo, which is replaced.
         model: a plain SETR model: folder, Hub id, or "default".
+        replace: whether the results of a former demo may go.
+        print_to_stderr: where the tables go; by default to standard output.
 
     Raises:
-        FileExistsError: `output_dir` holds something that no demo made.
+        FileExistsError: `output_dir` holds something that no demo made, or that one made and `replace` is False.
         ImportError: matplotlib or scikit-learn is not installed.
         ChildProcessError: the segmentation in the other process failed.
     """
     _require_extras()
-    console = Console(highlight=False, soft_wrap=True)
+    _check_folder(output_dir, replace)
+    console = Console(highlight=False, soft_wrap=True, stderr=print_to_stderr)
     report = DemoReport()
     with report.timed("make a key"):
         key = SecretKey.generate(family)
     photo = _photo(image, console)
     credit = OWN_CREDIT if image else SAMPLE_PHOTOS["china"].credit
-    _prepare_folder(output_dir, credit)
-    key.to_file(output_dir / "secret.key", overwrite=True)
-    photo.save(output_dir / "photo.png")
+    with workflow.new_folder(output_dir) as folder:
+        (folder / "README.txt").write_text("\n\n".join((_TITLE, HONEST_NOTE, credit)) + "\n", encoding="utf-8")
+        ciphertext = _fill(folder, photo, key, model, report, credit, console)
+    _print_report(console, output_dir, output_dir / ciphertext.name, key, report, credit)
+    return report
 
+
+def _fill(
+    folder: Path, photo: Image.Image, key: SecretKey, model: str, report: DemoReport, credit: str, console: Console
+) -> Path:
+    """Everything but the text files -> `folder`; returns the path of the encrypted photo."""
+    key.to_file(folder / "secret.key")
+    photo.save(folder / "photo.png")
     with console.status("Segmenting the plain photo with the plain model ..."):
         network, processor = workflow.load_model(model)
         with report.timed("segment the photo with the plain model"):
@@ -93,22 +115,20 @@ def run_demo(*, image: Path | None, family: str, output_dir: Path, model: str) -
     with console.status("Encrypting the model and the photo ..."):
         with report.timed("encrypt the model"):
             network.encrypt_model(key)
-        workflow.save_model(network, processor, output_dir / "encrypted_model", licence_from=model)
+        workflow.save_model(network, processor, folder / "encrypted_model", licence_from=model)
         with report.timed("encrypt the photo"):
             encrypted = processor.encrypt(photo, key)
-        ciphertext = output_dir / f"photo.encrypted{encrypted.suffix}"
+        ciphertext = folder / f"photo.encrypted{encrypted.suffix}"
         encrypted.to_file(ciphertext)
     with console.status("Segmenting the encrypted photo in another process ..."), report.timed(_IN_NEW_PROCESS):
-        maps["encrypted"] = _segment_without_key(output_dir / "encrypted_model", ciphertext)
+        maps["encrypted"] = _segment_without_key(folder / "encrypted_model", ciphertext)
     with console.status("Trying the encrypted model without encryption and with a wrong key ..."):
-        wrong = processor.encrypt(photo, SecretKey.generate(family))
+        wrong = processor.encrypt(photo, SecretKey.generate(key.family))
         maps["no_encryption"] = workflow.segment_image(network, processor, photo)
         maps["wrong_key"] = workflow.segment_image(network, processor, wrong)
-
     report.equal_pixels = {name: float((label_map == maps["plain"]).mean()) for name, label_map in maps.items()}
-    _write_pictures(output_dir, photo, encrypted, maps, network.config, report, credit)
-    _print_report(console, output_dir, ciphertext, key, report, credit)
-    return report
+    _write_pictures(folder, photo, encrypted, maps, network.config, report, credit)
+    return ciphertext
 
 
 def _require_extras() -> None:
@@ -127,16 +147,17 @@ def _photo(path: Path | None, console: Console) -> Image.Image:
     return photo
 
 
-def _prepare_folder(folder: Path, credit: str) -> None:
-    """Make the folder, or take over that of a former demo; a folder of somebody else's is left alone."""
+def _check_folder(folder: Path, replace: bool) -> None:
+    """Refuse a folder of somebody else's, and that of a former demo unless `replace` is True."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
     readme = folder / "README.txt"
-    made_by_a_demo = readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(_TITLE)
-    if folder.exists() and any(folder.iterdir()) and not made_by_a_demo:
+    if not (readme.is_file() and readme.read_text(encoding="utf-8", errors="replace").startswith(_TITLE)):
         raise FileExistsError(f"{folder} holds files that no demo made; choose another --output-dir or empty it")
-    folder.mkdir(parents=True, exist_ok=True)
-    readme.write_text("\n\n".join((_TITLE, HONEST_NOTE, credit)) + "\n", encoding="utf-8")
-    for former in folder.glob("photo.encrypted.*"):
-        former.unlink()
+    if not replace:
+        raise FileExistsError(
+            f"{folder} holds the results of a former demo; choose another --output-dir, or replace it with --force"
+        )
 
 
 def _segment_without_key(model: Path, ciphertext: Path) -> np.ndarray:

@@ -59,20 +59,35 @@ def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImage
     return model.to(device or "cpu").eval(), processor
 
 
+def local_folder(name: str | Path) -> Path | None:
+    """Folder, Hub id or "default" -> the model's folder on this machine; None for a Hub id."""
+    folder = Path(_source(name))
+    return folder if folder.is_dir() else None
+
+
 def check_model_folder(folder: Path, *, replace: bool) -> None:
     """Refuse to write a model where something is; with `replace`, where something other than a model is.
+
+    An empty folder is nothing.
 
     Raises:
         FileExistsError: names the folder.
     """
-    if folder.exists() and not replace:
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not replace:
         raise FileExistsError(f"{folder} exists; choose another folder, or replace it with --force")
-    if folder.exists() and not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file():
         raise FileExistsError(f"{folder} exists and holds no model (no config.json), so that it is not replaced")
 
 
 def save_model(
-    model: SetrForSemanticSegmentation, processor: SetrImageProcessor, folder: Path, *, licence_from: str | Path
+    model: SetrForSemanticSegmentation,
+    processor: SetrImageProcessor,
+    folder: Path,
+    *,
+    licence_from: str | Path,
+    private: bool = False,
 ) -> None:
     """Model, processor's settings and the source's licence -> `folder`, as a whole or not at all; replaces a model.
 
@@ -81,8 +96,9 @@ def save_model(
         processor: the model's.
         folder: checked by `check_model_folder` beforehand.
         licence_from: what the model was loaded from; the terms of a folder go with what is made from it.
+        private: whether the folder is for its owner alone.
     """
-    with new_folder(folder) as temporary:
+    with new_folder(folder, private=private) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         copy_licences(Path(_source(licence_from)), temporary)
@@ -95,22 +111,37 @@ def copy_licences(source: Path, folder: Path) -> None:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A path beside `folder` to write a model into; it becomes `folder`, as a whole or (after an error) not at all.
+def new_folder(folder: Path, *, private: bool = False) -> Iterator[Path]:
+    """A folder beside `folder` to write into; it becomes `folder`, as a whole or (after an error) not at all.
 
     Args:
-        folder: checked by `check_model_folder` beforehand; what is there is replaced.
+        folder: checked beforehand, as by `check_model_folder`; what is there is replaced.
+        private: whether the folder is for its owner alone (mode 0700).
     """
     folder = folder.resolve()
     temporary, retired = (folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.{end}") for end in ("tmp", "old"))
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(mode=0o700 if private else 0o777)
         yield temporary
         if folder.exists():
             folder.rename(retired)
         temporary.rename(folder)
-        shutil.rmtree(retired, ignore_errors=True)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if retired.exists() and not folder.exists():  # interrupted between the two
+            retired.rename(folder)
+        for left in (temporary, retired):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """A picture -> the PNG file `path`, as a whole or not at all; replaces what is there."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        picture.save(temporary, "PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_photo(path: Path) -> Image.Image:
