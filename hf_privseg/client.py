@@ -6,7 +6,7 @@
     with SegmentationClient("https://OWNER-NAME.hf.space") as client:
         label_map = client.segment("photo.jpg", SecretKey.from_file("secret.key"))
 
-What leaves the machine is the ciphertext's container file, under a name that says nothing of the photo's. Neither the
+What leaves the machine is the ciphertext's container file, under a random name. Neither the
 key nor a plain pixel does. What the service can still tell from ciphertexts is said in SECURITY.md; that it returns
 the label map in the clear is a reason for https.
 
@@ -17,10 +17,12 @@ smaller than agreed on, or photos greatly enlarged, would show what the method i
 
 import io
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -221,7 +223,8 @@ class SegmentationClient:
         height, width = encrypted.original_size
 
         def work(deadline: Deadline) -> bytes:
-            file = self._calls.upload(f"image{encrypted.suffix}", content, deadline)
+            name = f"{secrets.token_hex(8)}{encrypted.suffix}"  # an app may keep equal files of one name as one
+            file = self._calls.upload(name, content, deadline)
             result = self._calls.call("segment", [file, ""], deadline)
             return self._calls.download(result, 2 * height * width + 2**16, deadline)
 
@@ -290,7 +293,7 @@ class SegmentationClient:
 
     def _encrypted(self, image: Any, secret_key: SecretKey | bytes | None) -> EncryptedImage:
         """A photo, an encrypted image or the path of either -> encrypted image."""
-        if isinstance(image, str | os.PathLike) and os.path.exists(image) and workflow.is_ciphertext(image):
+        if isinstance(image, str | os.PathLike) and os.path.exists(image) and workflow.is_ciphertext(Path(image)):
             image = EncryptedImage.from_file(image)
         if isinstance(image, EncryptedImage):
             return image

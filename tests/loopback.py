@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+import pytest
+
 
 class ScriptedService:
     """Speaks Gradio's three requests and answers as the test says, above all wrongly.
@@ -124,3 +126,18 @@ def unused_address():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextmanager
+def running(engine, temporary):
+    """The real service of an engine on a free port, its uploads and answers in the folder `temporary` -> address."""
+    from hf_privseg.service.app import build_app, launch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(temporary))
+        app = build_app(engine)
+        _, url, _ = launch(app, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+        try:
+            yield url.rstrip("/")
+        finally:
+            app.close(verbose=False)
