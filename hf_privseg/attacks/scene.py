@@ -1,4 +1,4 @@
-"""What attacks are tried on: plain images, the model's embedding, what the attacker knows, and how a trial is scored."""
+"""What attacks are tried on: plain images, the embedding, what the attacker knows; and how a trial is scored."""
 
 import time
 from collections.abc import Callable, Sequence

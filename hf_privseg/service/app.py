@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..workflow import load_model
 from .engine import Limits, SegmentationService
+from .server_view import ServerView
 
 STATIC = Path(__file__).parent / "static"
 
@@ -46,7 +47,7 @@ _Result = TypeVar("_Result")
 def build_app(service: SegmentationService) -> gr.Blocks:
     """Service -> Gradio app with the page and the endpoints, to be started by `launch`."""
     with gr.Blocks(title="hf-privseg", analytics_enabled=False, delete_cache=(60, _CACHE_SECONDS)) as app:
-        _add_page()
+        _add_page(service)
         _add_endpoints(service)
     app.max_file_size = service.limits.max_upload_bytes
     return app.queue(max_size=32, default_concurrency_limit=4)
@@ -85,17 +86,24 @@ def serve(model: str | Path = "default", *, limits: Limits | None = None, **opti
     launch(build_app(SegmentationService(*load_model(model), limits=limits)), **options)
 
 
-def _add_page() -> None:
-    """The tabs, their content from static/<name>.html; page.js brings them to life."""
-    gr.HTML((STATIC / "header.html").read_text(encoding="utf-8"), padding=False)
+def _add_page(service: SegmentationService) -> None:
+    """The tabs, with static/<name>.html in them; page.js brings them to life, page.css hides what does not apply."""
+    kind = "public" if service.is_public else "private"
+
+    def part(name: str) -> None:
+        text = (STATIC / f"{name}.html").read_text(encoding="utf-8")
+        gr.HTML(text.replace('class="privseg"', f'class="privseg {kind}"'), padding=False)
+
+    part("header")
     with gr.Tabs():
         for name, title in _TABS.items():
-            with gr.Tab(title, id=name, render_children=True):
-                gr.HTML((STATIC / f"{name}.html").read_text(encoding="utf-8"), padding=False)
+            with gr.Tab(title, id=name):
+                part(name)
 
 
 def _add_endpoints(service: SegmentationService) -> None:
     """The service's functions under their names; the components are there for their types, and hidden."""
+    attacks = ServerView(service)
     file, answer = _upload(), gr.File(visible=False)
     session, facts, trigger = gr.Textbox(visible=False), gr.JSON(visible=False), gr.Button(visible=False)
 
@@ -114,6 +122,9 @@ def _add_endpoints(service: SegmentationService) -> None:
         Image.fromarray(labels).save(buffer, "PNG")
         return _answer_file(buffer.getvalue(), "segmentation.png", answer)
 
+    def server_view(file: str, session: str) -> list[dict[str, str]]:
+        return [view.to_json() for view in _or_error(lambda: attacks.views(_taken(file), session))]
+
     def end_session(session: str) -> None:
         service.end_session(session)
 
@@ -122,7 +133,11 @@ def _add_endpoints(service: SegmentationService) -> None:
     if service.is_public:
         trigger.click(public_embedding, None, answer, api_name="public_embedding")
         trigger.click(register_embedding, file, facts, api_name="register_embedding")
-    trigger.click(segment, [file, session], answer, api_name="segment", concurrency_limit=1, concurrency_id="model")
+    with_model: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+    trigger.click(segment, [file, session], answer, api_name="segment", **with_model)
+    trigger.click(
+        server_view, [file, session], facts, api_name="server_view", api_visibility="undocumented", **with_model
+    )
 
 
 def _upload() -> gr.File:
@@ -132,7 +147,7 @@ def _upload() -> gr.File:
     its folder of uploads. (A subclass would make Gradio write a stub file beside this module.)
     """
     file = gr.File(visible=False)
-    file.preprocess = lambda payload: getattr(payload, "path", None)  # type: ignore[method-assign, assignment]
+    file.preprocess = lambda payload: getattr(payload, "path", None)  # type: ignore[method-assign]
     return file
 
 

@@ -1,1 +1,241 @@
+// The page: it plays the model's owner and the client. Keys live in a worker, photos in this page; what is sent are an
+// encrypted patch embedding, once for a session, and encrypted photos. Nothing is stored in the browser.
 
+import { showMap } from "./map_view.js";
+import { agreement, paint, readLabels, readPhoto, rgbaOf } from "./photo.js";
+import { Service } from "./service.js";
+
+const service = new Service();
+const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+const waiting = new Map();
+const state = { info: null, embedding: null, facts: null, session: null, photo: null, upload: null, map: null };
+
+const find = (name) => document.querySelector(`[data-privseg="${name}"]`);
+
+// One call of a method of OwnerClient in the worker.
+function owner(method, ...args) {
+  return new Promise((resolve, reject) => {
+    const id = crypto.randomUUID();
+    waiting.set(id, { resolve, reject });
+    worker.postMessage({ id, method, args });
+  });
+}
+
+worker.onmessage = ({ data: { id, result, error } }) => {
+  const { resolve, reject } = waiting.get(id);
+  waiting.delete(id);
+  if (error === undefined) resolve(result);
+  else reject(new Error(error));
+};
+
+// ------------------------------------------------------------------------------------------------------------- keys
+
+async function learnService() {
+  if (state.info === null) [state.info] = await service.call("model_info");
+  if (state.info.encryption === null && state.embedding === null) {
+    const [file] = await service.call("public_embedding");
+    state.embedding = new Uint8Array(await (await service.download(file)).arrayBuffer());
+  }
+}
+
+// Makes or takes a key, encrypts the public embedding with it and sends that: the owner's part, once for a session.
+async function useKey(makeKey) {
+  await learnService();
+  const start = performance.now();
+  const facts = await makeKey();
+  const theirs = state.info.encryption;
+  if (theirs !== null && theirs.fingerprint !== facts.fingerprint) {
+    throw new Error(`the model of this service is encrypted with the key ${theirs.fingerprint} (${theirs.family}), ` +
+      `but this is the key ${facts.fingerprint} (${facts.family}); load the key of the model`);
+  }
+  if (state.session) service.endSession(state.session.token);
+  Object.assign(state, { facts, map: null, session: theirs === null ? await register(["mine"], "mine") : { token: "" } });
+  const seconds = ((performance.now() - start) / 1000).toFixed(1);
+  find("key-facts").textContent = `${facts.family}, fingerprint ${facts.fingerprint}`;
+  find("save-key").disabled = false;
+  return `The key is ready after ${seconds} s. It stays in this page and is gone when you close it.`;
+}
+
+async function register(names, claimed) {
+  const file = await owner("encryptEmbedding", state.embedding, names, claimed);
+  const upload = await service.upload(file, "embedding.safetensors");
+  const [{ session, expires_in_seconds: seconds }] = await service.call("register_embedding", upload);
+  return { token: session, endsAt: performance.now() + 1000 * (seconds - 5) };
+}
+
+async function ensureSession() {
+  if (state.session === null) {
+    await learnService();
+    if (state.info.encryption !== null) throw new Error("load the key file of the model first, at the top of the page");
+    await useKey(() => owner("newKey", "mine", find("family").value));
+  } else if (performance.now() > state.session.endsAt) {
+    state.session = await register(["mine"], "mine");
+  }
+  return state.session.token;
+}
+
+async function loadKey(file) {
+  const text = await file.text();
+  return useKey(() => owner("loadKey", "mine", text));
+}
+
+async function saveKey() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([`${await owner("keyText", "mine")}\n`], { type: "text/plain" }));
+  link.download = `privseg-${state.facts.fingerprint}.key`;
+  link.click();
+  URL.revokeObjectURL(link.href);
+  return "The key file was handed to your browser's downloads. Whoever has it can open what you encrypt with it.";
+}
+
+// ---------------------------------------------------------------------------------------------------------- segment
+
+async function choosePhoto(file) {
+  await learnService();
+  state.photo = await readPhoto(file, state.info);
+  state.map = null;
+  for (const shown of document.querySelectorAll("canvas.chosen-photo")) {
+    paint(shown, rgbaOf(state.photo.shown), state.photo.shown.height, state.photo.shown.width);
+    shown.closest("figure").hidden = false;
+  }
+  return "The photo is in this page, and nowhere else. Encrypt it next.";
+}
+
+async function encrypted(name) {
+  const { grid, shown } = state.photo;
+  const original = [shown.height, shown.width];
+  return owner("encryptPhoto", name, rgbaOf(grid), grid.height, grid.width, state.info.patch_size, original);
+}
+
+async function segmentFile(file, name, session) {
+  const [answer] = await service.call("segment", await service.upload(file, name), session);
+  return readLabels(await service.download(answer));
+}
+
+async function segmentPhoto(report) {
+  if (state.photo === null) throw new Error("choose a photo first");
+  const session = await ensureSession();
+  report("Encrypting ...");
+  const start = performance.now();
+  const { file, suffix, picture } = await encrypted("mine");
+  const seconds = ((performance.now() - start) / 1000).toFixed(1);
+  const { height, width } = state.photo.grid;
+  paint(find("ciphertext"), picture, height, width);
+  find("ciphertext").closest("figure").hidden = false;
+  find("ciphertext-size").textContent =
+    `${file.length.toLocaleString("en")} bytes, ${width} x ${height} pixels, encrypted in ${seconds} s`;
+  report("The ciphertext is on its way. The service segments it ...");
+  state.upload = { file, name: `photo.encrypted${suffix}` };
+  state.map = await segmentFile(file, state.upload.name, session);
+  showMap(find("segment-map"), state.map, state.info, state.photo.shown);
+  return "Done: the map was computed from the ciphertext.";
+}
+
+// ------------------------------------------------------------------------------------------------ wrong key, no key
+
+async function tryWithout(report) {
+  await learnService();
+  if (state.info.encryption !== null) {
+    throw new Error("this needs the plain patch embedding, which the owner of this service's model keeps to itself");
+  }
+  if (state.map === null) await segmentPhoto(report);
+  report("Encrypting with another key ...");
+  await owner("newKey", "other", state.facts.family);
+  const { file, suffix } = await encrypted("other");
+  const name = `photo.encrypted${suffix}`;
+  let refusal = "the service took it, which it should not have done";
+  await segmentFile(file, name, state.session.token).catch((error) => { refusal = error.message; });
+  find("refusal").textContent = refusal;
+  for (const [box, names] of [["wrong-key-map", ["mine"]], ["no-key-map", ["mine", "other"]]]) {
+    report("The service segments it all the same, under a false label ...");
+    const session = await register(names, "other");
+    const map = await segmentFile(file, name, session.token);
+    service.endSession(session.token);
+    showMap(find(box), map, state.info, state.photo.shown);
+    const share = (100 * agreement(map, state.map)).toFixed(1);
+    find(`${box}-share`).textContent = `agrees with the map under the right key on ${share} % of the pixels`;
+  }
+  find("without-results").hidden = false;
+  return "Done.";
+}
+
+// ------------------------------------------------------------------------------- uploaded ciphertexts, server's view
+
+async function segmentUpload(file) {
+  const session = await ensureSession();
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  const map = await segmentFile(bytes, file.name, session);
+  state.upload = { file: bytes, name: file.name };
+  showMap(find("upload-map"), map, state.info);
+  return "Done: the service segmented the file as it was.";
+}
+
+async function serverView(report) {
+  if (state.upload === null) throw new Error("segment a photo or a ciphertext first: the attack is on what you sent");
+  const session = await ensureSession();
+  report("The service attacks your ciphertext. It takes some seconds ...");
+  const upload = await service.upload(state.upload.file, state.upload.name);
+  const [views] = await service.call("server_view", upload, session);
+  find("views").replaceChildren(...views.map(({ picture, title, note }) => {
+    const [figure, image, caption] = ["figure", "img", "figcaption"].map((tag) => document.createElement(tag));
+    Object.assign(image, { src: `data:image/png;base64,${picture}`, alt: title });
+    const [heading, text] = ["strong", "span"].map((tag) => document.createElement(tag));
+    [heading.textContent, text.textContent] = [title, ` ${note}`];
+    caption.append(heading, text);
+    figure.append(image, caption);
+    return figure;
+  }));
+  return "Done. None of this needed your key.";
+}
+
+// ------------------------------------------------------------------------------------------------------------ wiring
+
+const ACTIONS = {
+  "new-key": () => useKey(() => owner("newKey", "mine", find("family").value)),
+  "save-key": saveKey,
+  segment: segmentPhoto,
+  "try-without": tryWithout,
+  "server-view": serverView,
+};
+const FILES = { "load-key": loadKey, photo: choosePhoto, "ciphertext-file": segmentUpload };
+
+let busy = false;
+
+// Runs an action and says what becomes of it in the nearest status line; one at a time.
+async function run(element, action, ...args) {
+  const status = element.closest(".privseg").querySelector(".status");
+  const report = (text, kind = "") => {
+    status.textContent = text;
+    status.dataset.kind = kind;
+  };
+  if (busy) {
+    report("One thing at a time: the last one is not finished yet.", "error");
+    return;
+  }
+  busy = true;
+  report("Working ...", "busy");
+  try {
+    report(await action(...args, (text) => report(text, "busy")), "done");
+  } catch (error) {
+    const isOver = state.session !== null && error.message.includes("session is unknown or over");
+    if (isOver) state.session.endsAt = 0;
+    report(isOver ? "The session was over. Press again: the page starts a new one with the same key." : error.message, "error");
+  } finally {
+    busy = false;
+  }
+}
+
+// By delegation, since Gradio puts the elements into the page when it likes.
+document.addEventListener("click", ({ target }) => {
+  if (FILES[target.dataset?.privseg]) target.value = ""; // so that the same file may be chosen again
+  const button = target.closest?.("button[data-privseg]");
+  if (button && ACTIONS[button.dataset.privseg]) run(button, ACTIONS[button.dataset.privseg]);
+});
+document.addEventListener("change", ({ target }) => {
+  const action = FILES[target.dataset?.privseg];
+  if (action && target.files?.length) run(target, action, target.files[0]);
+});
+addEventListener("pagehide", () => {
+  if (state.session?.token) service.endSession(state.session.token);
+  if (state.session) state.session.endsAt = 0; // should the browser bring the page back
+});

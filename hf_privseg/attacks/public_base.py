@@ -1,0 +1,127 @@
+"""The attacker has weights near the model's: a public checkpoint it was trained from, or a leaked copy of it.
+
+Write E for the model's patch embedding (L, D), E_hat = E_enc E for the encrypted one, and E0 for the public one;
+r = ||E - E0|| / ||E|| is the drift. E_hat is in the attacker's hands, for the provider holds it.
+
+- `recover_permutation_from_weight`: row i of E_hat is row l(i) of E up to a sign. The assignment of the rows of E0
+  with the largest sum of products is the most likely one if the drift is Gaussian (Hungarian method: Kuhn 1955). No
+  image is needed, and the drift may exceed the weights themselves.
+- `invert_embedding`, any family: the server computes z = b_hat E_hat = b E, in which no key is left. Under an image
+  prior with mean m and covariance C, and z - m E0 = (b - m) E0 + noise, the best linear estimate is the Wiener filter
+
+      b = m + (z - m E0) (E0^T C E0 + s I)^-1 E0^T C,      s = r^2 ||E0||^2 / (L D) * E|b|^2
+
+  (Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", 1949). D < L loses L - D
+  directions of a block; the prior knows that photographs have little in them.
+- `align_base`, orthogonal keys: E_hat^T E_hat = E^T E whatever the rotation, so of the drift only a rotation is
+  unknown: E0 is replaced by the nearest matrix with that product (Schoenemann 1966).
+
+Cost: a few solutions of D equations, about a second for L = 768.
+"""
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from .blocks import LinearDecoder
+from .known_plaintext import RecoveredPermutation
+from .statistics import BlockStatistics
+
+ROUNDING = 1e-12  # relative to the variance of z: what float32 adds
+
+
+def embedding_matrix(weight: np.ndarray) -> np.ndarray:
+    """(D, channels, p, p), the weight of the convolution -> (L, D) float64, the paper's E (section 3.2.1)."""
+    weight = np.asarray(weight, dtype=np.float64)
+    return weight.reshape(len(weight), -1).T
+
+
+def recover_permutation_from_weight(
+    encrypted: np.ndarray, base: np.ndarray, *, signed: bool = True
+) -> RecoveredPermutation:
+    """E_hat and E0, (L, D) each -> the key of a permutation family.
+
+    Args:
+        encrypted: the embedding of the encrypted model.
+        base: the embedding of the public model.
+        signed: whether a position may be negated; False where the family is known to be `permutation`.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check_same_shape(encrypted, base)
+    products = np.asarray(encrypted, np.float64) @ np.asarray(base, np.float64).T
+    likeness = np.abs(products) if signed else products
+    order = linear_sum_assignment(likeness, maximize=True)[1]
+    place = np.arange(len(order))
+    signs = np.where(products[place, order] < 0, -1.0, 1.0) if signed else np.ones(len(order))
+    slack = 1e-9 * np.abs(likeness).max()
+    ambiguous = (np.abs(likeness - likeness[place, order][:, None]) <= slack).sum(axis=1) > 1
+    return RecoveredPermutation(order.astype(np.int64), signs, ambiguous)
+
+
+def invert_embedding(base: np.ndarray, prior: BlockStatistics, *, drift: float = 0.0) -> LinearDecoder:
+    """E0 (L, D) and an image prior -> decoder of what the server computes, z = b E without the bias, of length D.
+
+    Args:
+        base: the embedding of the public model.
+        prior: moments of blocks of the attacker's photographs, prepared as the client prepares its own: the same
+            resizing matters most.
+        drift: the attacker's guess of r; a wrong one costs little. 0 means E0 = E.
+
+    Raises:
+        ValueError: the prior is of another block length.
+    """
+    base = np.asarray(base, np.float64)
+    length, hidden_size = base.shape
+    if len(prior.mean) != length:
+        raise ValueError(f"expected a prior of blocks of length {length}, as the embedding has it, got {len(prior.mean)}")
+    power = np.trace(prior.covariance) + prior.mean @ prior.mean
+    noise = drift**2 * np.sum(base**2) / base.size * power
+    seen = base.T @ prior.covariance @ base
+    noise += ROUNDING * np.trace(seen) / hidden_size
+    matrix = np.linalg.solve(seen + noise * np.eye(hidden_size), base.T @ prior.covariance)
+    return LinearDecoder(matrix, prior.mean - prior.mean @ base @ matrix)
+
+
+def invert_ciphertexts(
+    encrypted: np.ndarray, base: np.ndarray, prior: BlockStatistics, *, drift: float = 0.0
+) -> LinearDecoder:
+    """E_hat and E0, (L, D) each, and an image prior -> decoder of ciphertexts, whatever the family and key.
+
+    Args:
+        encrypted: the embedding of the encrypted model.
+        base: the embedding of the public model.
+        prior: as for `invert_embedding`.
+        drift: as for `invert_embedding`.
+
+    Raises:
+        ValueError: the hidden sizes differ, or the prior is of another block length.
+    """
+    encrypted = np.asarray(encrypted, np.float64)
+    if encrypted.shape[1] != np.shape(base)[1]:
+        raise ValueError(f"expected embeddings of one hidden size, got {encrypted.shape[1]} and {np.shape(base)[1]}")
+    of_embedding = invert_embedding(base, prior, drift=drift)
+    return LinearDecoder(encrypted @ of_embedding.matrix, of_embedding.offset)
+
+
+def align_base(encrypted: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """E_hat of an orthogonal key and E0, (L, D) each -> (L, D): E0 corrected by what E_hat shows of E.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check_same_shape(encrypted, base)
+    left, values, right = np.linalg.svd(np.asarray(encrypted, np.float64), full_matrices=False)
+    root = (right.T * values) @ right  # (E^T E)^1/2
+    left, _, right = np.linalg.svd(np.asarray(base, np.float64) @ root, full_matrices=False)
+    return left @ right @ root
+
+
+def relative_drift(embedding: np.ndarray, base: np.ndarray) -> float:
+    """E and E0, (L, D) each -> r = ||E - E0|| / ||E||."""
+    return float(np.linalg.norm(embedding - base) / np.linalg.norm(embedding))
+
+
+def _check_same_shape(encrypted: np.ndarray, base: np.ndarray) -> None:
+    if np.shape(encrypted) != np.shape(base):
+        raise ValueError(f"expected two embeddings (L, D) of one shape, got {np.shape(encrypted)} and {np.shape(base)}")

@@ -1,0 +1,55 @@
+// A label map in a container with the classes privseg-map: over a photo where there is one, with a legend.
+//
+// No class is told by its colour alone: the legend has names and shares, a press on an entry shows that class by
+// itself, and the class under the pointer is named.
+
+import { copyTo, paintLabels } from "./photo.js";
+
+const SMALLEST_SHARE = 0.005;
+
+// container: an element with .stack > canvas.photo, canvas.labels; input[type=range]; .legend; .readout.
+export function showMap(container, map, info, photo = null) {
+  const [photoCanvas, labelCanvas] = container.querySelectorAll("canvas");
+  const [slider, legend] = ["input[type=range]", ".legend"].map((selector) => container.querySelector(selector));
+  const readout = container.querySelector(".readout");
+  container.hidden = false;
+  if (photo) copyTo(photoCanvas, photo);
+  photoCanvas.hidden = !photo;
+  slider.parentElement.hidden = !photo;
+  labelCanvas.classList.toggle("over", Boolean(photo));
+  const setOpacity = () => { labelCanvas.style.opacity = photo ? slider.value / 100 : 1; };
+  slider.oninput = setOpacity;
+  setOpacity();
+  paintLabels(labelCanvas, map, info.palette);
+  legend.replaceChildren(...legendEntries(map, info, (only) => paintLabels(labelCanvas, map, info.palette, only)));
+  labelCanvas.onpointermove = labelCanvas.onpointerdown = (event) => {
+    const box = labelCanvas.getBoundingClientRect();
+    const x = Math.floor(((event.clientX - box.left) / box.width) * map.width);
+    const y = Math.floor(((event.clientY - box.top) / box.height) * map.height);
+    readout.textContent = info.labels[map.labels[y * map.width + x]] ?? "";
+  };
+}
+
+function legendEntries(map, info, single) {
+  const counts = new Map();
+  for (const label of map.labels) counts.set(label, (counts.get(label) ?? 0) + 1);
+  const present = [...counts].filter(([, count]) => count >= SMALLEST_SHARE * map.labels.length);
+  const buttons = present.sort((a, b) => b[1] - a[1]).map(([label, count]) => {
+    const button = document.createElement("button");
+    const swatch = document.createElement("span");
+    swatch.className = "swatch";
+    swatch.style.background = `rgb(${info.palette[label]})`;
+    const share = `${((100 * count) / map.labels.length).toFixed(1)} %`;
+    button.append(swatch, `${info.labels[label] ?? label} ${share}`);
+    button.type = "button";
+    button.setAttribute("aria-pressed", "false");
+    button.onclick = () => {
+      const pressed = button.getAttribute("aria-pressed") === "true";
+      for (const other of buttons) other.setAttribute("aria-pressed", "false");
+      button.setAttribute("aria-pressed", String(!pressed));
+      single(pressed ? null : label);
+    };
+    return button;
+  });
+  return buttons;
+}

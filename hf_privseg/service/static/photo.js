@@ -1,0 +1,87 @@
+// Photos on the patch grid, and label maps over photos, by the browser's own canvas.
+
+const MAX_SHOWN = 1280; // longer side of the photo that is shown, and of the label map
+
+// A picture file -> {shown, grid}: canvases of the upright photo, for people and for the model.
+export async function readPhoto(file, info) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file);
+  } catch {
+    throw new Error(`${file.name || "the file"} cannot be read as a picture; choose a JPEG, PNG or WebP photo`);
+  }
+  const scale = Math.min(1, MAX_SHOWN / Math.max(bitmap.width, bitmap.height));
+  const [height, width] = [bitmap.height, bitmap.width].map((side) => Math.max(1, Math.round(side * scale)));
+  const shown = drawn(bitmap, height, width);
+  const grid = drawn(bitmap, ...gridSize(height, width, info));
+  bitmap.close();
+  return { shown, grid };
+}
+
+// Size of a photo -> [height, width] in whole blocks, as the processor resizes it (patch_grid.py), within max_pixels.
+export function gridSize(height, width, info) {
+  const { do_resize: resizes, size, resize_factor: factor } = info.preprocessor;
+  const unit = info.patch_size;
+  let [rows, columns] = [height, width];
+  if (resizes && size?.height) {
+    [rows, columns] = [size.height, size.width];
+  } else if (resizes) {
+    let scale = size ? size.shortest_edge / Math.min(height, width) : factor;
+    if (size?.longest_edge) scale = Math.min(scale, size.longest_edge / Math.max(height, width));
+    [rows, columns] = [height * scale, width * scale];
+  }
+  const shrink = Math.min(1, Math.sqrt(info.max_pixels / (rows * columns)));
+  const round = shrink < 1 ? Math.floor : (side) => Math.floor(side + 0.5);
+  return [rows, columns].map((side) => Math.max(1, round((side * shrink) / unit)) * unit);
+}
+
+export function rgbaOf(canvas) {
+  return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+}
+
+export function paint(canvas, rgba, height, width) {
+  [canvas.width, canvas.height] = [width, height];
+  canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(rgba), width, height), 0, 0);
+}
+
+export function copyTo(canvas, source) {
+  [canvas.width, canvas.height] = [source.width, source.height];
+  canvas.getContext("2d").drawImage(source, 0, 0);
+}
+
+// A response with a grey PNG whose levels are labels -> {labels: Uint8Array, height, width}.
+export async function readLabels(response) {
+  const settings = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
+  const bitmap = await createImageBitmap(await response.blob(), settings);
+  const rgba = rgbaOf(drawn(bitmap, bitmap.height, bitmap.width));
+  const labels = Uint8Array.from({ length: rgba.length / 4 }, (_, i) => rgba[4 * i]);
+  return { labels, height: bitmap.height, width: bitmap.width };
+}
+
+// Paints a label map; with a label to single out, every other class becomes transparent.
+export function paintLabels(canvas, { labels, height, width }, palette, only = null) {
+  const rgba = new Uint8ClampedArray(4 * labels.length);
+  for (let i = 0; i < labels.length; i++) {
+    rgba.set(palette[labels[i]] ?? [0, 0, 0], 4 * i);
+    rgba[4 * i + 3] = only === null || only === labels[i] ? 255 : 0;
+  }
+  paint(canvas, rgba, height, width);
+}
+
+// Label maps of one size -> the share of pixels that agree.
+export function agreement(a, b) {
+  let equal = 0;
+  for (let i = 0; i < a.labels.length; i++) equal += a.labels[i] === b.labels[i];
+  return equal / a.labels.length;
+}
+
+function drawn(bitmap, height, width) {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [width, height];
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingQuality = "high";
+  context.fillStyle = "white"; // behind transparent parts
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, 0, 0, width, height);
+  return canvas;
+}
