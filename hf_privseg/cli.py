@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from . import cli_models
 from .cli_convert import convert
 from .cli_info import info
+from .cli_models import apply_rekey_update, decrypt_model, encrypt_model, make_rekey_update, rekey
 from .cli_options import KEY_VARIABLE, Family, Force, Images, Json, KeyFile, Model, read_key
 from .cli_output import complain, named, output_paths, progress, refuse_existing, report
 from .errors import EncryptionStateError
@@ -190,21 +190,13 @@ def demo(
     report({"path": output_dir, "family": family, **asdict(measured)}, as_json=as_json)
 
 
-app.command(epilog="Example:\n\nprivseg encrypt-model default encrypted_model --key-file secret.key")(
-    cli_models.encrypt_model
-)
-app.command(epilog="Example:\n\nprivseg decrypt-model encrypted_model model --key-file secret.key")(
-    cli_models.decrypt_model
-)
-app.command(epilog="Example:\n\nprivseg rekey encrypted_model new_model -k secret.key --new-key-file new.key")(
-    cli_models.rekey
-)
+app.command(epilog="Example:\n\nprivseg encrypt-model default encrypted_model --key-file secret.key")(encrypt_model)
+app.command(epilog="Example:\n\nprivseg decrypt-model encrypted_model model --key-file secret.key")(decrypt_model)
+app.command(epilog="Example:\n\nprivseg rekey encrypted_model new_model -k secret.key --new-key-file new.key")(rekey)
 app.command(epilog="Example:\n\nprivseg make-rekey-update next.rekey -k secret.key --new-key-file new.key")(
-    cli_models.make_rekey_update
+    make_rekey_update
 )
-app.command(epilog="Example:\n\nprivseg apply-rekey-update encrypted_model next.rekey new_model")(
-    cli_models.apply_rekey_update
-)
+app.command(epilog="Example:\n\nprivseg apply-rekey-update encrypted_model next.rekey new_model")(apply_rekey_update)
 app.command(epilog="Example:\n\nprivseg info encrypted_model")(info)
 app.command(epilog="Example:\n\nprivseg convert setr_pup_ade20k.pth setr_pup --labels ade20k")(convert)
 

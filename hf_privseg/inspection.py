@@ -8,6 +8,7 @@ from typing import Any
 
 from . import workflow
 from .encrypted_image import EncryptedImage
+from .image_processing_setr import SetrImageProcessor
 from .keys import SecretKey
 from .public_facts import public_facts
 from .rekey_update import RekeyUpdate
@@ -40,11 +41,13 @@ def _of_model(name: str) -> dict[str, Any]:
     try:
         config, processor = workflow.load_settings(name)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}, where there is no file either") from None
+        if Path(name).exists():
+            raise
+        raise FileNotFoundError(f"{error}, which is no file either") from None
     settings = ("decoder_type", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "image_size")
     facts: dict[str, Any] = {"kind": "model", "path": name, "encryption": config.encryption}
     facts |= {setting: getattr(config, setting) for setting in settings}
-    facts["resize_factor"] = processor.resize_factor
+    facts["photos_are_resized_to"] = _resizing(processor)
     facts["labels"] = {str(index): label for index, label in sorted((config.id2label or {}).items())}
     folder = workflow.local_folder(name)
     if folder is None:  # on the Hub; its weights are not fetched for this
@@ -54,6 +57,12 @@ def _of_model(name: str) -> dict[str, Any]:
     facts["dtypes"] = sorted({entry["dtype"] for entry in weights})
     facts["num_bytes"] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return facts
+
+
+def _resizing(processor: SetrImageProcessor) -> dict[str, Any]:
+    """What the processor makes of a photo's size, before it goes to whole patches."""
+    size = {name: value for name, value in dict(processor.size or {}).items() if value is not None}
+    return size or {"its own size times": processor.resize_factor}
 
 
 def _of_key(path: Path) -> dict[str, Any]:
@@ -70,7 +79,10 @@ def _of_encrypted_image(path: Path) -> dict[str, Any]:
     try:
         image = EncryptedImage.from_file(path)
     except ValueError as error:
-        raise ValueError(f"{path} is no key file and no rekey update, and as an encrypted image: {error}") from error
+        raise ValueError(
+            f"{path} is no key file and no rekey update, and refused as an encrypted image ({error}); to see a model, "
+            "give its folder"
+        ) from error
     sizes = {"size": image.pixels.shape[1:], "original_size": image.original_size, "valid_region": image.valid_region}
     facts = {"kind": "encrypted image", **public_facts(image), "patch_size": image.patch_size}
     return facts | {name: {"height": size[0], "width": size[1]} for name, size in sizes.items()}
@@ -89,6 +101,10 @@ def _tensors(path: Path) -> list[dict[str, Any]]:
         text = file.read(min(length, _MAX_HEADER_BYTES))
     try:
         header = json.loads(text)
-        return [entry for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is truncated or damaged, and no safetensors file; transfer it again") from error
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        is_whole = path.stat().st_size == 8 + length + max((entry["data_offsets"][1] for entry in entries), default=0)
+    except (ValueError, AttributeError, TypeError, KeyError, IndexError):
+        is_whole = False
+    if not is_whole:
+        raise ValueError(f"{path} is truncated or damaged, and no safetensors file; transfer it again")
+    return entries

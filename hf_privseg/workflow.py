@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from transformers.utils import logging
 
 from .checkpoints import default_checkpoint
@@ -31,6 +32,8 @@ def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
         ValueError: a model of another type.
     """
     source = _source(name)
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise FileNotFoundError(f"expected a model's folder, got {name}, which holds no model (no config.json)")
     found = SetrConfig.get_config_dict(source)[0].get("model_type")
     if found != SetrConfig.model_type:
         raise ValueError(f"expected a model of type '{SetrConfig.model_type}', got {name}, which is of type '{found}'")
@@ -42,12 +45,15 @@ def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImage
 
     Raises:
         OSError: there is no such model, or it has no processor's settings.
-        ValueError: a model of another type, or without a segmentation head.
+        ValueError: a model of another type, without a segmentation head, or with damaged weights.
     """
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what is wrong with a checkpoint is said below
     config, processor = load_settings(name)
-    loaded = SetrForSemanticSegmentation.from_pretrained(_source(name), config=config, output_loading_info=True)
+    try:
+        loaded = SetrForSemanticSegmentation.from_pretrained(_source(name), config=config, output_loading_info=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"the weights of {name} are damaged, or do not fit its config.json: {error}") from error
     model, report = cast(Any, loaded)  # the library's annotation knows the model alone
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("auxiliary_head."))
     if missing:

@@ -1,12 +1,17 @@
 """Inputs that several test files share, generated once a session."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import workplace
 from PIL import Image
+from tiny_setr import tiny_model
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+from hf_privseg import SecretKey
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +33,25 @@ def inputs(tmp_path_factory) -> Path:
     ViTModel(ViTConfig(**sizes, image_size=32), add_pooling_layer=False).save_pretrained(root / "vit")
     ViTImageProcessor().save_pretrained(root / "vit")
     return root
+
+
+@pytest.fixture(scope="session")
+def materials(tmp_path_factory):
+    """A folder with a plain tiny model and a photo, which nobody changes."""
+    folder = tmp_path_factory.mktemp("materials")
+    tiny_model(num_labels=3, id2label={0: "sky", 1: "road", 2: "tree"}).save_pretrained(folder / "model")
+    workplace.processor().save_pretrained(folder / "model")
+    (folder / "model" / "LICENSE.md").write_text("terms")
+    ramp = np.add.outer(np.arange(workplace.PHOTO_SIZE[0]) * 5, np.arange(workplace.PHOTO_SIZE[1]) * 3)
+    Image.fromarray(np.stack([ramp, ramp[::-1], 200 - ramp], axis=-1).clip(0, 255).astype(np.uint8)).save(
+        folder / "photo.png"
+    )
+    return folder
+
+
+@pytest.fixture(params=["orthogonal"])
+def place(request, materials, tmp_path, capsys, monkeypatch):
+    """A `Workplace`: the materials, a new key, and the command line."""
+    monkeypatch.delenv("PRIVSEG_KEY", raising=False)
+    shutil.copytree(materials, tmp_path, dirs_exist_ok=True)
+    return workplace.Workplace(tmp_path, capsys, SecretKey.generate(request.param))

@@ -1,6 +1,8 @@
 """`privseg convert`: what it writes, says and refuses, and the card of a converted model."""
 
 import hashlib
+import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from sources import mmseg_source, source_model
 from tiny_setr import FP32, pixels
 from transformers import ViTModel
 
-from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, convert
 from hf_privseg.cli import main
-from hf_privseg.convert import convert_checkpoint
+from hf_privseg.cli_convert import DECODERS, FORMATS, LABELS
+from hf_privseg.convert import ConversionError, convert_checkpoint
+from hf_privseg.convert.labels import classes_for
 
 
 @pytest.fixture
@@ -122,11 +126,10 @@ def test_options_reach_the_conversion(run, tmp_path):
     ("arguments", "message"),
     [
         (("absent.pth", "out"), "error: expected a checkpoint's file or folder, got absent.pth, which does not exist"),
-        (("setr.pth", "out", "--image-mean", "a,b"), "error: expected --image-mean to be numbers with commas between"),
         (("setr.pth", "out", "--format", "timm"), "error: expected the names of timm's VisionTransformer, got"),
         (("setr.pth", "out", "--labels", "ade20k"), "error: expected 5 class names"),
     ],
-    ids=["absent", "numbers", "format", "labels"],
+    ids=["absent", "format", "labels"],
 )  # fmt: skip
 def test_errors_are_one_line_and_nothing_is_written(run, mmseg_file, tmp_path, arguments, message):
     before = sorted(tmp_path.iterdir())
@@ -135,3 +138,38 @@ def test_errors_are_one_line_and_nothing_is_written(run, mmseg_file, tmp_path, a
     assert err.startswith(message)
     assert "Traceback" not in err
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--image-mean", "a,b", "expected --image-mean to be numbers with commas between, got 'a,b'"),
+        ("--format", "onnx", f"expected one of {', '.join(FORMATS)}, got 'onnx'"),
+        ("--decoder", "fcn", "expected one of naive, pup, mla, got 'fcn'"),
+        ("--labels", "coco", "expected one of ade20k, cityscapes, got 'coco'"),
+    ],
+    ids=["numbers", "format", "decoder", "labels"],
+)
+def test_options_that_mean_nothing_are_wrong_usage(run, mmseg_file, option, value, message):
+    code, _, err = run("convert", "setr.pth", "out", option, value)
+    assert code == 2
+    assert message in " ".join(err.replace("│", "").split())
+
+
+def test_the_choices_are_what_the_conversion_knows():
+    assert set(FORMATS) == {"auto", *convert.FORMATS}
+    assert get_args(SetrConfig.__annotations__["decoder_type"]) == DECODERS
+    for labels in LABELS:
+        assert classes_for(None, labels, None, None).fields["id2label"]
+    with pytest.raises(ConversionError, match=f"expected labels {' or '.join(LABELS)}, or none, got 'coco'"):
+        classes_for(None, "coco", None, None)
+
+
+def test_json_says_what_became_of_the_source(capsys, mmseg_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["convert", "setr.pth", "converted", *CENTRED, "--json"])
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["path"] == "converted"
+    assert (facts["decoder_type"], facts["num_labels"], facts["decoder_is_trained"]) == ("naive", 5, True)
+    assert "as given, into the patch embedding" in facts["folded"][0]

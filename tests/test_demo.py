@@ -56,7 +56,8 @@ def run(tmp_path_factory):
 
     def without_key_file(command, **kwargs):
         started.update(command=command, environment=kwargs["env"])
-        key_file = folder / "secret.key"
+        assert not folder.exists()
+        key_file = Path(command[command.index("segment") + 1]).parent / "secret.key"
         away = key_file.rename(folder.parent / "away")
         try:
             return real(command, **kwargs)
@@ -72,14 +73,12 @@ def run(tmp_path_factory):
 
 
 def test_the_server_process_is_given_two_paths_and_no_key(run):
-    given = run.command[run.command.index("segment") + 1 :]
-    assert given == [
-        str(run.folder / "encrypted_model"),
-        str(run.folder / "photo.encrypted.png"),
-        "--output",
-        str(run.folder / "segmentation.png"),
-        "--force",
-    ]
+    model, *given = run.command[run.command.index("segment") + 1 :]
+    folder = Path(model).parent  # becomes run.folder as a whole, at the end
+    assert folder.parent == run.folder.parent
+    assert not folder.exists()
+    expected = (folder / "encrypted_model", folder / "photo.encrypted.png", folder / "segmentation.png")
+    assert [model, *given] == [str(expected[0]), str(expected[1]), "--output", str(expected[2]), "--force"]
     assert "PRIVSEG_KEY" not in run.environment
     assert "PATH" in run.environment or os.name != "posix"
     assert_no_secret(" ".join([*run.command, *run.environment.values()]), run.key)
@@ -143,8 +142,13 @@ def test_a_photo_of_one_s_own_is_turned_flattened_and_bounded(run, plain_model, 
     output.mkdir()
     (output / "README.txt").write_text((run.folder / "README.txt").read_text())
     (output / "photo.encrypted.png").touch()
+    arguments = ["demo", "--image", str(path), "--model", str(plain_model), "--output-dir", str(output)]
     with pytest.raises(SystemExit) as ended:
-        main(["demo", "--image", str(path), "--model", str(plain_model), "--output-dir", str(output)])
+        main(arguments)
+    assert ended.value.code == 1
+    assert f"{output} holds the results of a former demo; choose another --output-dir" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--force"])
     assert not ended.value.code
     assert "The photo of 1000 x 1500 is reduced to 427 x 640" in capsys.readouterr().out
     with Image.open(output / "photo.png") as reduced:
