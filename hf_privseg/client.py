@@ -17,6 +17,7 @@ smaller than agreed on, or photos greatly enlarged, would show what the method i
 
 import io
 import os
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
@@ -110,6 +111,13 @@ class ServiceInfo:
         whole = (facts.patch_size, facts.max_pixels, facts.max_upload_bytes, facts.encryption["version"])
         if any(type(number) is not int or number < 1 for number in whole) or not 0 < len(labels) <= _MAX_LABELS:
             raise ServiceError(f"the service at {url} describes its model with sizes {whole!r:.80} that make no sense")
+        names = (facts.encryption["family"], facts.encryption["fingerprint"])
+        if not all(isinstance(name, str) and re.fullmatch(r"\w{1,40}", name, re.ASCII) for name in names):
+            raise ServiceError(f"the service at {url} describes the key of its model as {names!r:.80}, which is none")
+        if len(facts.palette) != len(labels):
+            raise ServiceError(
+                f"expected {len(labels)} colours from {url}, as it has labels, got {len(facts.palette)}"
+            )
         return facts
 
 

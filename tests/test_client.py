@@ -311,6 +311,11 @@ def test_the_scripted_service_is_one(described, key, photo):
         ({"labels": {}}, r"describes its model with sizes \(16, 16384, .*\) that make no sense"),
         ({"palette": [[1, 2]]}, r"describes its model in an unknown form \(ValueError: cannot reshape"),
         ({"encryption": {"family": "orthogonal"}}, r"in an unknown form \(KeyError: 'version'\)"),
+        (
+            {"encryption": {"family": "\x1b[31m", "version": 1, "fingerprint": "0"}},
+            r"its model as \('\\x1b\[31m', '0'\),",
+        ),
+        ({"palette": [[1, 2, 3]]}, "expected 5 colours from {url}, as it has labels, got 1"),
         ({"encryption": "none"}, r"in an unknown form \(TypeError: "),
         ({"max_pixels": "many"}, r"describes its model with sizes \(16, 'many', .*\) that make no sense"),
         ({"max_upload_bytes": 0}, "that make no sense"),
