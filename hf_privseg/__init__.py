@@ -6,6 +6,7 @@ only. The method: Kiya et al., J. Imaging 2022, 8(9), 233. What it protects from
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 
+from .client_embedding import ClientEmbedding
 from .configuration_setr import SetrConfig
 from .encrypted_image import EncryptedImage
 from .errors import CiphertextError, EncryptionStateError, InvalidImageError, InvalidKeyError, KeyMismatchError
@@ -22,6 +23,7 @@ AutoImageProcessor.register(SetrConfig, image_processor_classes={"torchvision": 
 
 __all__ = [
     "CiphertextError",
+    "ClientEmbedding",
     "EncryptedImage",
     "EncryptionStateError",
     "InvalidImageError",

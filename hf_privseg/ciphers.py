@@ -1,4 +1,4 @@
-"""The cipher families: invertible linear maps on blocks of pixels, and the matching maps on the embedding's weight.
+"""The cipher families: linear maps on blocks of pixels, and the matching maps on the embedding's weight.
 
 A block is the L = channels * patch_size**2 pixels of one patch, flattened (channel, row, column) as the weight of the
 patch embedding is. With the paper's matrix E_enc of shape (L, L), the embedding E of shape (L, hidden_size) and row
@@ -14,165 +14,26 @@ A weight is stored as (hidden_size, channels, patch_size, patch_size): W = E^T, 
     SignedPermutationCipher   S P               yes
     OrthogonalCipher          Q                 no         the default
     MatrixCipher              Q1 diag(s) Q2     no
+    EmbeddingCipher           not square        no         for a model whose owner makes a `ClientEmbedding`
 
 All of them protect visually and none is encryption in the cryptographic sense: one key serves every block of every
 image, and each class says what that costs. For every family alike, a public embedding E gives the image away.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from .errors import InvalidImageError, InvalidKeyError, KeyMismatchError
-from .keys import SecretKey, as_key
+from .block_cipher import BlockCipher, DenseCipher
+from .client_embedding import ClientEmbedding, EncryptionKey, as_encryption_key
+from .errors import EncryptionStateError, InvalidKeyError, KeyMismatchError
+from .keys import SecretKey
 
 _CONDITION = 10.0  # of the matrix family's E_enc, exactly
 _MAX_CONDITION = 100.0  # of a matrix that the user supplies
-
-
-class BlockCipher(ABC):
-    """One invertible linear map on the blocks of an image, and its counterpart on the embedding's weight.
-
-    Attributes:
-        family: the name that keys carry.
-        acts_on_uint8: whether `encrypt` takes 8-bit pixels as well, with a result bit-equal to the float form's.
-        patch_size: height and width of a block in pixels.
-        num_channels: channels of the image.
-        block_length: L = num_channels * patch_size**2.
-        fingerprint: that of the key; None for a matrix that the user supplied.
-    """
-
-    family: ClassVar[str]
-    acts_on_uint8: ClassVar[bool]
-    fingerprint: str | None
-
-    def __init__(self, secret_key: SecretKey | bytes, *, patch_size: int, num_channels: int = 3) -> None:
-        """Key of this family and the geometry of the patch embedding -> cipher.
-
-        Raises:
-            InvalidKeyError: `secret_key` is no key.
-            KeyMismatchError: the key is bound to another family.
-        """
-        key = as_key(secret_key)
-        if key.family != self.family:
-            raise KeyMismatchError(
-                f"{type(self).__name__} needs a key of family {self.family!r}, got one of family {key.family!r}; "
-                "cipher_for(secret_key, ...) chooses the class that fits the key"
-            )
-        self._set_geometry(patch_size, num_channels)
-        self.fingerprint = key.fingerprint
-        self._derive(key)
-
-    def encrypt(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(..., channels, height, width) float in [-1, 1], or uint8 where it acts on that -> same shape and dtype.
-
-        Args:
-            pixels: on any device; height and width are multiples of the patch size. Half precision is computed in
-                float32 and rounded once.
-
-        Raises:
-            InvalidImageError: size, channels or dtype do not fit.
-        """
-        return self._on_blocks(pixels, self._encrypt_blocks)
-
-    def decrypt(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The inverse of `encrypt`: (..., channels, height, width) ciphertext -> same shape and dtype."""
-        return self._on_blocks(pixels, self._decrypt_blocks)
-
-    def encrypt_weight(self, weight: torch.Tensor) -> torch.Tensor:
-        """(hidden_size, channels, patch_size, patch_size) float -> same shape, dtype and device (eq. 3).
-
-        Raises:
-            ValueError: the weight's shape is not that of the geometry, or it is no float tensor.
-        """
-        return self._on_rows(weight, self._encrypt_rows)
-
-    def decrypt_weight(self, weight: torch.Tensor) -> torch.Tensor:
-        """The inverse of `encrypt_weight`: same shape, dtype and device."""
-        return self._on_rows(weight, self._decrypt_rows)
-
-    @abstractmethod
-    def _derive(self, key: SecretKey) -> None:
-        """Keep what the maps need."""
-
-    @abstractmethod
-    def _encrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
-        """(n, L) -> (n, L), same dtype and device: b E_enc^-1."""
-
-    @abstractmethod
-    def _decrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
-        """(n, L) -> (n, L), same dtype and device: b_hat E_enc."""
-
-    @abstractmethod
-    def _encrypt_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """(hidden_size, L) on the CPU -> the same shape: W E_enc^T."""
-
-    @abstractmethod
-    def _decrypt_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """(hidden_size, L) on the CPU -> the same shape: W_hat E_enc^-T."""
-
-    def _set_geometry(self, patch_size: int, num_channels: int) -> None:
-        for name, value in (("patch_size", patch_size), ("num_channels", num_channels)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is an int >= 1, got {value!r}")
-        self.patch_size = patch_size
-        self.num_channels = num_channels
-        self.block_length = num_channels * patch_size**2
-
-    def _on_blocks(self, pixels: torch.Tensor, act: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Cut the pixels into rows of one block each, act on the rows, put the blocks back in place."""
-        self._check_pixels(pixels)
-        channels, height, width = pixels.shape[-3:]
-        size = self.patch_size
-        batch, down, across = pixels.shape[:-3].numel(), height // size, width // size
-        blocks = pixels.reshape(batch, channels, down, size, across, size).permute(0, 2, 4, 1, 3, 5)
-        acted = act(blocks.reshape(batch * down * across, self.block_length))
-        return acted.reshape(blocks.shape).permute(0, 3, 1, 4, 2, 5).reshape(pixels.shape)
-
-    def _on_rows(self, weight: torch.Tensor, act: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        expected = (self.num_channels, self.patch_size, self.patch_size)
-        if weight.ndim != 4 or weight.shape[1:] != expected or not weight.is_floating_point():
-            raise ValueError(
-                f"expected a float weight of shape (hidden_size, {', '.join(map(str, expected))}), "
-                f"got {weight.dtype} of shape {tuple(weight.shape)}; make the cipher with the model's own "
-                "patch_size and num_channels"
-            )
-        rows = weight.detach().cpu().reshape(len(weight), self.block_length)
-        return act(rows).reshape(weight.shape).to(weight)
-
-    def _check_pixels(self, pixels: torch.Tensor) -> None:
-        if not isinstance(pixels, torch.Tensor):
-            raise InvalidImageError(f"expected a torch.Tensor of pixels, got {type(pixels).__name__}")
-        if pixels.ndim < 3 or pixels.shape[-3] != self.num_channels:
-            raise InvalidImageError(
-                f"expected pixels of shape (..., {self.num_channels}, height, width), got {tuple(pixels.shape)}"
-            )
-        height, width = pixels.shape[-2:]
-        if height % self.patch_size or width % self.patch_size or not height * width:
-            nearest = " x ".join(str(max(1, round(n / self.patch_size)) * self.patch_size) for n in (height, width))
-            raise InvalidImageError(
-                f"height x width must be multiples of the patch size {self.patch_size}, got {height} x {width}; "
-                f"the nearest is {nearest}: resize or pad the plain image, never a ciphertext"
-            )
-        if not (pixels.is_floating_point() or (self.acts_on_uint8 and pixels.dtype == torch.uint8)):
-            expected = "float pixels in [-1, 1]" + (" or uint8" if self.acts_on_uint8 else " (uint8 / 127.5 - 1)")
-            raise InvalidImageError(f"the {self.family} cipher takes {expected}, got {pixels.dtype}")
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(patch_size={self.patch_size}, num_channels={self.num_channels}, "
-            f"fingerprint={self.fingerprint!r})"
-        )
-
-    def __getstate__(self) -> NoReturn:
-        """Refuse pickle, copy and deepcopy: a cipher holds its key in another form."""
-        raise TypeError(
-            "a cipher is neither pickled nor copied, for it holds the secret; pass the path of a key file, "
-            "read it with SecretKey.from_file where it is used and call cipher_for there"
-        )
+_SAME_EMBEDDING = 1e-5  # relative; float32 rounds to 1e-7, and a training step of any use moves further
 
 
 class PermutationCipher(BlockCipher):
@@ -238,37 +99,7 @@ class SignedPermutationCipher(PermutationCipher):
     _decrypt_rows = _decrypt_blocks
 
 
-class _DenseCipher(BlockCipher):
-    """A dense E_enc, held with its inverse in float64 on the CPU; pixels meet it cast to their own precision."""
-
-    acts_on_uint8: ClassVar[bool] = False
-
-    def _set_matrix(self, matrix: torch.Tensor, inverse: torch.Tensor) -> None:
-        self._matrix, self._inverse = matrix, inverse
-        self._casts: dict[tuple[bool, torch.device, torch.dtype], torch.Tensor] = {}
-
-    def _encrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
-        return self._multiply(rows, inverse=True)
-
-    def _decrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
-        return self._multiply(rows, inverse=False)
-
-    def _encrypt_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows.double() @ self._matrix.T
-
-    def _decrypt_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows.double() @ self._inverse.T
-
-    def _multiply(self, rows: torch.Tensor, inverse: bool) -> torch.Tensor:
-        dtype = torch.promote_types(rows.dtype, torch.float32)
-        place = (inverse, rows.device, dtype)
-        if place not in self._casts:
-            self._casts[place] = (self._inverse if inverse else self._matrix).to(rows.device, dtype)
-        with torch.autocast(rows.device.type, enabled=False):  # rounding to bf16 here would not cancel
-            return (rows.to(dtype) @ self._casts[place]).to(rows.dtype)
-
-
-class OrthogonalCipher(_DenseCipher):
+class OrthogonalCipher(DenseCipher):
     """Rotate every block: b_hat = b Q^T, W_hat = W Q^T with Q orthogonal, Haar (uniformly) distributed. The default.
 
     Exact up to rounding (a float32 weight comes back within a relative 2.4e-8, without growth over 100 round trips).
@@ -291,7 +122,7 @@ class OrthogonalCipher(_DenseCipher):
         self._set_matrix(matrix, matrix.T)
 
 
-class MatrixCipher(_DenseCipher):
+class MatrixCipher(DenseCipher):
     """Multiply every block by a general matrix: E_enc = Q1 diag(s) Q2, the paper's general case (section 3.2.1).
 
     Q1 and Q2 are Haar distributed (purposes "q1" and "q2" of the key); s_i = 10 ** (1/2 - i / (L - 1)), so that the
@@ -344,18 +175,73 @@ class MatrixCipher(_DenseCipher):
         return cipher
 
 
+class EmbeddingCipher(DenseCipher):
+    """Send r numbers a block: b_hat = [b A, 0], W_hat = [W A^+T, 0], with A (L, r) of a `ClientEmbedding`.
+
+    A^+ is the pseudo-inverse of A; r is the rank of the model's patch embedding E, and A A^+ E = E. The zeros fill a
+    block to its L numbers, so that image and weight keep their shapes. Exact up to rounding, and well conditioned
+    whatever E is, as the rows of A^+ E are orthonormal. What b A shows, and what bounds it: `ClientEmbedding`.
+
+    Key space: all rotations of R^r, beside E itself.
+    """
+
+    family: ClassVar[str] = "embedding"
+    ends_in_zeros: ClassVar[bool] = True
+
+    def _derive(self, key: ClientEmbedding) -> None:
+        ours, theirs = (self.patch_size, self.num_channels), (key.patch_size, key.num_channels)
+        if ours != theirs:
+            raise KeyMismatchError(
+                f"the client embedding of fingerprint {key.fingerprint} is for patches of {theirs[0]} pixels and "
+                f"{theirs[1]} channels, got patches of {ours[0]} and {ours[1]} channels; use it with the model, and "
+                "the processor of the model, that it was made from"
+            )
+        self._padding = (0, self.block_length - key.shape[1])
+        self._set_matrix(torch.linalg.pinv(key.matrix), key.matrix)
+
+    def _encrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
+        return F.pad(super()._encrypt_blocks(rows), self._padding)
+
+    def _decrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
+        raise EncryptionStateError(
+            f"an image encrypted with a client embedding is not decrypted: of the {self.block_length} numbers of a "
+            f"block it holds {self.block_length - self._padding[1]}, what the model sees of it; keep the photo itself"
+        )
+
+    def _encrypt_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        plain, encrypted = rows.double(), super()._encrypt_rows(rows)
+        # the second says that the rows of E_hat are orthonormal; where r = L the first always holds
+        if not (
+            _nearly_equal(encrypted @ self._inverse.T, plain)
+            and _nearly_equal(self._inverse @ self._inverse.T, plain.T @ plain)
+        ):
+            raise KeyMismatchError(
+                f"the client embedding of fingerprint {self.fingerprint} was made from another patch embedding than "
+                "this model's, and would change it; make one from this model: ClientEmbedding.generate(model)"
+            )
+        return F.pad(encrypted, self._padding)
+
+    def _decrypt_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        return super()._decrypt_rows(rows[:, : self.block_length - self._padding[1]])
+
+
 CIPHERS: dict[str, type[BlockCipher]] = {
-    cipher.family: cipher for cipher in (PermutationCipher, SignedPermutationCipher, OrthogonalCipher, MatrixCipher)
+    cipher.family: cipher
+    for cipher in (PermutationCipher, SignedPermutationCipher, OrthogonalCipher, MatrixCipher, EmbeddingCipher)
 }
 
 
-def cipher_for(secret_key: SecretKey | bytes, *, patch_size: int, num_channels: int = 3) -> BlockCipher:
+def cipher_for(secret_key: EncryptionKey | bytes, *, patch_size: int, num_channels: int = 3) -> BlockCipher:
     """Key and the geometry of the patch embedding -> the cipher of the key's family, made once for each key object."""
-    key = as_key(secret_key)
+    key = as_encryption_key(secret_key)
     cipher = CIPHERS[key.family]
     return key.remember(
         (cipher, patch_size, num_channels), lambda: cipher(key, patch_size=patch_size, num_channels=num_channels)
     )
+
+
+def _nearly_equal(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool((found - expected).norm() <= _SAME_EMBEDDING * expected.norm())
 
 
 def _reorder(rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:

@@ -20,17 +20,36 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from .cli_audit import audit
 from .cli_convert import convert
 from .cli_info import info
-from .cli_models import apply_rekey_update, decrypt_model, encrypt_model, make_rekey_update, rekey
+from .cli_models import (
+    apply_rekey_update,
+    decrypt_model,
+    encrypt_model,
+    make_client_embedding,
+    make_rekey_update,
+    rekey,
+)
 from .cli_options import KEY_VARIABLE, Family, Force, Images, Json, KeyFile, Model, OptionalImages, read_key
-from .cli_output import complain, named, output_paths, print_shares, progress, refuse_existing, report, shares_of
+from .cli_output import (
+    complain,
+    named,
+    output_paths,
+    print_shares,
+    progress,
+    refuse_existing,
+    report,
+    shares_of,
+    write_secret,
+)
 from .cli_service import PatchSize, Server, Timeout, segment_by_service, serve
 from .errors import EncryptionStateError, ServiceError
 from .keys import DEFAULT_FAMILY, SecretKey
 from .public_facts import check_fits, public_facts
 
 if TYPE_CHECKING:
+    from .client_embedding import EncryptionKey
     from .configuration_setr import SetrConfig
 
 _KEY_TEXT = re.compile(r"privseg\d+\.\w+\.[\w-]{8}")
@@ -58,13 +77,7 @@ def keygen(
     The key is bound to a cipher family. Its fingerprint is public: encrypted models and images carry it.
     """
     key = SecretKey.generate(family)
-    try:
-        key.to_file(path, overwrite=force)
-    except FileExistsError:
-        raise FileExistsError(
-            f"{path} exists, and whatever was encrypted with a key that it holds would be lost with it; choose "
-            "another path, or replace it with --force"
-        ) from None
+    write_secret(key, path, force=force)
     report(
         {"path": path, **public_facts(key)},
         f"Wrote {path}: family {key.family}, fingerprint {key.fingerprint}, readable by you alone.",
@@ -201,6 +214,7 @@ def demo(
     report({"path": output_dir, "family": family, **asdict(measured)}, as_json=as_json)
 
 
+app.command(epilog="Example:\n\nprivseg make-client-embedding default client.embedding")(make_client_embedding)
 app.command(epilog="Example:\n\nprivseg encrypt-model default encrypted_model --key-file secret.key")(encrypt_model)
 app.command(epilog="Example:\n\nprivseg decrypt-model encrypted_model model --key-file secret.key")(decrypt_model)
 app.command(epilog="Example:\n\nprivseg rekey encrypted_model new_model -k secret.key --new-key-file new.key")(rekey)
@@ -210,6 +224,7 @@ app.command(epilog="Example:\n\nprivseg make-rekey-update next.rekey -k secret.k
 app.command(epilog="Example:\n\nprivseg apply-rekey-update encrypted_model next.rekey new_model")(apply_rekey_update)
 app.command(epilog="Example:\n\nprivseg serve encrypted_model --port 7860")(serve)
 app.command(epilog="Example:\n\nprivseg info encrypted_model")(info)
+app.command(epilog="Example:\n\nprivseg audit my_model photos --public-base the_vit_it_came_from")(audit)
 app.command(epilog="Example:\n\nprivseg convert setr_pup_ade20k.pth setr_pup --labels ade20k")(convert)
 
 
@@ -231,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(1) from None
 
 
-def _key_for_model(key_file: Path | None, model: str, config: "SetrConfig", is_needed: bool) -> SecretKey | None:
+def _key_for_model(key_file: Path | None, model: str, config: "SetrConfig", is_needed: bool) -> "EncryptionKey | None":
     """The key that fits the model; None where none is needed or none is to be had."""
     if key_file is None and (config.encryption is None or not is_needed or KEY_VARIABLE not in os.environ):
         return None

@@ -9,6 +9,7 @@ from .cli_output import report
 
 _NOTES = {
     "model": "A plain model opens whatever is encrypted for it: keep it private. An encrypted one goes to a server.",
+    "client embedding": "The file is secret: with the encrypted model it gives away every image.",
     "secret key": "Family and fingerprint are public; what else is in the file opens images and models: keep it.",
     "encrypted image": "It is undamaged, and goes to a server whose model has the same key fingerprint.",
     "rekey update": "Confidential between owner and server: with one of the keys it opens what the other encrypts.",
@@ -20,7 +21,8 @@ def info(
         str,
         typer.Argument(
             metavar="THING",
-            help="A model (folder, Hub id, 'default'), an encrypted image, a key file, or a rekey update.",
+            help="A model (folder, Hub id, 'default'), an encrypted image, a key file, a client embedding or a rekey "
+            "update.",
         ),
     ],
     as_json: Json = False,

@@ -4,16 +4,47 @@ Each reads a model and writes another one, so that a mistake costs nothing.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from .cli_options import Force, Json, KeyFile, Model, ModelFolder, read_key
-from .cli_output import report
-from .keys import SecretKey
+from .cli_output import report, write_secret
 from .public_facts import check_fits, public_facts
 
+if TYPE_CHECKING:
+    from .client_embedding import EncryptionKey
+    from .keys import SecretKey
+
 NewKeyFile = Annotated[Path, typer.Option("--new-key-file", "-n", help="File with the key that comes after it.")]
+
+
+def make_client_embedding(
+    model: Model,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="File for the client embedding.")],
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Make the client's part of a plain model's patch embedding: a secret file that serves this model as a key file.
+
+    The server then sees less than with any key, and encrypted images are smaller where the patch embedding is narrow
+    (half the size for the embedded model). In return the file, of megabytes, holds the patch embedding up to a
+    rotation: whoever has it and the encrypted model can invert all images, under this or any other key.
+    """
+    from . import workflow
+    from .client_embedding import ClientEmbedding
+
+    network, _ = workflow.load_model(model)
+    embedding = ClientEmbedding.generate(network)
+    write_secret(embedding, output, force=force)
+    length, rank = embedding.shape
+    report(
+        {"path": output, "block_length": length, "numbers_sent": rank, **public_facts(embedding)},
+        f"Wrote {output}: {rank} numbers for the {length} of a block, fingerprint {embedding.fingerprint}, readable "
+        "by you alone.",
+        f"Next: privseg encrypt-model {model} encrypted_model --key-file {output}",
+        as_json=as_json,
+    )
 
 
 def encrypt_model(
@@ -118,7 +149,8 @@ def make_rekey_update(
     if model is not None:
         config = workflow.load_settings(model)[0]
         check_fits(old_key, config, model=f"the model {model}")
-    update = RekeyUpdate.between(old_key, new_key, patch_size=config.patch_size, num_channels=config.num_channels)
+    keys = cast("tuple[SecretKey, SecretKey]", (old_key, new_key))  # what is no SecretKey is refused there
+    update = RekeyUpdate.between(*keys, patch_size=config.patch_size, num_channels=config.num_channels)
     try:
         update.to_file(output, overwrite=force)
     except FileExistsError:
@@ -158,9 +190,9 @@ def apply_rekey_update(
     )
 
 
-def _two_keys(key_file: Path | None, new_key_file: Path) -> tuple[SecretKey, SecretKey]:
+def _two_keys(key_file: Path | None, new_key_file: Path) -> tuple["EncryptionKey", "EncryptionKey"]:
     """The old key and the new one, which differ."""
-    old_key, new_key = read_key(key_file), SecretKey.from_file(new_key_file)
+    old_key, new_key = read_key(key_file), read_key(new_key_file)
     if old_key == new_key:
         raise ValueError(
             f"expected two keys, got twice the one of fingerprint {old_key.fingerprint} ({old_key.family}); make a "

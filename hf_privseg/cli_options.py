@@ -7,12 +7,15 @@ in the shell's history, and other users of the machine see them.
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .errors import InvalidKeyError
 from .keys import FAMILIES, SecretKey
+
+if TYPE_CHECKING:
+    from .client_embedding import EncryptionKey
 
 KEY_VARIABLE = "PRIVSEG_KEY"
 
@@ -37,7 +40,9 @@ Model = Annotated[
 ModelFolder = Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the new model.")]
 KeyFile = Annotated[
     Path | None,
-    typer.Option("--key-file", "-k", help=f"File with the secret key; without it, {KEY_VARIABLE} is read."),
+    typer.Option(
+        "--key-file", "-k", help=f"File with the secret key or client embedding; without it, {KEY_VARIABLE} is read."
+    ),
 ]
 Images = Annotated[
     list[Path], typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="Files; several at once are fine.")
@@ -53,15 +58,17 @@ Json = Annotated[
 ]
 
 
-def read_key(key_file: Path | None) -> SecretKey:
-    """The key of the file, or else of the environment variable.
+def read_key(key_file: Path | None) -> "EncryptionKey":
+    """The key, or the client embedding, of the file, or else the key of the environment variable.
 
     Raises:
         InvalidKeyError: there is none, or it is no key; never repeats what was found.
         OSError: the file cannot be read.
     """
     if key_file is not None:
-        return SecretKey.from_file(key_file)
+        from .client_embedding import key_from_file
+
+        return key_from_file(key_file)
     if KEY_VARIABLE not in os.environ:
         raise InvalidKeyError(
             f"expected a key, got none; give --key-file or set {KEY_VARIABLE} (privseg keygen makes a key)"

@@ -14,6 +14,8 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
+    from .client_embedding import EncryptionKey
+
 # A name with one of these is meant as a file's, and must then have the ending of what is written.
 _FILE_ENDINGS = (".png", ".safetensors", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _Item = TypeVar("_Item")
@@ -71,6 +73,17 @@ def refuse_existing(paths: Iterable[Path], force: bool) -> None:
     existing = [] if force else [path for path in paths if path.exists()]
     if existing:
         raise FileExistsError(f"{existing[0]} exists; choose another --output, or replace it with --force")
+
+
+def write_secret(secret: "EncryptionKey", path: Path, *, force: bool) -> None:
+    """A key or client embedding -> its file; raises FileExistsError where one exists and `force` is False."""
+    try:
+        secret.to_file(path, overwrite=force)
+    except FileExistsError:
+        raise FileExistsError(
+            f"{path} exists, and whatever was encrypted with a key that it holds would be lost with it; choose "
+            "another path, or replace it with --force"
+        ) from None
 
 
 def progress(items: list[_Item], description: str) -> Iterable[_Item]:

@@ -31,12 +31,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from . import workflow
+from .client_embedding import EncryptionKey, as_encryption_key
 from .encrypted_image import EncryptedImage
 from .errors import EncryptionStateError, InvalidImageError, PartialFailureError, ServiceError, ServiceUnavailableError
 from .gradio_calls import Deadline, GradioCalls
 from .image_inputs import flat_photos, is_single, photo_to_levels
 from .image_processing_setr import SetrImageProcessor
-from .keys import SecretKey, as_key
 from .patch_grid import PatchGrid
 from .public_facts import FACTS, check_fits
 
@@ -191,7 +191,7 @@ class SegmentationClient:
                 "owner's processor"
             ) from error
 
-    def encrypt(self, image: Any, secret_key: SecretKey | bytes) -> EncryptedImage:
+    def encrypt(self, image: Any, secret_key: EncryptionKey | bytes) -> EncryptedImage:
         """One photo, of any kind that `SetrImageProcessor` takes -> what `segment` sends; nothing is sent yet.
 
         Raises:
@@ -199,13 +199,13 @@ class SegmentationClient:
             InvalidKeyError, InvalidImageError: no key, or no photo.
             ServiceError: the service gives no answer, or asks for settings that would show too much.
         """
-        key = as_key(secret_key)
+        key = as_encryption_key(secret_key)
         check_fits(key, self.info, model=f"the model of {self.url}")
         levels = photo_to_levels(flat_photos(image)[0])
         self._check_sizes((levels.shape[-2], levels.shape[-1]))
         return self.processor.encrypt(levels, key)
 
-    def segment(self, image: Any, secret_key: SecretKey | bytes | None = None) -> np.ndarray:
+    def segment(self, image: Any, secret_key: EncryptionKey | bytes | None = None) -> np.ndarray:
         """One photo, encrypted image, or path of either -> (height, width) uint8 class indices, at the photo's size.
 
         Args:
@@ -241,7 +241,7 @@ class SegmentationClient:
     def segment_batch(
         self,
         images: Sequence[Any],
-        secret_key: SecretKey | bytes | None = None,
+        secret_key: EncryptionKey | bytes | None = None,
         *,
         concurrency: int = 4,
         progress: bool = True,
@@ -263,7 +263,7 @@ class SegmentationClient:
         """
         images = [images] if is_single(images) else list(images)
         if secret_key is not None:
-            secret_key = as_key(secret_key)
+            secret_key = as_encryption_key(secret_key)
             check_fits(secret_key, self.info, model=f"the model of {self.url}")
         label_maps: list[np.ndarray | None] = [None] * len(images)
         failures: dict[int, Exception] = {}
@@ -299,7 +299,7 @@ class SegmentationClient:
     def __repr__(self) -> str:
         return f"SegmentationClient({self.url!r})"
 
-    def _encrypted(self, image: Any, secret_key: SecretKey | bytes | None) -> EncryptedImage:
+    def _encrypted(self, image: Any, secret_key: EncryptionKey | bytes | None) -> EncryptedImage:
         """A photo, an encrypted image or the path of either -> encrypted image."""
         if isinstance(image, str | os.PathLike) and os.path.exists(image) and workflow.is_ciphertext(Path(image)):
             image = EncryptedImage.from_file(image)
@@ -332,7 +332,7 @@ class SegmentationClient:
 
 
 def segment(
-    url: str, image: Any, secret_key: SecretKey | bytes | None = None, *, timeout: float = 120.0, retries: int = 4
+    url: str, image: Any, secret_key: EncryptionKey | bytes | None = None, *, timeout: float = 120.0, retries: int = 4
 ) -> np.ndarray:
     """One photo, encrypted image, or path of either -> (height, width) uint8 class indices, at the photo's size.
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 import torch
 
 from .ciphers import cipher_for
+from .client_embedding import EncryptionKey, as_encryption_key
 from .errors import EncryptionStateError
-from .keys import SecretKey, as_key
 from .public_facts import check_fits, public_facts
 from .rekey_update import RekeyUpdate
 
@@ -24,17 +24,18 @@ class EncryptableEmbedding:
     def _projection(self) -> Any:
         return self.base_model.embeddings.patch_embeddings.projection
 
-    def _cipher(self, secret_key: SecretKey) -> Any:
+    def _cipher(self, secret_key: EncryptionKey) -> Any:
         return cipher_for(secret_key, patch_size=self.config.patch_size, num_channels=self.config.num_channels)
 
     @torch.no_grad()
-    def encrypt_model(self, secret_key: SecretKey | bytes) -> Self:
+    def encrypt_model(self, secret_key: EncryptionKey | bytes) -> Self:
         """Replaces the patch embedding E by E_hat = E_enc E, in place (paper section 3.2.1, eq. 3).
 
         Nothing else changes: modules, parameters, shapes and cost stay those of the plain model.
 
         Args:
-            secret_key: a `SecretKey`, whose family is the cipher that is used, or 32 raw bytes for the default family.
+            secret_key: a `SecretKey`, whose family is the cipher that is used, 32 raw bytes for the default family, or
+                a `ClientEmbedding` made from this model.
 
         Returns:
             The model itself.
@@ -42,8 +43,9 @@ class EncryptableEmbedding:
         Raises:
             InvalidKeyError: `secret_key` is no key.
             EncryptionStateError: the model is encrypted already.
+            KeyMismatchError: a client embedding that was made from another model.
         """
-        secret_key = as_key(secret_key)
+        secret_key = as_encryption_key(secret_key)
         facts = self.config.encryption
         if facts is not None:
             raise EncryptionStateError(
@@ -57,7 +59,7 @@ class EncryptableEmbedding:
         return self
 
     @torch.no_grad()
-    def decrypt_model(self, secret_key: SecretKey | bytes) -> Self:
+    def decrypt_model(self, secret_key: EncryptionKey | bytes) -> Self:
         """Undoes `encrypt_model` in place: bit for bit for the permutation families, up to rounding for the others.
 
         Raises:
@@ -65,7 +67,7 @@ class EncryptableEmbedding:
             EncryptionStateError: the model is plain.
             KeyMismatchError: the model is encrypted with another key.
         """
-        secret_key = as_key(secret_key)
+        secret_key = as_encryption_key(secret_key)
         check_fits(secret_key, self.config)
         weight = self._projection.weight
         weight.copy_(self._cipher(secret_key).decrypt_weight(weight))
@@ -73,7 +75,7 @@ class EncryptableEmbedding:
         return self
 
     @torch.no_grad()
-    def rekey_model(self, old_key: SecretKey | bytes, new_key: SecretKey | bytes) -> Self:
+    def rekey_model(self, old_key: EncryptionKey | bytes, new_key: EncryptionKey | bytes) -> Self:
         """Replaces the key of an encrypted model in place, without retraining (paper section 3.3).
 
         The families of the two keys may differ.
@@ -81,9 +83,10 @@ class EncryptableEmbedding:
         Raises:
             InvalidKeyError: one of the keys is no key.
             EncryptionStateError: the model is plain.
-            KeyMismatchError: the model is not encrypted with `old_key`.
+            KeyMismatchError: the model is not encrypted with `old_key`, or `new_key` is a client embedding that was
+                made from another model.
         """
-        old_key, new_key = as_key(old_key), as_key(new_key)
+        old_key, new_key = as_encryption_key(old_key), as_encryption_key(new_key)
         check_fits(old_key, self.config)
         weight = self._projection.weight
         # In float64, so that a key update rounds once and not twice.

@@ -5,7 +5,9 @@ file forms, told apart by their first bytes:
 
     permutation families   PNG, 8-bit RGB; the header is the text chunk "privseg"
     float families         safetensors; "values" int16 (3, height, width) and "scale" float32 (1,) with
-                           pixels = values * scale; the header is the metadata entry "privseg"
+                           pixels = values * scale; the header is the metadata entry "privseg".
+                           Of the family "embedding", "values" are (height / patch_size, width / patch_size, r):
+                           of each block, flattened (channel, row, column), the first r numbers; the others are 0
 
 The header is a JSON object with exactly these entries:
 
@@ -16,14 +18,13 @@ The header is a JSON object with exactly these entries:
     valid_region    [height, width] of the part, at the top left, that the photo covers; the rest is padding up to the
                     next multiple of patch_size
     sha256          hexadecimal, over "uint8[3, <height>, <width>]" and the pixels in the order channel, row, column;
-                    for float families over "int16[3, <height>, <width>]", the values, "float32[1]" and the scale,
-                    numbers little-endian
+                    for float families over "int16[<shape of the values>]", as in "int16[3, 32, 48]", the values,
+                    "float32[1]" and the scale, numbers little-endian
 
 The hash covers the decoded pixels, so that a program may recompress the PNG losslessly. It finds accidents, not
 attackers: it is not keyed. Nothing in a container is secret, and nothing is ever pickled.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -41,6 +42,7 @@ from PIL import Image, PngImagePlugin
 from .ciphers import CIPHERS
 from .errors import CiphertextError
 from .keys import FORMAT_VERSION
+from .stored_pixels import digest_of, restored, stored, with_zeros, without_zeros
 
 MAX_PIXELS = 2**26  # 8192 x 8192; read from the file's own header before anything is decoded
 
@@ -49,7 +51,6 @@ _ENTRY = "privseg"
 _FACTS = ("family", "version", "fingerprint", "patch_size", "original_size", "valid_region")
 _MAX_HEADER_BYTES = 4096
 _MAX_FILE_BYTES = 3 * 2 * MAX_PIXELS + 2**16
-_INT16_MAX = 32767
 _FOREIGN = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -62,7 +63,8 @@ class EncryptedImage:
 
     Args:
         pixels: uint8 for the permutation families; float32 for the others, already centred (encrypted values of
-            pixels in [-1, 1], of any size up to sqrt(3) patch_size). Sides are multiples of patch_size.
+            pixels in [-1, 1]; of any size up to sqrt(3) patch_size, or what a client embedding makes of them). Sides
+            are multiples of patch_size.
         family: the cipher family, a name in `CIPHERS`.
         fingerprint: of the key, 16 hexadecimal characters.
         patch_size: side of a block in pixels.
@@ -100,8 +102,10 @@ class EncryptedImage:
         image that `from_bytes` returns then keeps its values through further round trips, up to float32 rounding.
         """
         facts = {name: getattr(self, name) for name in _FACTS}
-        arrays = _stored(self.pixels)
-        header = json.dumps({"format": _CONTAINER_FORMAT, **facts, "sha256": _digest(*arrays)})
+        arrays = stored(self.pixels)
+        if CIPHERS[self.family].ends_in_zeros:
+            arrays = (without_zeros(arrays[0], self.patch_size), *arrays[1:])
+        header = json.dumps({"format": _CONTAINER_FORMAT, **facts, "sha256": digest_of(*arrays)})
         if self.pixels.dtype == torch.uint8:
             return _png_bytes(arrays[0], header)
         tensors = {"values": torch.from_numpy(arrays[0]), "scale": torch.from_numpy(arrays[1])}
@@ -118,9 +122,13 @@ class EncryptedImage:
             raise TypeError(f"EncryptedImage.from_bytes expects bytes, got {type(data).__name__}")
         text, arrays = _read_png(data) if data.startswith(_PNG) else _read_safetensors(data)
         header = _parsed_header(text)
-        pixels = _restored(arrays)
-        image = cls(pixels=pixels, **{name: header[name] for name in _FACTS})
-        if header["sha256"] != _digest(*arrays):
+        facts = {name: header[name] for name in _FACTS}
+        _check_facts(facts)
+        pixels = restored(arrays)
+        if CIPHERS[facts["family"]].ends_in_zeros:
+            pixels = with_zeros(pixels, facts["patch_size"], MAX_PIXELS)
+        image = cls(pixels=pixels, **facts)
+        if header["sha256"] != digest_of(*arrays):
             raise CiphertextError(
                 "the pixels were changed after encryption (their SHA-256 is not the one in the header): by lossy "
                 "compression, an editor or a transmission error; send the file exactly as to_file wrote it"
@@ -232,33 +240,6 @@ def _check_pixels(pixels: torch.Tensor, family: str, patch_size: int, valid_regi
         )
     if pixels.is_floating_point() and not torch.isfinite(pixels).all():
         raise CiphertextError("expected finite pixels, got NaN or infinity")
-
-
-def _stored(pixels: torch.Tensor) -> tuple[np.ndarray, ...]:
-    """(3, height, width) uint8 -> the same array; float32 -> int16 values and the float32 scale, (1,)."""
-    array = pixels.detach().cpu().contiguous().numpy()
-    if array.dtype == np.uint8:
-        return (array,)
-    largest = float(np.abs(array).max())
-    scale = np.float32(largest / _INT16_MAX) or np.float32(1.0)
-    values = np.rint(array.astype(np.float64) / np.float64(scale)).clip(-_INT16_MAX, _INT16_MAX)
-    return values.astype(np.int16), np.array([scale], np.float32)
-
-
-def _restored(arrays: tuple[np.ndarray, ...]) -> torch.Tensor:
-    """The inverse of `_stored`, up to the rounding of float pixels."""
-    if len(arrays) == 1:
-        return torch.from_numpy(arrays[0])
-    values, scale = arrays
-    return torch.from_numpy((values * scale.astype(np.float64)).astype(np.float32))
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.name}{list(array.shape)}".encode())
-        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
-    return digest.hexdigest()
 
 
 def _parsed_header(text: str) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from transformers.image_transforms import group_images_by_shape, reorder_images
 from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .ciphers import BlockCipher, cipher_for
+from .block_cipher import BlockCipher
+from .ciphers import cipher_for
+from .client_embedding import EncryptionKey, as_encryption_key
 from .encrypted_image import EncryptedImage
 from .errors import CiphertextError, EncryptionStateError, InvalidImageError, KeyMismatchError
 from .image_inputs import flat_label_maps, flat_photos, is_single, label_map_to_indices, photo_to_levels
-from .keys import SecretKey, as_key
 from .patch_grid import PatchGrid, logits_to_photo, padding_before_centring
 
 IGNORE_INDEX = 255  # the label of pixels that belong to no class
@@ -108,7 +109,7 @@ class SetrImageProcessor(TorchvisionBackend):
         images: Any,
         segmentation_maps: Any = None,
         *,
-        secret_key: SecretKey | bytes | None = None,
+        secret_key: EncryptionKey | bytes | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """As `preprocess`."""
@@ -119,7 +120,7 @@ class SetrImageProcessor(TorchvisionBackend):
         images: Any,
         segmentation_maps: Any = None,
         *,
-        secret_key: SecretKey | bytes | None = None,
+        secret_key: EncryptionKey | bytes | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         r"""Photos -> `pixel_values` (batch, 3, height, width) float32 in [-1, 1], encrypted where a key is given.
@@ -143,11 +144,11 @@ class SetrImageProcessor(TorchvisionBackend):
         if any(map(_is_encrypted, _as_list(images))):
             self._check_ciphertexts(_as_list(images), segmentation_maps, secret_key, kwargs)
             return self._from_ciphertexts(_as_list(images), **kwargs)
-        key = None if secret_key is None else as_key(secret_key)
+        key = None if secret_key is None else as_encryption_key(secret_key)
         # positional: the library forwards these without validating or storing them
         return super().preprocess(images, segmentation_maps, key, False, **kwargs)
 
-    def encrypt(self, images: Any, secret_key: SecretKey | bytes, **kwargs: Any) -> Any:
+    def encrypt(self, images: Any, secret_key: EncryptionKey | bytes, **kwargs: Any) -> Any:
         """One photo -> `EncryptedImage`, a list or batch of photos -> list: to be kept, sent and processed keyless.
 
         The same pixels as `processor(images, secret_key=secret_key)`: bit for bit for the permutation families, and
@@ -165,10 +166,10 @@ class SetrImageProcessor(TorchvisionBackend):
             raise EncryptionStateError(
                 "expected photos, got an EncryptedImage: encrypting twice would ruin it; use it as it is"
             )
-        encrypted = super().preprocess(images, None, as_key(secret_key), True, **kwargs)
+        encrypted = super().preprocess(images, None, as_encryption_key(secret_key), True, **kwargs)
         return encrypted[0] if is_single(images) else encrypted
 
-    def encrypt_pixels(self, pixel_values: torch.Tensor, secret_key: SecretKey | bytes) -> torch.Tensor:
+    def encrypt_pixels(self, pixel_values: torch.Tensor, secret_key: EncryptionKey | bytes) -> torch.Tensor:
         """(..., 3, height, width) float in [-1, 1], as a call without a key gives them -> the same shape, encrypted.
 
         For pixels that are cut or turned after preprocessing, as windows are: `processor(photo, secret_key=key)` is
@@ -186,15 +187,16 @@ class SetrImageProcessor(TorchvisionBackend):
         _check_centred(self._own(_CENTRED))
         return cipher_for(secret_key, patch_size=self.patch_size).encrypt(pixel_values)
 
-    def decrypt(self, images: Any, secret_key: SecretKey | bytes) -> Any:
+    def decrypt(self, images: Any, secret_key: EncryptionKey | bytes) -> Any:
         """An `EncryptedImage` -> PIL image of its valid region (a list -> list): the photo as it was resized.
 
         Raises:
             KeyMismatchError: the image was encrypted with another key.
+            EncryptionStateError: it was encrypted with a client embedding.
         """
         if not _is_encrypted(images):
             return [self.decrypt(image, secret_key) for image in images]
-        key = as_key(secret_key)
+        key = as_encryption_key(secret_key)
         if key.fingerprint != images.fingerprint:
             raise KeyMismatchError(
                 f"the image was encrypted with the key of fingerprint {images.fingerprint} ({images.family}), got "
@@ -293,7 +295,7 @@ class SetrImageProcessor(TorchvisionBackend):
         return photos
 
     def _preprocess_image_like_inputs(  # type: ignore[override]
-        self, images: Any, segmentation_maps: Any, secret_key: SecretKey | None, contained: bool, **settings: Any
+        self, images: Any, segmentation_maps: Any, secret_key: EncryptionKey | None, contained: bool, **settings: Any
     ) -> Any:
         """Photos -> BatchFeature, or, where `contained`, a list of EncryptedImage; `settings` are complete here."""
         cipher = None

@@ -22,11 +22,11 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from .client_embedding import EncryptionKey, as_encryption_key
 from .encrypted_image import EncryptedImage
 from .errors import CiphertextError, EncryptionStateError
 from .image_inputs import photo_to_levels
 from .image_processing_setr import SetrImageProcessor
-from .keys import SecretKey, as_key
 from .patch_grid import PatchGrid, logits_to_photo
 
 Encrypt = Callable[[torch.Tensor], torch.Tensor]
@@ -72,7 +72,7 @@ class Inference:
         processor: SetrImageProcessor,
         image: Any,
         *,
-        secret_key: SecretKey | bytes | None = None,
+        secret_key: EncryptionKey | bytes | None = None,
         encrypt: Encrypt | None = None,
     ) -> torch.Tensor:
         """One photo or encrypted image -> (num_labels, height, width) float32 on the model's device.
@@ -106,7 +106,7 @@ class Inference:
             return self._on_photo(model, pixel_values, image.original_size, image.valid_region, patch_size)
         photo = photo_to_levels(image, to_rgb=bool(processor.do_convert_rgb), keep_floats=not processor.do_rescale)
         if secret_key is not None:
-            encrypt = partial(processor.encrypt_pixels, secret_key=as_key(secret_key))
+            encrypt = partial(processor.encrypt_pixels, secret_key=as_encryption_key(secret_key))
         views = [(scale, mirrored) for scale in self.scales for mirrored in (False, True)[: 1 + self.flip]]
         total: Any = 0
         for scale, mirrored in views:

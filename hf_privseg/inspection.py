@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from . import workflow
+from .client_embedding import ClientEmbedding
 from .encrypted_image import EncryptedImage
 from .image_processing_setr import SetrImageProcessor
 from .keys import SecretKey
@@ -15,6 +16,7 @@ from .rekey_update import RekeyUpdate
 
 _KEY_MARK = b"privseg"  # a key's text form begins with it
 _UPDATE_MARK = b"privseg_rekey_update"  # an entry in the file's header
+_EMBEDDING_MARK = b"privseg_client_embedding"  # likewise
 _HEAD_BYTES = 4096
 _MAX_HEADER_BYTES = 10**8  # of a model's file, as safetensors itself has it
 
@@ -61,12 +63,19 @@ def _of_model(name: str) -> dict[str, Any]:
 
 def _resizing(processor: SetrImageProcessor) -> dict[str, Any]:
     """What the processor makes of a photo's size, before it goes to whole patches."""
-    size = {name: value for name, value in dict(processor.size or {}).items() if value is not None}
+    stored = cast(Mapping[str, Any], processor.size or {})
+    size = {name: value for name, value in stored.items() if value is not None}
     return size or {"its own size times": processor.resize_factor}
 
 
 def _of_key(path: Path) -> dict[str, Any]:
     return {"kind": "secret key", **public_facts(SecretKey.from_file(path))}
+
+
+def _of_client_embedding(path: Path) -> dict[str, Any]:
+    embedding = ClientEmbedding.from_file(path)
+    facts = {"block_length": embedding.shape[0], "numbers_sent": embedding.shape[1]}
+    return {"kind": "client embedding", **public_facts(embedding), **facts}
 
 
 def _of_rekey_update(path: Path) -> dict[str, Any]:
@@ -91,6 +100,7 @@ def _of_encrypted_image(path: Path) -> dict[str, Any]:
 _FILE_KINDS: tuple[tuple[Callable[[bytes], bool], Callable[[Path], dict[str, Any]]], ...] = (
     (lambda head: head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_KEY_MARK), _of_key),
     (lambda head: head[8:9] == b"{" and _UPDATE_MARK in head, _of_rekey_update),
+    (lambda head: head[8:9] == b"{" and _EMBEDDING_MARK in head, _of_client_embedding),
 )
 
 

@@ -110,7 +110,12 @@ class SecretKey:
         """
         if str(path).strip().startswith(f"{_PREFIX}."):
             raise InvalidKeyError("SecretKey.from_file expects a path, got a key's text; use SecretKey.from_text")
-        text = read_private_file(path, 4096, noun="key file").decode("utf-8-sig", errors="replace")
+        content = read_private_file(path, 4096, noun="key file")
+        if content[8:9] == b"{":
+            raise InvalidKeyError(
+                f"key file {path} is no text; if it is a client embedding, ClientEmbedding.from_file reads it"
+            )
+        text = content.decode("utf-8-sig", errors="replace")
         return cls._from_source(text, f"key file {path}")
 
     def to_file(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -295,13 +300,15 @@ def as_key(value: Any) -> SecretKey:
         rebuilt._memo = getattr(value, "_memo", rebuilt._memo)
         return rebuilt
     advice = {
-        int: "SecretKey.from_seed(seed) makes one for experiments",
-        str: "SecretKey.from_text reads a key's text, SecretKey.from_file a key file, "
+        "int": "SecretKey.from_seed(seed) makes one for experiments",
+        "str": "SecretKey.from_text reads a key's text, SecretKey.from_file a key file, "
         "SecretKey.from_passphrase takes a passphrase",
+        "ClientEmbedding": "a client embedding serves models and image processors, in the place of a key, alone; "
+        "make a key with SecretKey.generate()",
     }
     raise InvalidKeyError(
         f"expected a SecretKey or {_KEY_BYTES} bytes, got {type(value).__name__}; "
-        + advice.get(type(value), "read one with SecretKey.from_file or make one with SecretKey.generate()")
+        + advice.get(type(value).__name__, "read one with SecretKey.from_file or make one with SecretKey.generate()")
     )
 
 

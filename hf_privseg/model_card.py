@@ -77,6 +77,9 @@ The method: Kiya et al., *Privacy-Preserving Semantic Segmentation Using Vision 
 """
 
 
+_KEY_CLASSES = {"embedding": "ClientEmbedding"}  # what encrypts images for a model of this family
+
+
 def generated_part(model: Any) -> str:
     """A model -> the text between the markers, markers included. Deterministic, and without anything secret."""
     config = model.config
@@ -93,18 +96,19 @@ def generated_part(model: Any) -> str:
     parts = (
         _FACTS.format(**values),
         _ENCRYPTED.format(**facts) if facts else _PLAIN,
-        _usage(values["class_name"], bool(facts)),
+        _usage(values["class_name"], facts and facts["family"]),
         _THREATS.format(**values),
     )
     return "\n".join((_BEGIN, "", *parts, _END))
 
 
-def _usage(class_name: str, encrypted: bool) -> str:
+def _usage(class_name: str, family: str | None) -> str:
     """The lines that run the model, with a key where it is encrypted."""
-    key_class, key_argument = ("SecretKey, ", "secret_key=secret_key, ") if encrypted else ("", "")
+    key_class = _KEY_CLASSES.get(family, "SecretKey") if family else ""
+    key_argument = "secret_key=secret_key, " if family else ""
     lines = [
-        f"from hf_privseg import {key_class}{class_name}, SetrImageProcessor\n",
-        'secret_key = SecretKey.from_file("my.key")' if encrypted else "",
+        f"from hf_privseg import {', '.join(filter(None, (key_class, class_name, 'SetrImageProcessor')))}\n",
+        f'secret_key = {key_class}.from_file("my.key")' if family else "",
         f'model = {class_name}.from_pretrained("path/or/name/of/this/model")',
         'processor = SetrImageProcessor.from_pretrained("path/or/name/of/this/model")',
         f'inputs = processor(images=image, {key_argument}return_tensors="pt")',

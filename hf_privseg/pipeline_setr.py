@@ -10,11 +10,11 @@ from PIL import Image
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.pipelines import ImageSegmentationPipeline
 
+from .client_embedding import EncryptionKey, as_encryption_key
 from .configuration_setr import SetrConfig
 from .encrypted_image import EncryptedImage
 from .errors import EncryptionStateError
 from .image_inputs import flat_photos, photo_to_levels
-from .keys import SecretKey, as_key
 from .public_facts import check_fits
 
 
@@ -47,15 +47,15 @@ class SetrSegmentationPipeline(ImageSegmentationPipeline):
         super().__init__(*args, **{"task": "image-segmentation"} | kwargs)
 
     def _sanitize_parameters(
-        self, secret_key: SecretKey | bytes | None = None, **kwargs: Any
+        self, secret_key: EncryptionKey | bytes | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
         if secret_key is not None:
-            preprocess["secret_key"] = as_key(secret_key)
+            preprocess["secret_key"] = as_encryption_key(secret_key)
         return preprocess, forward, postprocess
 
     def preprocess(  # type: ignore[override] # as in the stock pipeline, the parameters have names
-        self, image: Any, subtask: str | None = None, secret_key: SecretKey | None = None
+        self, image: Any, subtask: str | None = None, secret_key: EncryptionKey | None = None
     ) -> dict[str, Any]:
         """One photo (whatever the processor takes) or `EncryptedImage` -> the model's input, and the sizes for later.
 
@@ -108,7 +108,7 @@ class SetrSegmentationPipeline(ImageSegmentationPipeline):
         ]
 
 
-def _check_photo(secret_key: SecretKey | None, config: SetrConfig) -> None:
+def _check_photo(secret_key: EncryptionKey | None, config: SetrConfig) -> None:
     """Refuse to show a plain photo to an encrypted model, whose provider is not meant to see it."""
     if secret_key is not None:
         check_fits(secret_key, config)

@@ -1,7 +1,7 @@
 """The public facts {family, version, fingerprint} that tie together a key, the model and the images made with it.
 
-A `SecretKey` and an `EncryptedImage` have them as attributes, an encrypted model has them in `config.encryption`.
-Whether two of them belong together is decided here and nowhere else.
+A `SecretKey`, a `ClientEmbedding` and an `EncryptedImage` have them as attributes, an encrypted model has them in
+`config.encryption`. Whether two of them belong together is decided here and nowhere else.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ FACTS: dict[str, type] = {"family": str, "version": int, "fingerprint": str}
 
 
 def public_facts(holder: Any) -> dict[str, Any]:
-    """A `SecretKey` or an `EncryptedImage` -> {"family", "version", "fingerprint"}."""
+    """A `SecretKey`, a `ClientEmbedding` or an `EncryptedImage` -> {"family", "version", "fingerprint"}."""
     return {name: getattr(holder, name) for name in FACTS}
 
 
@@ -20,7 +20,7 @@ def check_fits(holder: Any, config: Any, *, subject: str | None = None, model: s
     """Refuse a key, or an encrypted image, other than one of the key that a model is encrypted with.
 
     Args:
-        holder: a `SecretKey` or an `EncryptedImage`.
+        holder: a `SecretKey`, a `ClientEmbedding` or an `EncryptedImage`.
         config: the model's configuration.
         subject, model: what the two are called in messages.
 
@@ -29,7 +29,9 @@ def check_fits(holder: Any, config: Any, *, subject: str | None = None, model: s
         KeyMismatchError: another key, family or version; names both.
         CiphertextError: an image encrypted in blocks of another size than the model's patches.
     """
-    patch_size = getattr(holder, "patch_size", None)  # of an image
+    patch_size = getattr(holder, "patch_size", None)  # of an image or a client embedding
+    if type(holder).__name__ == "ClientEmbedding":  # of this or another copy of its module
+        subject = subject or "the client embedding"
     subject = subject or ("the secret key" if patch_size is None else "the encrypted image")
     ours, theirs = public_facts(holder), config.encryption
     if theirs is None:

@@ -35,7 +35,7 @@ import safetensors.torch
 import torch
 
 from .ciphers import CIPHERS, cipher_for
-from .keys import SecretKey, as_key
+from .keys import FAMILIES, SecretKey, as_key
 from .private_files import read_private_file, write_private_file
 from .public_facts import FACTS, public_facts
 
@@ -85,7 +85,7 @@ class RekeyUpdate:
         """Two keys, of any families, and the geometry of the patch embedding -> update from the first to the second.
 
         Raises:
-            InvalidKeyError: one of them is no key.
+            InvalidKeyError: one of them is no key, or a client embedding, which no update leads to or from.
             ValueError: they are the same key, so that nothing would change.
         """
         old, new = as_key(old_key), as_key(new_key)
@@ -203,9 +203,9 @@ def _checked_facts(name: str, facts: Any) -> dict[str, Any]:
     sound = isinstance(facts, dict) and set(facts) == set(FACTS)
     if not sound or any(type(facts[fact]) is not kind for fact, kind in FACTS.items()):
         raise ValueError(f"{name} of a rekey update is {{'family', 'version', 'fingerprint'}}, got {facts!r:.120}")
-    if facts["family"] not in CIPHERS:
+    if facts["family"] not in FAMILIES:
         raise ValueError(
-            f"{name} of a rekey update is of family {facts['family']!r:.40}; choose among {', '.join(CIPHERS)}"
+            f"{name} of a rekey update is of family {facts['family']!r:.40}; choose among {', '.join(FAMILIES)}"
         )
     return facts
 

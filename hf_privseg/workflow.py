@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from .checkpoints import default_checkpoint
+from .client_embedding import EncryptionKey
 from .configuration_setr import SetrConfig
 from .encrypted_image import EncryptedImage
 from .errors import EncryptionStateError, InvalidImageError
 from .image_inputs import photo_to_levels
 from .image_processing_setr import SetrImageProcessor
-from .keys import SecretKey
 from .modeling_setr import SetrForSemanticSegmentation
 from .public_facts import check_fits
 
@@ -176,7 +176,7 @@ def is_ciphertext(path: Path) -> bool:
 
 
 def prepare(
-    path: Path, model: str | Path, config: SetrConfig, processor: SetrImageProcessor, secret_key: SecretKey | None
+    path: Path, model: str | Path, config: SetrConfig, processor: SetrImageProcessor, secret_key: EncryptionKey | None
 ) -> EncryptedImage | Image.Image:
     """Path of an encrypted image or a photo -> what this model takes: encrypted for an encrypted one, else a photo.
 
@@ -207,7 +207,7 @@ def prepare(
     return processor.encrypt(read_photo(path), secret_key)
 
 
-def plain_photo(path: Path, processor: SetrImageProcessor, secret_key: SecretKey | None) -> Image.Image:
+def plain_photo(path: Path, processor: SetrImageProcessor, secret_key: EncryptionKey | None) -> Image.Image:
     """Path of a photo or an encrypted image -> the photo at its own size, decrypted if need be.
 
     Raises:

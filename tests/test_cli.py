@@ -21,7 +21,7 @@ from hf_privseg.keys import FAMILIES
 
 COMMANDS = [
     "keygen", "encrypt-model", "decrypt-model", "rekey", "make-rekey-update", "apply-rekey-update", "encrypt",
-    "segment", "info", "demo", "convert",
+    "segment", "info", "demo", "convert", "make-client-embedding", "audit",
 ]  # fmt: skip
 
 
@@ -370,3 +370,20 @@ def test_segment_replaces_results_only_if_forced(place, existing):
     assert (output / existing).stat().st_size == 0
     place.succeed(*arguments, "--force")
     assert (output / existing).stat().st_size > 0
+
+
+def test_info_tells_a_client_embedding_by_its_content_and_shows_no_secret(place):
+    path = place.folder / "client.bin"
+    written = json.loads(place.succeed("make-client-embedding", place.folder / "model", path, "--json"))
+    told = json.loads(place.succeed("info", path, "--json"))
+    assert told["kind"] == "client embedding"
+    assert (told["block_length"], told["numbers_sent"]) == (48, 32)
+    assert told["fingerprint"] == written["fingerprint"]
+    assert "matrix" not in str(told)
+
+
+def test_a_client_embedding_has_no_rekey_update(place):
+    path = place.folder / "client.bin"
+    place.succeed("make-client-embedding", place.folder / "model", path)
+    message = place.fail("make-rekey-update", place.folder / "next.rekey", "-k", place.key_file, "-n", path)
+    assert "ClientEmbedding" in message

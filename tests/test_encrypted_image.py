@@ -25,7 +25,7 @@ FINGERPRINT = "0123456789abcdef"
 def make(family: str = "permutation", size: tuple[int, int] = (16, 24), **facts: object) -> EncryptedImage:
     """An encrypted image of random pixels; its facts may be replaced."""
     generator = torch.Generator().manual_seed(size[0])
-    if family not in ("orthogonal", "matrix"):
+    if family not in ("orthogonal", "matrix", "embedding"):
         pixels = torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8)
     else:
         pixels = torch.randn((3, *size), generator=generator) * 3

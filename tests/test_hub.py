@@ -55,6 +55,15 @@ with torch.no_grad():
     torch.testing.assert_close(received, plain, rtol=1e-4, atol=1e-5)
     model.decrypt_model(bytes(range(32)))
     assert model.config.encryption is None
+    # a client embedding of another copy of the module
+    embedding = get_class_from_dynamic_module("client_embedding.ClientEmbedding", other).generate(model)
+    model.encrypt_model(embedding)
+    assert type(embedding) is not get_class_from_dynamic_module("client_embedding.ClientEmbedding", folder)
+    encrypted = model(**processor(image, secret_key=embedding, return_tensors="pt")).logits
+    torch.testing.assert_close(encrypted, plain, rtol=1e-4, atol=1e-5)
+    received = model(**processor(processor.encrypt(image, embedding), return_tensors="pt")).logits
+    torch.testing.assert_close(received, plain, rtol=1e-4, atol=1e-5)
+    model.decrypt_model(embedding)
 
 model.encrypt_model(key).save_pretrained(folder + "_again")
 again = AutoModelForSemanticSegmentation.from_pretrained(folder + "_again", trust_remote_code=True)

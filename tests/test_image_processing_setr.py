@@ -31,8 +31,8 @@ from hf_privseg import (
     SetrImageProcessor,
 )
 from hf_privseg.ciphers import CIPHERS, cipher_for
+from hf_privseg.keys import FAMILIES
 
-FAMILIES = list(CIPHERS)
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 RNG = np.random.default_rng(3)
 PIXELS = RNG.integers(0, 256, (37, 50, 3), dtype=np.uint8)  # height 37, width 50: on no grid

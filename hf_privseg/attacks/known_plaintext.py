@@ -12,8 +12,8 @@ flattened (channel, row, column), the plain one in [-1, 1], and block n of the o
   leave directions of M unseen; the attacker's image prior fills in what usually goes with what is seen.
   Cost: O(n L^2 + L^3), about a second.
 - `fit_rotation`, orthogonal keys: the nearest rotation (Schoenemann, "A generalized solution of the orthogonal
-  Procrustes problem", Psychometrika 31, 1966), which needs L independent blocks as well but bears noise better than
-  `regress`.
+  Procrustes problem", Psychometrika 31, 1966), for ciphertexts with noise: with L independent
+  blocks it averages more of it than `regress`.
 """
 
 from dataclasses import dataclass

@@ -12,7 +12,11 @@ r = ||E - E0|| / ||E|| is the drift. E_hat is in the attacker's hands, for the p
       b = m + (z - m E0) (E0^T C E0 + s I)^-1 E0^T C,      s = r^2 ||E0||^2 / (L D) * E|b|^2
 
   (Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", 1949). D < L loses L - D
-  directions of a block; the prior knows that photographs have little in them.
+  directions of a block; the prior knows that photographs have little in them. How much of a block survives depends on
+  E's singular values as well, and a small drift already drowns the small ones.
+- `invert_drifted_embedding`, any family, for a drift of some 5 % or more and a prior of similar scenes: many z show
+  E^T C E as it is, so of the drift, seen in the whitened blocks b C^-1/2, only a rotation is unknown. The nearest one
+  is taken.
 - `align_base`, orthogonal keys: E_hat^T E_hat = E^T E whatever the rotation, so of the drift only a rotation is
   unknown: E0 is replaced by the nearest matrix with that product (Schoenemann 1966).
 
@@ -72,15 +76,46 @@ def invert_embedding(base: np.ndarray, prior: BlockStatistics, *, drift: float =
         ValueError: the prior is of another block length.
     """
     base = np.asarray(base, np.float64)
-    length, hidden_size = base.shape
-    if len(prior.mean) != length:
-        raise ValueError(f"expected a prior of blocks of length {length}, as the embedding has it, got {len(prior.mean)}")
+    _check_lengths(base, prior)
     power = np.trace(prior.covariance) + prior.mean @ prior.mean
     noise = drift**2 * np.sum(base**2) / base.size * power
     seen = base.T @ prior.covariance @ base
-    noise += ROUNDING * np.trace(seen) / hidden_size
-    matrix = np.linalg.solve(seen + noise * np.eye(hidden_size), base.T @ prior.covariance)
+    noise += ROUNDING * np.trace(seen) / len(seen)
+    matrix = np.linalg.solve(seen + noise * np.eye(len(seen)), base.T @ prior.covariance)
     return LinearDecoder(matrix, prior.mean - prior.mean @ base @ matrix)
+
+
+def invert_drifted_embedding(
+    base: np.ndarray, prior: BlockStatistics, seen: BlockStatistics, *, drift: float
+) -> LinearDecoder:
+    """E0 (L, D), an image prior and moments of z, without the bias -> decoder of z, of length D.
+
+    With F = C^1/2 E, so that F^T F = cov(z) and cov(z, b) = F^T C^1/2: F is taken as the matrix with that product
+    which is nearest to C^1/2 E0.
+
+    Args:
+        base: the embedding of the public model.
+        prior: as for `invert_embedding`; the more it resembles the victims, the better.
+        seen: moments of what the server computed for many images, `block_statistics` of grids (down, across, D).
+        drift: the attacker's guess of r; a wrong one costs little.
+
+    Raises:
+        ValueError: the prior or the moments are of another length.
+    """
+    base = np.asarray(base, np.float64)
+    _check_lengths(base, prior)
+    if len(seen.mean) != base.shape[1]:
+        raise ValueError(f"expected moments of z of length {base.shape[1]}, got {len(seen.mean)}")
+    root = _square_root(prior.covariance)
+    seen_root = _square_root(seen.covariance)
+    left, _, right = np.linalg.svd(root @ base @ seen_root, full_matrices=False)
+    mixed = left @ right @ seen_root  # F
+    noise = drift**2 * np.sum(base**2) / base.size * np.trace(prior.covariance)
+    noise += ROUNDING * np.trace(seen.covariance) / len(seen_root)
+    matrix = np.linalg.solve(seen.covariance + noise * np.eye(len(seen_root)), mixed.T @ root)
+    ridge = ROUNDING**0.5 * np.sqrt(np.trace(prior.covariance)) * np.eye(len(root))
+    mean = prior.mean @ np.linalg.solve(root + ridge, mixed)  # m E; not the mean of z: the images seen may be darker
+    return LinearDecoder(matrix, prior.mean - mean @ matrix)
 
 
 def invert_ciphertexts(
@@ -122,6 +157,21 @@ def relative_drift(embedding: np.ndarray, base: np.ndarray) -> float:
     return float(np.linalg.norm(embedding - base) / np.linalg.norm(embedding))
 
 
+def _square_root(covariance: np.ndarray) -> np.ndarray:
+    """Symmetric, without negative eigenvalues but for rounding -> symmetric root."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+
+
+def _check_lengths(base: np.ndarray, prior: BlockStatistics) -> None:
+    if len(prior.mean) != len(base):
+        raise ValueError(
+            f"expected a prior of blocks of length {len(base)}, as the embedding has it, got {len(prior.mean)}"
+        )
+
+
 def _check_same_shape(encrypted: np.ndarray, base: np.ndarray) -> None:
     if np.shape(encrypted) != np.shape(base):
-        raise ValueError(f"expected two embeddings (L, D) of one shape, got {np.shape(encrypted)} and {np.shape(base)}")
+        raise ValueError(
+            f"expected two embeddings (L, D) of one shape, got {np.shape(encrypted)} and {np.shape(base)}"
+        )

@@ -11,10 +11,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..client_embedding import EncryptionKey
 from ..encrypted_image import EncryptedImage
 from ..image_processing_setr import SetrImageProcessor
 from ..inference import Encrypt, Inference
-from ..keys import SecretKey
 from .data import LabelMap
 from .metrics import MeanIoU
 
@@ -26,7 +26,7 @@ def predict_maps(
     processor: SetrImageProcessor,
     images: Iterable[Image.Image | EncryptedImage],
     *,
-    secret_key: SecretKey | None = None,
+    secret_key: EncryptionKey | None = None,
     encrypt: Encrypt | None = None,
     inference: Inference = WHOLE_IMAGE,
     **progress: Any,

@@ -1,0 +1,108 @@
+"""Coordinates of blocks in which an unknown key is near a diagonal of signs, and the way from there to photographs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .alignment import NEAREST, NEIGHBOURS, align, darkens_upwards, is_negative, neighbour_covariances
+from .blocks import LinearDecoder, as_rows
+from .priors import ImagePrior
+from .statistics import BlockStatistics
+
+_RANK_TOLERANCE = 1e-9  # smaller variances, relative to the largest, are rounding
+
+
+@dataclass(frozen=True)
+class Components:
+    """m coordinates of blocks of length L, the most telling ones first.
+
+    Attributes:
+        mean: (L,), of the blocks.
+        axes: (L, m): the components of b are (b - mean) @ axes.
+        covariance: (L, L), of the blocks.
+    """
+
+    mean: np.ndarray
+    axes: np.ndarray
+    covariance: np.ndarray
+
+    def of_grids(self, grids: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Grids (down, across, L) -> (down, across, m) each."""
+        return [(grid - self.mean) @ self.axes for grid in grids]
+
+    def first(self, size: int) -> "Components":
+        """The leading ones."""
+        return Components(self.mean, self.axes[:, :size], self.covariance)
+
+    @property
+    def estimator(self) -> np.ndarray:
+        """(m, L): components @ estimator + mean is the best linear estimate of a block."""
+        seen = self.axes.T @ self.covariance
+        return np.linalg.solve(seen @ self.axes, seen)
+
+
+def principal_components(
+    mean: np.ndarray, covariance: np.ndarray, num_components: int, *, whitening: float
+) -> Components:
+    """Mean (L,) and covariance (L, L) of blocks -> their leading components, as many as have any variance.
+
+    Args:
+        mean: of the blocks.
+        covariance: of the blocks.
+        num_components: at most so many.
+        whitening: the standard deviations are raised to the power 1 - whitening: 0 leaves them, 1 makes them equal.
+    """
+    variances, axes = np.linalg.eigh(covariance)
+    variances, axes = variances[::-1][:num_components], axes[:, ::-1][:, :num_components]
+    rank = int(np.sum(variances > _RANK_TOLERANCE * variances[0]))
+    return Components(mean, axes[:, :rank] * variances[:rank] ** (-whitening / 2), covariance)
+
+
+def mean_and_covariance(grids: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Grids (down, across, L) -> (L,), (L, L) of all their blocks."""
+    rows = as_rows(grids)
+    mean = rows.mean(axis=0)
+    return mean, rows.T @ rows / len(rows) - np.outer(mean, mean)
+
+
+def reconstruct(
+    seen: Components, ciphertexts: Sequence[np.ndarray], known: Components, prior: ImagePrior
+) -> LinearDecoder:
+    """Components of ciphertexts and of the prior's photographs, equal but for a rotation -> decoder of ciphertexts.
+
+    Args:
+        seen: of the ciphertexts' blocks.
+        ciphertexts: grids (down, across, M), all of one key.
+        known: of the prior's blocks.
+        prior: without grids, two neighbours are compared and not six.
+    """
+    size = min(seen.axes.shape[1], known.axes.shape[1])
+    seen, known = seen.first(size), known.first(size)
+    encrypted, plain = seen.of_grids(ciphertexts), known.of_grids(prior.grids)
+    if plain:
+        rotation = align(_moments(seen, encrypted, NEIGHBOURS), _moments(known, plain, NEIGHBOURS))
+    else:
+        rotation = align(_moments(seen, encrypted, NEAREST), _model_moments(known, prior.statistics))
+    if _is_negative([grid @ rotation for grid in encrypted], plain, known):
+        rotation = -rotation
+    matrix = seen.axes @ rotation @ known.estimator
+    return LinearDecoder(matrix, known.mean - seen.mean @ matrix)
+
+
+def _moments(components: Components, grids: Sequence[np.ndarray], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Covariance and neighbours' covariances of components, (1 + K, m, m)."""
+    covariance = components.axes.T @ components.covariance @ components.axes
+    return np.stack([covariance, *neighbour_covariances(grids, offsets)])
+
+
+def _model_moments(known: Components, statistics: BlockStatistics) -> np.ndarray:
+    kinds = (statistics.covariance, statistics.right, statistics.below)
+    return np.stack([known.axes.T @ moment @ known.axes for moment in kinds])
+
+
+def _is_negative(aligned: Sequence[np.ndarray], plain: Sequence[np.ndarray], known: Components) -> bool:
+    if plain:
+        return is_negative(aligned, plain)
+    brightness = known.estimator.sum(axis=1)
+    return darkens_upwards([grid @ brightness for grid in aligned])

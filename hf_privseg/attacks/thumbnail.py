@@ -1,0 +1,60 @@
+"""One ciphertext alone, any orthogonal key: the grey thumbnail, from the first principal component of its blocks.
+
+Pixels of a block rise and fall together, so that the direction in which blocks vary most is their brightness. A rotation
+turns the direction and leaves what lies along it: the first principal component (Hotelling, "Analysis of a complex of
+statistical variables into principal components", 1933) of the encrypted blocks is that of the plain ones, the brightness
+of each block. No other image is needed, and an invertible key that is not orthogonal blurs it only a little.
+
+Its sign and scale are those of the prior: a key may turn black into white. Of the two signs the one is taken under which
+the brightness of all blocks, in order of size, is nearer to that of the prior's blocks.
+
+Cost: the covariance of one image's blocks and its first eigenvector, below a second for L = 768.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .alignment import darkens_upwards
+from .blocks import LinearDecoder
+from .components import mean_and_covariance
+from .priors import ImagePrior
+
+_QUANTILES = np.linspace(0.02, 0.98, 25)
+
+
+def reconstruct_thumbnail(ciphertexts: Sequence[np.ndarray], prior: ImagePrior) -> LinearDecoder:
+    """Encrypted grids (down, across, M) of one key, one is enough, and an image prior -> decoder to blocks of one grey.
+
+    Args:
+        ciphertexts: of an orthogonal key; of another one, or z of an unknown embedding, the thumbnail is blurred.
+        prior: gives sign and scale; without grids, the sign under which the image is brighter at the top.
+
+    Raises:
+        ValueError: the ciphertexts have fewer than two blocks, or no two that differ.
+    """
+    mean, covariance = mean_and_covariance(ciphertexts)
+    variances, axes = np.linalg.eigh(covariance)
+    if not variances[-1] > 0:
+        raise ValueError("expected ciphertexts of at least two different blocks; brightness is what differs most")
+    length = len(prior.statistics.mean)
+    deviation = np.sqrt(prior.statistics.covariance.mean())  # of the mean of a block's pixels
+    axis = axes[:, -1] * deviation / np.sqrt(variances[-1])
+    level = prior.statistics.mean.mean()
+    if _is_negative([(grid - mean) @ axis for grid in ciphertexts], level, prior):
+        axis = -axis
+    matrix = np.outer(axis, np.ones(length))
+    return LinearDecoder(matrix, level - mean @ matrix)
+
+
+def _is_negative(brightness: Sequence[np.ndarray], level: float, prior: ImagePrior) -> bool:
+    """Brightness (down, across) of blocks, of zero mean and the prior's variance -> whether black is white."""
+    if not prior.grids:
+        return darkens_upwards(brightness)
+    known = np.quantile(_pooled([grid.mean(axis=-1) for grid in prior.grids]) - level, _QUANTILES)
+    found = np.quantile(_pooled(brightness), _QUANTILES)
+    return bool(np.abs(found - known).sum() > np.abs(-found[::-1] - known).sum())
+
+
+def _pooled(brightness: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([light.ravel() for light in brightness])

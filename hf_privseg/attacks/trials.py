@@ -1,0 +1,275 @@
+"""Which attacks an audit tries on each family, and what each attacker is given.
+
+What the attacker has goes from nothing (baselines) to ciphertexts, to the encrypted model beside them, to one image in
+plain, to images of the attacker's choice, to public weights; see `findings.ATTACKERS`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..ciphers import cipher_for
+from .blocks import as_rows, to_grid, to_image
+from .canonical import reconstruct_canonical
+from .chosen_plaintext import probe_matrix, probe_permutation
+from .known_plaintext import fit_rotation, match_traces, regress
+from .metrics import grey, key_recovery, thumbnail
+from .model_only import orientations, recover_from_model
+from .orthogonal import reconstruct_orthogonal
+from .permutation import recover_permutation
+from .priors import ImagePrior
+from .public_base import invert_embedding, recover_permutation_from_weight, relative_drift
+from .scene import Outcome, Scene, Trial
+from .thumbnail import reconstruct_thumbnail
+
+PERMUTATIONS = ("permutation", "signed_permutation")
+
+
+class Decoder(Protocol):
+    """What attacks return: a map from a ciphertext's grid to an estimate of the plain one."""
+
+    def decode(self, grid: np.ndarray) -> np.ndarray:
+        """(down, across, M) -> (down, across, L)."""
+
+
+class Target:
+    """One family under a fresh key: what the provider has, and the truth that trials are scored against.
+
+    Attributes:
+        family: of the key.
+        is_signed: whether pixels may be negated.
+    """
+
+    def __init__(self, scene: Scene, secret_key: Any) -> None:
+        self._scene = scene
+        self._cipher = cipher_for(secret_key, patch_size=scene.patch_size, num_channels=len(scene.images[0]))
+        self.family: str = secret_key.family
+        self.is_signed = self.family != "permutation"
+
+    def encrypt(self, grid: np.ndarray) -> np.ndarray:
+        """(down, across, L) plain -> (down, across, M) ciphertext; M < L where the family sends less numbers."""
+        pixels = torch.from_numpy(to_image(grid, self._scene.patch_size))
+        return to_grid(self._cipher.encrypt(pixels).numpy(), self._scene.patch_size)[..., : self._num_sent]
+
+    @cached_property
+    def ciphertexts(self) -> list[np.ndarray]:
+        """(down, across, M) a victim."""
+        return [self.encrypt(grid) for grid in self._scene.grids]
+
+    @cached_property
+    def embedding(self) -> np.ndarray:
+        """E_hat, (M, hidden_size)."""
+        return self._whole_embedding[: self._num_sent]
+
+    @cached_property
+    def order_and_signs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The key of a permutation family: b_hat[i] = signs[i] b[order[i]]."""
+        length = len(self._scene.embedding)
+        probe = np.arange(1.0, length + 1)
+        seen = to_grid(self._cipher.encrypt(self._as_pixels(probe)).numpy(), self._scene.patch_size)[0, 0]
+        return np.abs(seen).round().astype(np.int64) - 1, np.sign(seen)
+
+    @cached_property
+    def _whole_embedding(self) -> np.ndarray:
+        scene = self._scene
+        shape = (-1, len(scene.images[0]), scene.patch_size, scene.patch_size)
+        weight = torch.from_numpy(np.ascontiguousarray(scene.embedding.T)).reshape(shape)
+        return self._cipher.encrypt_weight(weight).flatten(1).T.numpy()
+
+    @cached_property
+    def _num_sent(self) -> int:
+        used = np.flatnonzero(np.abs(self._whole_embedding).max(axis=1))
+        return int(used.max()) + 1 if self._cipher.ends_in_zeros else len(self._whole_embedding)
+
+    def _as_pixels(self, row: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(to_image(row[None, None], self._scene.patch_size))
+
+
+def all_trials(scene: Scene, secret_keys: Mapping[str, Any]) -> list[Trial]:
+    """A scene and {family: fresh key} -> every trial, baselines first."""
+    trials = list(_baselines(scene))
+    for secret_key in secret_keys.values():
+        target = Target(scene, secret_key)
+        trials += [*_ciphertext_trials(scene, target), *_key_trials(scene, target), *_plaintext_trials(scene, target)]
+    return [*trials, *_server_trials(scene), *_public_base_trials(scene)]
+
+
+def _baselines(scene: Scene) -> Iterator[Trial]:
+    """Grey and the block means: what any figure stands beside."""
+    for name, make in (
+        ("constant grey", lambda image: grey(image)),
+        ("block means", lambda image: thumbnail(image, scene.patch_size)),
+    ):
+
+        def run(make: Callable[[np.ndarray], np.ndarray] = make) -> Outcome:
+            chosen = range(scene.num_scored)
+            return Outcome(estimates={n: to_grid(make(scene.images[n]), scene.patch_size) for n in chosen})
+
+        yield Trial(attack=name, attacker="baseline", family="any", num_images=0, run=run)
+
+
+def _ciphertext_trials(scene: Scene, target: Target) -> Iterator[Trial]:
+    """What the uploads alone give away, by the family's best attack; for each prior and number of ciphertexts."""
+    length = len(scene.embedding)
+
+    def raw() -> Outcome:
+        grids = target.ciphertexts[: scene.num_scored]
+        padded = [np.pad(grid, ((0, 0), (0, 0), (0, length - grid.shape[-1]))) for grid in grids]
+        return Outcome(estimates={n: np.clip(grid, -1, 1) for n, grid in enumerate(padded)})
+
+    def first_component() -> Outcome:
+        decoder = reconstruct_thumbnail(target.ciphertexts[:1], scene.priors[-1])
+        return Outcome(estimates=_decoded(scene, decoder, target.ciphertexts, 1))
+
+    yield Trial(attack="ciphertext as it is", attacker="baseline", family=target.family, num_images=1, run=raw)
+    yield Trial(
+        attack="first component",
+        attacker="ciphertexts",
+        family=target.family,
+        num_images=1,
+        prior=scene.priors[-1].name,
+        run=first_component,
+    )
+    for prior in scene.priors:
+        for count in scene.counts:
+            yield _ciphertext_trial(scene, target, prior, count)
+
+
+def _ciphertext_trial(scene: Scene, target: Target, prior: ImagePrior, count: int) -> Trial:
+    def by_matching() -> Outcome:
+        key = recover_permutation(target.ciphertexts[:count], prior, signed=target.is_signed)
+        return _permutation_outcome(scene, target, key, count)
+
+    def by_alignment() -> Outcome:
+        return Outcome(estimates=_decoded(scene, reconstruct_orthogonal(seen, prior), target.ciphertexts, count))
+
+    def by_neighbours() -> Outcome:
+        return Outcome(estimates=_decoded(scene, reconstruct_canonical(seen, prior), target.ciphertexts, count))
+
+    seen = target.ciphertexts[:count]
+    name, run = {
+        "permutation": ("matching", by_matching),
+        "signed_permutation": ("matching", by_matching),
+        "orthogonal": ("alignment", by_alignment),
+    }.get(target.family, ("canonical correlations", by_neighbours))
+    return Trial(
+        attack=name, attacker="ciphertexts", family=target.family, num_images=count, prior=prior.name, run=run
+    )
+
+
+def _key_trials(scene: Scene, target: Target) -> Iterator[Trial]:
+    """What the encrypted model alone, or public weights beside it, tell of a permutation key."""
+    if target.family not in PERMUTATIONS:
+        return
+
+    def from_model_alone() -> Outcome:
+        weight = target.embedding.T
+        estimate = recover_from_model(
+            weight, patch_size=scene.patch_size, num_channels=len(scene.images[0]), signed=target.is_signed
+        )
+        turned = orientations(estimate, patch_size=scene.patch_size)  # a look at one ciphertext tells which it is
+        compared = [_compared(scene, target, each.order) for each in turned]
+        return Outcome(metrics=max(compared, key=lambda found: found["within_one"]), note="the best orientation of 8")
+
+    def from_public_weights() -> Outcome:
+        assert scene.public_base is not None
+        key = recover_permutation_from_weight(target.embedding, scene.public_base, signed=target.is_signed)
+        return _permutation_outcome(scene, target, key, scene.num_scored)
+
+    yield Trial(attack="smooth filters", attacker="model", family=target.family, num_images=0, run=from_model_alone)
+    if scene.public_base is not None:
+        yield Trial(
+            attack="row matching", attacker="public base", family=target.family, num_images=0, run=from_public_weights
+        )
+
+
+def _plaintext_trials(scene: Scene, target: Target) -> Iterator[Trial]:
+    """One known image decodes the others; images of the attacker's choice decode any."""
+    is_permutation = target.family in PERMUTATIONS
+    length = len(scene.embedding)
+
+    def known() -> Outcome:
+        plain, encrypted = scene.grids[0], target.ciphertexts[0]
+        if is_permutation:
+            key = match_traces(plain, encrypted, signed=target.is_signed)
+            return _permutation_outcome(scene, target, key, scene.num_scored, first=1)
+        decoder = regress(plain, encrypted, scene.priors[-1].statistics)
+        if target.family == "orthogonal" and len(as_rows([plain])) >= length:
+            decoder = fit_rotation(plain, encrypted)
+        return Outcome(estimates=_decoded(scene, decoder, target.ciphertexts, scene.num_scored, first=1))
+
+    def chosen() -> Outcome:
+        if is_permutation:
+            key = probe_permutation(target.encrypt, length)
+            return _permutation_outcome(scene, target, key, scene.num_scored)
+        decoder = probe_matrix(target.encrypt, length)
+        return Outcome(estimates=_decoded(scene, decoder, target.ciphertexts, scene.num_scored))
+
+    if len(scene.images) > 1:
+        yield Trial(
+            attack="one known image", attacker="known plaintext", family=target.family, num_images=1, run=known
+        )
+    yield Trial(attack="one chosen image", attacker="chosen plaintext", family=target.family, num_images=1, run=chosen)
+
+
+def _server_trials(scene: Scene) -> Iterator[Trial]:
+    """What the server computes, z = b E, is the same under every family; E itself stays unknown to it."""
+    for prior in scene.priors:
+        for count in scene.counts:
+
+            def run(prior: ImagePrior = prior, count: int = count) -> Outcome:
+                decoder = reconstruct_canonical(scene.embedded[:count], prior)
+                return Outcome(estimates=_decoded(scene, decoder, scene.embedded, count))
+
+            yield Trial(
+                attack="canonical correlations of z",
+                attacker="server",
+                family="any",
+                num_images=count,
+                prior=prior.name,
+                run=run,
+            )
+
+
+def _public_base_trials(scene: Scene) -> Iterator[Trial]:
+    """z inverted with the public weights, whatever the family."""
+    base = scene.public_base
+    if base is None:
+        return
+    for prior in scene.priors:
+
+        def run(prior: ImagePrior = prior) -> Outcome:
+            decoder = invert_embedding(base, prior.statistics, drift=relative_drift(scene.embedding, base))
+            return Outcome(estimates=_decoded(scene, decoder, scene.embedded, scene.num_scored))
+
+        yield Trial(
+            attack="Wiener inversion of z",
+            attacker="public base",
+            family="any",
+            num_images=1,
+            prior=prior.name,
+            run=run,
+        )
+
+
+def _decoded(
+    scene: Scene, decoder: Decoder, seen: Sequence[np.ndarray], count: int, *, first: int = 0
+) -> dict[int, np.ndarray]:
+    """Estimates of as many of the `count` victims from `first` on as are scored."""
+    last = min(first + min(count, scene.num_scored), len(seen))
+    return {n: decoder.decode(seen[n]) for n in range(first, last)}
+
+
+def _permutation_outcome(scene: Scene, target: Target, key: Any, count: int, *, first: int = 0) -> Outcome:
+    estimates = _decoded(scene, key, target.ciphertexts, count, first=first)
+    metrics = _compared(scene, target, key.order)
+    if target.is_signed:
+        metrics["signs"] = float(np.mean(key.signs == target.order_and_signs[1]))
+    return Outcome(estimates=estimates, metrics=metrics)
+
+
+def _compared(scene: Scene, target: Target, order: np.ndarray) -> dict[str, float]:
+    return key_recovery(order, target.order_and_signs[0], scene.patch_size)

@@ -1,0 +1,65 @@
+"""The pixels of a ciphertext as its file holds them: 8 or 16 bits each, and without the zeros that a family leaves."""
+
+import hashlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .block_cipher import from_blocks, to_blocks
+from .errors import CiphertextError
+
+_INT16_MAX = 32767
+
+
+def stored(pixels: torch.Tensor) -> tuple[np.ndarray, ...]:
+    """(3, height, width) uint8 -> the same array; float32 -> int16 values and the float32 scale, (1,)."""
+    array = pixels.detach().cpu().contiguous().numpy()
+    if array.dtype == np.uint8:
+        return (array,)
+    largest = float(np.abs(array).max())
+    scale = np.float32(largest / _INT16_MAX) or np.float32(1.0)
+    values = np.rint(array.astype(np.float64) / np.float64(scale)).clip(-_INT16_MAX, _INT16_MAX)
+    return values.astype(np.int16), np.array([scale], np.float32)
+
+
+def restored(arrays: tuple[np.ndarray, ...]) -> torch.Tensor:
+    """The inverse of `stored`, up to the rounding of float pixels."""
+    if len(arrays) == 1:
+        return torch.from_numpy(arrays[0])
+    values, scale = arrays
+    return torch.from_numpy((values * scale.astype(np.float64)).astype(np.float32))
+
+
+def without_zeros(values: np.ndarray, patch_size: int) -> np.ndarray:
+    """(3, height, width) -> (rows, columns, r): of each block as far as any block has a number other than 0."""
+    blocks = to_blocks(torch.from_numpy(values), patch_size)[0].numpy()
+    used = np.flatnonzero(blocks.any(axis=(0, 1)))
+    return np.ascontiguousarray(blocks[..., : used[-1] + 1 if len(used) else 1])
+
+
+def with_zeros(values: torch.Tensor, patch_size: int, max_pixels: int) -> torch.Tensor:
+    """The inverse of `without_zeros`, for values that may come from a file that anyone wrote.
+
+    Raises:
+        CiphertextError: more numbers than a block has, or more than `max_pixels` pixels.
+    """
+    rows, columns, stored = values.shape
+    length = 3 * patch_size**2
+    if stored > length:
+        raise CiphertextError(
+            f"expected at most {length} numbers for a block of {patch_size} x {patch_size} pixels, got {stored}"
+        )
+    if not 0 < rows * columns * patch_size**2 <= max_pixels:  # before so much is allocated
+        height, width = rows * patch_size, columns * patch_size
+        raise CiphertextError(f"expected an image of 1 to {max_pixels} pixels, got {height} x {width}")
+    return from_blocks(F.pad(values, (0, length - stored))[None], patch_size)[0]
+
+
+def digest_of(*arrays: np.ndarray) -> str:
+    """The hexadecimal SHA-256 over dtype, shape and numbers of each array, as `encrypted_image` describes it."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.name}{list(array.shape)}".encode())
+        digest.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
