@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -31,15 +31,24 @@ from .cli_models import (
     make_rekey_update,
     rekey,
 )
-from .cli_options import KEY_VARIABLE, Family, Force, Images, Json, KeyFile, Model, read_key
-from .cli_output import complain, named, output_paths, progress, refuse_existing, report, write_secret
-from .errors import EncryptionStateError
+from .cli_options import KEY_VARIABLE, Family, Force, Images, Json, KeyFile, Model, OptionalImages, read_key
+from .cli_output import (
+    complain,
+    named,
+    output_paths,
+    print_shares,
+    progress,
+    refuse_existing,
+    report,
+    shares_of,
+    write_secret,
+)
+from .cli_service import PatchSize, Server, Timeout, segment_by_service, serve
+from .errors import EncryptionStateError, ServiceError
 from .keys import DEFAULT_FAMILY, SecretKey
 from .public_facts import check_fits, public_facts
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from .client_embedding import EncryptionKey
     from .configuration_setr import SetrConfig
 
@@ -125,25 +134,37 @@ def encrypt(
     )
 
 
-@app.command(epilog="Example:\n\nprivseg segment encrypted_model encrypted/* --output results")
+@app.command(
+    epilog="Example:\n\nprivseg segment encrypted_model encrypted/* --output results"
+    "\n\nprivseg segment --server URL photo.jpg --output results --key-file secret.key"
+)
 def segment(
     model: Model,
-    images: Images,
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder, or for one image a .png file.")],
+    images: OptionalImages = None,
     key_file: KeyFile = None,
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the photo tinted by class; an encrypted one needs its key.")
     ] = False,
+    server: Server = None,
+    patch_size: PatchSize = 16,
+    timeout: Timeout = 120,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Segment encrypted images with an encrypted model (no key needed), or photos with a plain one.
 
-    Photos for an encrypted model are encrypted here first, which needs the key. Each result is an indexed PNG whose
-    pixels are the class numbers.
+    Photos for an encrypted model are encrypted here first, which needs the key. With --server the model is that of a
+    service. Each result is an indexed PNG whose pixels are the class numbers.
     """
     from . import visualization, workflow
 
+    if server is not None:
+        options: Any = {"patch_size": patch_size, "timeout": timeout, "overlay": overlay, "force": force}
+        segment_by_service(server, [Path(model), *(images or [])], output, key_file, **options, as_json=as_json)
+        return
+    if not images:
+        raise typer.BadParameter("expected images after MODEL, got none", param_hint="IMAGE")
     paths = output_paths(images, output, ".segmentation.png", force=force)
     overlays = [path.with_name(f"{path.stem.removesuffix('.segmentation')}.overlay.png") for path in paths]
     if overlay:
@@ -162,10 +183,10 @@ def segment(
     names = cast("dict[int, str]", network.config.id2label)
     results = [
         {"image": image, "segmentation": path, "overlay": overlay_path if overlay else None}
-        | {"height": len(found), "width": len(found[0]), "shares": _shares([found], names)}
+        | {"height": len(found), "width": len(found[0]), "shares": shares_of([found], names)}
         for image, path, overlay_path, found in zip(images, paths, overlays, label_maps, strict=True)
     ]
-    _print_shares(label_maps, names, palette, to_stderr=as_json)
+    print_shares(label_maps, names, palette, to_stderr=as_json)
     facts = {"model": model, "encryption": network.config.encryption, "images": results}
     report(facts, f"Wrote {named(paths + overlays * overlay)}.", as_json=as_json)
 
@@ -201,6 +222,7 @@ app.command(epilog="Example:\n\nprivseg make-rekey-update next.rekey -k secret.k
     make_rekey_update
 )
 app.command(epilog="Example:\n\nprivseg apply-rekey-update encrypted_model next.rekey new_model")(apply_rekey_update)
+app.command(epilog="Example:\n\nprivseg serve encrypted_model --port 7860")(serve)
 app.command(epilog="Example:\n\nprivseg info encrypted_model")(info)
 app.command(epilog="Example:\n\nprivseg audit my_model photos --public-base the_vit_it_came_from")(audit)
 app.command(epilog="Example:\n\nprivseg convert setr_pup_ade20k.pth setr_pup --labels ade20k")(convert)
@@ -219,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     try:
         app(arguments, prog_name="privseg")
-    except (ValueError, OSError, ImportError, EncryptionStateError) as error:
+    except (ValueError, OSError, ImportError, EncryptionStateError, ServiceError) as error:
         complain("error", error)
         raise SystemExit(1) from None
 
@@ -231,31 +253,6 @@ def _key_for_model(key_file: Path | None, model: str, config: "SetrConfig", is_n
     key = read_key(key_file)
     check_fits(key, config, model=f"the model {model}")
     return key
-
-
-def _shares(label_maps: Sequence["np.ndarray"], names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """The classes found, the largest first, each with its share of the pixels of all maps together."""
-    from .visualization import class_shares
-
-    shares = class_shares(label_maps, len(names))
-    found = [int(index) for index in shares.argsort()[::-1] if shares[index] > 0]
-    return [{"index": index, "label": names[index], "share": float(shares[index])} for index in found]
-
-
-def _print_shares(
-    label_maps: Sequence["np.ndarray"], names: Mapping[int, str], palette: "np.ndarray", *, to_stderr: bool
-) -> None:
-    """A table of the classes found."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("", "class", title=f"{len(label_maps)} image{'s' * (len(label_maps) > 1)}", title_justify="left")
-    table.add_column("share of pixels", justify="right")
-    for found in _shares(label_maps, names):
-        colour = "#" + palette[found["index"]].tobytes().hex()
-        table.add_row(Text("██", style=colour), Text(found["label"]), f"{found['share']:.1%}")
-    Console(stderr=to_stderr).print(table)
 
 
 if __name__ == "__main__":

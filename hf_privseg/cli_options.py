@@ -47,6 +47,9 @@ KeyFile = Annotated[
 Images = Annotated[
     list[Path], typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="Files; several at once are fine.")
 ]
+OptionalImages = Annotated[
+    list[Path] | None, typer.Argument(metavar="IMAGE...", exists=True, dir_okay=False, help="Files.")
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what exists.")]
 Family = Annotated[str, one_of("--family", choices=FAMILIES, help="Cipher family of the key.")]
 Json = Annotated[

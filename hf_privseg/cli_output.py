@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .client_embedding import EncryptionKey
 
 # A name with one of these is meant as a file's, and must then have the ending of what is written.
@@ -95,3 +97,28 @@ def progress(items: list[_Item], description: str) -> Iterable[_Item]:
 def named(paths: Sequence[Path]) -> str:
     """The path, or how many there are and in which folder."""
     return str(paths[0]) if len(paths) == 1 else f"{len(paths)} files in {paths[0].parent}"
+
+
+def shares_of(label_maps: Sequence["np.ndarray"], names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """The classes found, the largest first, each with its share of the pixels of all maps together."""
+    from .visualization import class_shares
+
+    shares = class_shares(label_maps, len(names))
+    found = [int(index) for index in shares.argsort()[::-1] if shares[index] > 0]
+    return [{"index": index, "label": names[index], "share": float(shares[index])} for index in found]
+
+
+def print_shares(
+    label_maps: Sequence["np.ndarray"], names: Mapping[int, str], palette: "np.ndarray", *, to_stderr: bool
+) -> None:
+    """A table of the classes found."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("", "class", title=f"{len(label_maps)} image{'s' * (len(label_maps) > 1)}", title_justify="left")
+    table.add_column("share of pixels", justify="right")
+    for found in shares_of(label_maps, names):
+        colour = "#" + palette[found["index"]].tobytes().hex()
+        table.add_row(Text("██", style=colour), Text(found["label"]), f"{found['share']:.1%}")
+    Console(stderr=to_stderr).print(table)

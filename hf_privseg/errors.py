@@ -7,11 +7,18 @@ ValueError
 ├── CiphertextError       an encrypted image that is damaged, resampled, recompressed or not one at all
 └── ConversionError       a checkpoint from elsewhere that cannot become a SETR, or not safely
 RuntimeError
-└── EncryptionStateError  a sound request at the wrong moment: encrypting twice, decrypting what is plain
+├── EncryptionStateError  a sound request at the wrong moment: encrypting twice, decrypting what is plain
+└── ServiceError          a segmentation service answers otherwise than it should
+    ├── ServiceUnavailableError  it could not be reached, was busy or too slow, also when asked again
+    ├── RequestRefusedError      it refuses the request, with a reason of its own
+    └── PartialFailureError      some images of a batch have no label map
 
 With `trust_remote_code` a module may exist twice in one process, and then a class of one copy does not catch an error
 of the other. Catching the builtin (`ValueError`, `RuntimeError`) always works.
 """
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class InvalidKeyError(ValueError):
@@ -36,3 +43,32 @@ class ConversionError(ValueError):
 
 class EncryptionStateError(RuntimeError):
     """The model is in the wrong state for the request; the message names the state and the way out."""
+
+
+class ServiceError(RuntimeError):
+    """A segmentation service fails, or answers otherwise than it should."""
+
+
+class ServiceUnavailableError(ServiceError):
+    """The service could not be reached, was busy or took too long, at every attempt; trying again later may help."""
+
+    retry_after = 0.0  # seconds that the service asks to wait
+
+
+class RequestRefusedError(ServiceError):
+    """The service refuses the request; the message repeats its reason. Asking again changes nothing."""
+
+
+class PartialFailureError(ServiceError):
+    """Some images of a batch have no label map; the message lists them, and what was finished is kept.
+
+    Args:
+        message: for people.
+        label_maps: as the call would have returned them, None where an image failed.
+        failures: position in the batch -> what went wrong.
+    """
+
+    def __init__(self, message: str, label_maps: Sequence[Any] = (), failures: Mapping[int, Exception] | None = None):
+        super().__init__(message)
+        self.label_maps = list(label_maps)
+        self.failures = dict(failures or {})

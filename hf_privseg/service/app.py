@@ -9,6 +9,7 @@ its content security policy says so to the browser.
 
 import io
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -175,8 +176,12 @@ def _taken(path: str | None) -> bytes:
 
 
 def _answer_file(data: bytes, name: str, component: gr.File) -> str:
-    """Content of a file -> its path in the app's cache, whence it is deleted in time."""
-    return processing_utils.save_bytes_to_cache(data, name, component.GRADIO_CACHE)
+    """Content of a file -> its path in the app's cache, whence it is deleted in time.
+
+    In a folder of its own: equal files would have one path, and be written anew while others download them.
+    """
+    folder = Path(component.GRADIO_CACHE) / secrets.token_hex(16)
+    return processing_utils.save_bytes_to_cache(data, name, str(folder))
 
 
 class _ContentPolicy:
