@@ -159,8 +159,8 @@ def _without_colours(statistics: BlockStatistics, num_channels: int = 3) -> Bloc
     def blind(moment: np.ndarray) -> np.ndarray:
         return np.kron(colours, moment.reshape(num_channels, size, num_channels, size).mean(axis=(0, 2)))
 
-    moments = (statistics.covariance, statistics.right, statistics.below)
-    return BlockStatistics(statistics.mean, *(blind(moment) for moment in moments), statistics.num_blocks)
+    covariance, right, below = map(blind, (statistics.covariance, statistics.right, statistics.below))
+    return BlockStatistics(statistics.mean, covariance, right, below, statistics.num_blocks)
 
 
 def _fit(pairs: Sequence[Pair], order: np.ndarray) -> float:
