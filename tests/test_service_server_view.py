@@ -57,15 +57,18 @@ def test_a_public_model_gives_the_photo_away_and_a_ciphertext_its_thumbnail(phot
     assert thumbnail.image.shape == plain.shape
     # decoded blocks are clipped, and the matrix family distorts brightness somewhat
     assert abs(correlation(blocks(thumbnail.image), blocks(plain))) > (0.7 if family == "matrix" else 0.9)
-    assert [view.title for view in guessed] == ["From this ciphertext alone"] * ("permutation" in family)
-    for view in guessed:
-        assert abs(correlation(view.image.mean(axis=0), plain.mean(axis=0))) > 0.8  # colours may be exchanged
+    (guess,) = guessed
+    assert guess.title == "From this ciphertext alone"
+    # colours may be exchanged
+    found = abs(correlation(guess.image.mean(axis=0), plain.mean(axis=0)))
+    assert found > (0.8 if "permutation" in family else 0.6)
 
 
 def test_an_encrypted_model_leaves_the_ciphertext_alone(photo, prior):
     key = SecretKey.generate()
     service = SegmentationService(tiny_model().encrypt_model(key), processor())
-    (view,) = ServerView(service, prior).views(processor().encrypt(photo, key).to_bytes(), "")
+    guess, view = ServerView(service, prior).views(processor().encrypt(photo, key).to_bytes(), "")
+    assert guess.title == "From this ciphertext alone"
     assert view.title == "The thumbnail, from this ciphertext alone"
 
 

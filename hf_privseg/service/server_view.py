@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from ..attacks.blocks import LinearDecoder, to_grid, to_image
+from ..attacks.orthogonal import reconstruct_orthogonal
 from ..attacks.permutation import recover_permutation
 from ..attacks.priors import PHOTOS, ImagePrior, image_prior, synthetic_prior
 from ..attacks.public_base import embedding_matrix, invert_ciphertexts
@@ -31,6 +32,11 @@ _PUBLIC = (
 _PERMUTATION = (
     "The order of the pixels, guessed from how alike neighbouring pixels are in other photographs. Colours may be "
     "exchanged, and black and white too. More ciphertexts of the same key make it exact."
+)
+_ALIGNMENT = (
+    "The leading principal components of the encrypted blocks, turned to fit those of other photographs. Black and "
+    "white may be exchanged. More ciphertexts of the same key show far more: sixteen, and photographs of similar "
+    "scenes, give most of what is in the picture."
 )
 _THUMBNAIL = (
     "The brightness of each block, from the first principal component of the encrypted blocks; black and white may be "
@@ -91,6 +97,8 @@ class ServerView:
         if image.family in ("permutation", "signed_permutation"):
             signed = image.family == "signed_permutation"
             yield recover_permutation([grid], self._prior, signed=signed), "From this ciphertext alone", _PERMUTATION
+        if image.family in ("orthogonal", "matrix"):
+            yield reconstruct_orthogonal([grid], self._prior), "From this ciphertext alone", _ALIGNMENT
         yield reconstruct_thumbnail([grid], self._prior), "The thumbnail, from this ciphertext alone", _THUMBNAIL
 
     @cached_property
