@@ -76,7 +76,7 @@ def test_padding_is_cut_off_and_pictures_are_png(photo):
     padding = SetrImageProcessor(patch_size=4, do_pad=True)
     key = SecretKey.generate()
     service = SegmentationService(tiny_model().encrypt_model(key), padding)
-    (view,) = ServerView(service).views(padding.encrypt(photo.crop((0, 0, 90, 61)), key).to_bytes(), "")
+    *_, view = ServerView(service).views(padding.encrypt(photo.crop((0, 0, 90, 61)), key).to_bytes(), "")
     assert view.image.shape == (3, 61, 90)
     answer = view.to_json()
     assert set(answer) == {"picture", "title", "note"}
