@@ -5,7 +5,9 @@ folder PRIVSEG_SCREENSHOTS if that is set.
 """
 
 import base64
+import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -30,6 +32,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not 
 pytest.importorskip("gradio")
 pytest.importorskip("sklearn")
 BROWSER = os.environ.get("PRIVSEG_BROWSER") or shutil.which("chromium")
+VECTORS = json.loads((Path(__file__).parent / "vectors" / "keys.json").read_text())["keys"]
 FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")]
@@ -73,6 +76,13 @@ def browser():
         browser = playwright.chromium.launch(executable_path=BROWSER, args=[*FLAGS.split(), "--no-first-run"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def scripts_page(browser, public):
+    """A page that serves to import the scripts."""
+    with opened(browser, public[1]) as (page, _):
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +199,25 @@ def test_only_ciphertexts_leave_the_page(browser, public, photo, temporary, fami
     assert not [path for path in temporary.rglob("*") if path.is_file() and b"privseg" in path.read_bytes()]
 
 
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+def test_golden_vectors_in_the_browser(scripts_page, vector):
+    found = scripts_page.evaluate(
+        """async ({text, lengths}) => {
+          const {SecretKey} = await import("./privseg/keys.js");
+          const key = SecretKey.fromText(text);
+          const orders = await Promise.all(lengths.map(async (length) => [...await key.permutation(length)]));
+          return {fingerprint: await key.fingerprint(), orders, haar: [...await key.haar(12)]};
+        }""",
+        {"text": vector["text"], "lengths": [case["block_length"] for case in vector.get("permutation", [])]},
+    )
+    assert found["fingerprint"] == vector["fingerprint"]
+    for order, case in zip(found["orders"], vector.get("permutation", []), strict=True):
+        digest = hashlib.sha256(np.array(order, ">u2").tobytes()).hexdigest()
+        assert digest == case["sha256_uint16_be"]
+    haar = SecretKey.from_text(vector["text"]).haar(12)
+    np.testing.assert_allclose(np.reshape(found["haar"], (12, 12)), haar, atol=1e-12)
+
+
 def test_the_recorder_would_notice_a_key(browser, public):
     key = SecretKey.generate()
     with opened(browser, public[1]) as (page, recorder):
@@ -296,7 +325,11 @@ def test_what_the_server_can_see(browser, public, photo):
         finished(page, "server-view")
         titles = page.locator('[data-privseg="views"] strong').all_text_contents()
         sizes = page.locator('[data-privseg="views"] img').evaluate_all("all => all.map((i) => i.naturalWidth)")
-    assert titles == ["With the public model", "The thumbnail, from this ciphertext alone"]
+    assert titles == [
+        "With the public model",
+        "From this ciphertext alone",
+        "The thumbnail, from this ciphertext alone",
+    ]
     assert set(sizes) == {304}
 
 
