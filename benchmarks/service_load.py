@@ -79,7 +79,7 @@ def put_under_load(url: str, key: SecretKey, *, clients: int, requests: int, tim
         rng = np.random.default_rng(number)
         photo = Image.fromarray(rng.integers(0, 256, (*PHOTO_SIZE, 3), np.uint8))
         seconds, failures = [], []
-        with SegmentationClient(url, timeout=timeout, retries=100) as client:
+        with SegmentationClient(url, processor=processor, timeout=timeout, retries=100) as client:
             for _ in range(requests):
                 start = time.monotonic()
                 try:
@@ -89,6 +89,7 @@ def put_under_load(url: str, key: SecretKey, *, clients: int, requests: int, tim
                     failures.append(str(error))
         return seconds, failures
 
+    processor = SetrImageProcessor()  # photos at their own size
     start = time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
         results = list(pool.map(one_client, range(clients)))
@@ -254,7 +255,7 @@ def main() -> None:
 
 def run(model: Path, key: SecretKey, uploads: Path, *, clients: int, requests: int) -> None:
     """The whole measurement, printed."""
-    files = hostile_files(key, SetrImageProcessor.from_pretrained(model))
+    files = hostile_files(key, SetrImageProcessor())
     with started_service(model, uploads) as (url, pid):
 
         def load() -> Load:

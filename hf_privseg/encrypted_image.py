@@ -112,21 +112,25 @@ class EncryptedImage:
         return safetensors.torch.save(tensors, metadata={_ENTRY: header})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "EncryptedImage":
+    def from_bytes(cls, data: bytes, *, max_pixels: int = MAX_PIXELS) -> "EncryptedImage":
         """The content of a PNG or safetensors file that `to_bytes` wrote -> the encrypted image.
+
+        Args:
+            data: the content.
+            max_pixels: of the encrypted image, height times width; a larger one is refused before it is decoded.
 
         Raises:
             CiphertextError: another format, no header, wrong types or version, too large, damaged, resized, changed.
         """
         if not isinstance(data, bytes):
             raise TypeError(f"EncryptedImage.from_bytes expects bytes, got {type(data).__name__}")
-        text, arrays = _read_png(data) if data.startswith(_PNG) else _read_safetensors(data)
+        text, arrays = _read_png(data, max_pixels) if data.startswith(_PNG) else _read_safetensors(data, max_pixels)
         header = _parsed_header(text)
         facts = {name: header[name] for name in _FACTS}
         _check_facts(facts)
         pixels = restored(arrays)
         if CIPHERS[facts["family"]].ends_in_zeros:
-            pixels = with_zeros(pixels, facts["patch_size"], MAX_PIXELS)
+            pixels = with_zeros(pixels, facts["patch_size"], max_pixels)
         image = cls(pixels=pixels, **facts)
         if header["sha256"] != digest_of(*arrays):
             raise CiphertextError(
@@ -272,11 +276,11 @@ def _png_bytes(levels: np.ndarray, header: str) -> bytes:
     return buffer.getvalue()
 
 
-def _read_png(data: bytes) -> tuple[str, tuple[np.ndarray]]:
+def _read_png(data: bytes, max_pixels: int) -> tuple[str, tuple[np.ndarray]]:
     """PNG file -> header text and (3, height, width) uint8 pixels; the size is bounded before decoding."""
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:  # reads the size and decodes nothing yet
-            _check_size(image.height, image.width)
+            _check_size(image.height, image.width, max_pixels)
             image.load()
             text = getattr(image, "text", {}).get(_ENTRY)
             levels = np.array(image.convert("RGB")).transpose(2, 0, 1)
@@ -292,7 +296,7 @@ def _read_png(data: bytes) -> tuple[str, tuple[np.ndarray]]:
     return text, (np.ascontiguousarray(levels),)
 
 
-def _read_safetensors(data: bytes) -> tuple[str, tuple[np.ndarray, np.ndarray]]:
+def _read_safetensors(data: bytes, max_pixels: int) -> tuple[str, tuple[np.ndarray, np.ndarray]]:
     """safetensors file -> header text, int16 values and float32 scale; refuses every other format by name."""
     other = next((name for magic, name in _FOREIGN.items() if data.startswith(magic)), None)
     if other:
@@ -315,12 +319,14 @@ def _read_safetensors(data: bytes) -> tuple[str, tuple[np.ndarray, np.ndarray]]:
             f"got {kinds!r:.200}; it is no encrypted image"
         )
     values, scale = tensors["values"].numpy(), tensors["scale"].numpy()
-    _check_size(*values.shape[1:])
+    _check_size(values.shape[1], values.shape[2], max_pixels)
     if scale.size != 1 or not 0 < scale[0] < np.inf:
         raise CiphertextError(f"the scale of an encrypted image is one positive number, got {scale.tolist()!r:.80}")
     return metadata[_ENTRY], (values, scale)
 
 
-def _check_size(height: int, width: int) -> None:
-    if not 0 < height * width <= MAX_PIXELS:
-        raise CiphertextError(f"expected an image of 1 to {MAX_PIXELS} pixels, got {height} x {width}")
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    if not 0 < height * width <= max_pixels:
+        raise CiphertextError(
+            f"expected an image of 1 to {max_pixels} pixels, got {height} x {width}; shrink the photo, then encrypt"
+        )

@@ -171,7 +171,7 @@ class SegmentationService:
     def opened(self, data: bytes, session: str) -> tuple[EncryptedImage, SetrForSemanticSegmentation]:
         """A container file and a session -> the image and the model that takes it, checked as `segment` says."""
         model = self._model_of(session)
-        image = EncryptedImage.from_bytes(data)
+        image = EncryptedImage.from_bytes(data, max_pixels=self.limits.max_pixels)
         height, width = image.pixels.shape[-2:]
         for what, (rows, columns), limit in (
             ("an encrypted image", (height, width), self.limits.max_pixels),
