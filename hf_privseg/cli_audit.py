@@ -73,7 +73,8 @@ def audit(
 
     refuse_existing([output / "report.html", output / "report.json"], force)
     network, processor = workflow.load_model(model)
-    if network.config.encryption is not None:
+    encryption = network.config.encryption
+    if encryption is not None:
         network.decrypt_model(read_key(key_file))
     result = run_audit(
         network,
@@ -82,6 +83,7 @@ def audit(
         families=[family] if family else AUDITED,
         prior_images=[workflow.read_photo(path) for path in _pictures([prior_images] if prior_images else [])],
         public_base=None if public_base is None else load_embedding(public_base),
+        encryption=encryption,
         deployment=Deployment(
             base_is_public=public_base is not None if base_is_public is None else base_is_public,
             client_holds_file=client_holds_file,
