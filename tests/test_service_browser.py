@@ -345,6 +345,17 @@ def test_errors_say_what_to_do(browser, public, tmp_path):
         assert "a key's text form is" in finished(page, "load-key", "error")
 
 
+def test_a_page_without_https_says_so_and_so_does_one_without_a_service(browser, public, photo):
+    with opened(browser, public[1]) as (page, recorder):
+        page.route("**/gradio_api/**", lambda route: route.abort())
+        choose(page, photo)
+        assert "cannot be reached" in finished(page, "photo", "error")
+        page.evaluate("Object.defineProperty(window, 'isSecureContext', {value: false})")
+        press(page, "segment")
+        assert "over https or on localhost alone" in finished(page, "segment", "error")
+    assert recorder.uploads() == []
+
+
 def test_a_session_that_was_forgotten_is_made_anew(browser, public, photo):
     engine, url = public
     with opened(browser, url) as (page, recorder):
