@@ -117,8 +117,8 @@ class EncryptedImage:
 
         Args:
             data: the content.
-            max_pixels: of the encrypted image, height times width; a larger one is refused before it is decoded. None is
-                MAX_PIXELS.
+            max_pixels: of the encrypted image, height times width, MAX_PIXELS without it; a larger one is refused
+                before it is decoded.
 
         Raises:
             CiphertextError: another format, no header, wrong types or version, too large, damaged, resized, changed.

@@ -1,4 +1,4 @@
-"""A service under load and under hostile uploads, in small: the pieces of benchmarks/service_load.py on a tiny model."""
+"""A service under load and hostile uploads, in small: the pieces of benchmarks/service_load.py on a tiny model."""
 
 import os
 import re
