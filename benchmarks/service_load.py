@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,13 +98,20 @@ def put_under_load(url: str, key: SecretKey, *, clients: int, requests: int, tim
     return Load(len(seconds), failures, seconds, time.monotonic() - start)
 
 
-def hostile_files(key: SecretKey, processor: SetrImageProcessor, *, num_bytes: int = 10**8) -> dict[str, bytes]:
+def hostile_files(
+    key: SecretKey,
+    processor: SetrImageProcessor,
+    *,
+    num_bytes: int = 10**8,
+    sides: Sequence[int] = (20000, 8192, 4000),
+) -> dict[str, bytes]:
     """Name -> content of files that a service has to refuse.
 
     Args:
         key: the one of the service's model; most of the files fit it otherwise.
         processor: the model's.
         num_bytes: size of the largest one.
+        sides: of the decompression bombs, in pixels.
     """
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*PHOTO_SIZE, 3), np.uint8))
 
@@ -116,9 +123,7 @@ def hostile_files(key: SecretKey, processor: SetrImageProcessor, *, num_bytes: i
     jpeg = io.BytesIO()
     photo.save(jpeg, "JPEG")
     return {
-        "bomb of 20000 x 20000 pixels": png_bomb(20000, key),
-        "bomb of 8192 x 8192 pixels": png_bomb(8192, key),
-        "bomb of 4000 x 4000 pixels": png_bomb(4000, key),
+        **{f"bomb of {side} x {side} pixels": png_bomb(side, key) for side in sides},
         "tensor larger than its file": tensor_bomb(),
         "header of 2^63 bytes": struct.pack("<Q", 2**63 - 1) + b"{" + bytes(1000),
         "header of nested JSON": good.replace(b'{"', b'{"a":' + b"[" * 3000 + b',"', 1),

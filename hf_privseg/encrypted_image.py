@@ -112,18 +112,20 @@ class EncryptedImage:
         return safetensors.torch.save(tensors, metadata={_ENTRY: header})
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, max_pixels: int = MAX_PIXELS) -> "EncryptedImage":
+    def from_bytes(cls, data: bytes, *, max_pixels: int | None = None) -> "EncryptedImage":
         """The content of a PNG or safetensors file that `to_bytes` wrote -> the encrypted image.
 
         Args:
             data: the content.
-            max_pixels: of the encrypted image, height times width; a larger one is refused before it is decoded.
+            max_pixels: of the encrypted image, height times width, MAX_PIXELS without it; a larger one is refused
+                before it is decoded.
 
         Raises:
             CiphertextError: another format, no header, wrong types or version, too large, damaged, resized, changed.
         """
         if not isinstance(data, bytes):
             raise TypeError(f"EncryptedImage.from_bytes expects bytes, got {type(data).__name__}")
+        max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
         text, arrays = _read_png(data, max_pixels) if data.startswith(_PNG) else _read_safetensors(data, max_pixels)
         header = _parsed_header(text)
         facts = {name: header[name] for name in _FACTS}
