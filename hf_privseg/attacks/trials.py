@@ -128,7 +128,7 @@ def _baselines(scene: Scene) -> Iterator[Trial]:
     ):
 
         def run(make: Callable[[np.ndarray], np.ndarray] = make) -> Outcome:
-            chosen = range(scene.num_scored)
+            chosen = range(min(scene.num_scored, len(scene.images)))
             return Outcome(estimates={n: to_grid(make(scene.images[n]), scene.patch_size) for n in chosen})
 
         yield Trial(attack=name, attacker="baseline", family="any", num_images=0, run=run)
