@@ -243,7 +243,10 @@ def test_serve_in_a_process_of_its_own(materials, tmp_path):
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "hf_privseg.cli", "serve", "encrypted", "--port", str(port)]
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
-    server = subprocess.Popen(command, cwd=materials, env=environment, stderr=subprocess.PIPE, text=True)
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells have background processes ignore it
+    server = subprocess.Popen(
+        command, cwd=materials, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=listen
+    )
     try:
         with SegmentationClient(f"http://127.0.0.1:{port}") as client:
             deadline = time.monotonic() + 240
@@ -256,7 +259,10 @@ def test_serve_in_a_process_of_its_own(materials, tmp_path):
         assert label_map.shape == (60, 75)
     finally:
         server.send_signal(signal.SIGINT)
-        _, err = server.communicate(timeout=60)
+        try:
+            _, err = server.communicate(timeout=60)
+        finally:
+            server.kill()
     assert server.returncode in (0, 130)
     assert "Traceback" not in err
     assert "Model encrypted, key of fingerprint" in err
