@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,9 @@ def contents(folder):
 def test_a_process_that_ends_in_the_middle_changes_no_folder(model, ending):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", WRITES_FOREVER, str(model)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as process:
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells have background processes ignore it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, env=environment, preexec_fn=listen, **pipes) as process:
         assert process.stdout.readline() == "writing\n"
         process.send_signal(ending)
         assert process.wait(timeout=60) != 0
