@@ -36,6 +36,9 @@ class Arguments(DataArguments):
     public_base: str | None = field(default=None, metadata={"help": "Public weights that the model came from."})
     family: str = field(default="orthogonal", metadata={"help": "Cipher family; it makes no difference to the thief."})
     counts: list[int] = field(default_factory=lambda: [10, 50, 200], metadata={"help": "Labelled images."})
+    starts: list[str] = field(
+        default_factory=lambda: ["random", "public"], metadata={"help": "Where trainings start: random, public."}
+    )
     train_split: str = field(default="train", metadata={"help": "Split that the thief's images are from."})
     split: str = field(default="test", metadata={"help": "Split to evaluate."})
     limit: int = field(default=24, metadata={"help": "Evenly spaced images to evaluate."})
@@ -82,22 +85,24 @@ def main() -> None:
         evaluate("plain model", plain)
     if "encrypted model, plain images" not in records.rows:
         evaluate("encrypted model, plain images", projection.detach().clone())
-    starts: dict[str, torch.Tensor | None] = {"random start": None}
+    starts: dict[str, torch.Tensor | None] = {"random": None}
     if args.public_base is not None:
         base = torch.from_numpy(load_embedding(args.public_base).T.copy()).reshape(projection.shape).float()
-        starts["public start"] = base
+        starts["public"] = base
         if "public embedding, not trained" not in records.rows:
             evaluate("public embedding, not trained", base)
     budget = TheftBudget(steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate)
-    for start, first in starts.items():
+    for start in args.starts:
+        if start not in starts:
+            raise SystemExit(f"--starts takes {', '.join(starts)}, got {start}; public needs --public_base")
         for count in args.counts:
-            name = f"{start}, {count} images"
+            name = f"{start} start, {count} images"
             if name in records.rows:
                 continue
             own = load_tensors(args, args.train_split, count, num_labels)
             with tqdm(total=args.steps, desc=name) as bar:
                 stolen = steal_embedding(
-                    segment, projection, *own, start=first, budget=budget, progress=lambda *_: bar.update()
+                    segment, projection, *own, start=starts[start], budget=budget, progress=lambda *_: bar.update()
                 )
             evaluate(name, stolen.weight)
 

@@ -76,6 +76,7 @@ def test_model_theft(folder):
             photo.convert("L").point(lambda level: level // 52).save(folder / "data/annotations" / split / path.name)
     (folder / "data/classes.json").write_text(json.dumps({"classes": list("abcde")}))
     options = ["--dataset", "data", "--model", "model", "--counts", "2", "--steps", "2", "--limit", "2"]
+    options += ["--starts", "random"]
     run("model_theft", folder, *options, "--precision", "fp32", "--output_dir", "theft")
     records = json.loads((folder / "theft/results.json").read_text())["records"]
     assert set(records) == {"plain model", "encrypted model, plain images", "random start, 2 images"}
