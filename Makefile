@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+SPACE ?= build/space
 
-.PHONY: demo test check common-tests clean
+.PHONY: demo test check common-tests space clean
 
 demo: $(VENV)/.installed-demo  ## encrypt a model and a photograph, segment the ciphertext in a process without the key
 	$(BIN)/privseg demo --force $(if $(IMAGE),--image "$(IMAGE)") $(if $(FAMILY),--family "$(FAMILY)")
@@ -19,6 +20,11 @@ check: $(VENV)/.installed-dev  ## format, lint, types, tests
 
 common-tests: $(VENV)/.installed-dev  ## transformers' own common tests, unmodified, for all three decoders (downloads its sdist)
 	$(BIN)/python tests/run_common_tests.py
+
+space: $(VENV)/bin/python  ## a folder that is a complete Gradio Space: front matter, app, pinned requirements, the package as a wheel
+	rm -rf "$(SPACE)" && mkdir -p "$(SPACE)"
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$(SPACE)" .
+	cp space/README.md space/app.py space/requirements.txt "$(SPACE)"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

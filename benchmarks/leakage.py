@@ -13,6 +13,7 @@ those of a data set that forbids it. A killed run goes on where it stopped, unde
 """
 
 import glob
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,8 +26,8 @@ from hf_privseg.attacks.audit import FAMILIES, embedding_matrix_of, fresh_keys, 
 from hf_privseg.attacks.priors import ImagePrior, image_prior, photo_prior, synthetic_prior
 from hf_privseg.attacks.public_base import relative_drift
 from hf_privseg.attacks.report import METRICS
-from hf_privseg.attacks.scene import Scene
-from hf_privseg.attacks.trials import all_trials
+from hf_privseg.attacks.scene import Scene, Trial
+from hf_privseg.attacks.trials import all_trials, public_base_trials
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.training.arguments import parse_arguments
 from hf_privseg.training.experiments import Records
@@ -45,6 +46,11 @@ class Arguments:
     families: list[str] = field(default_factory=lambda: list(FAMILIES), metadata={"help": "Cipher families."})
     counts: list[int] = field(default_factory=lambda: [1, 4, 16, 64], metadata={"help": "Numbers of ciphertexts."})
     num_prior: int = field(default=123, metadata={"help": "Evenly spaced photos of --prior that are used."})
+    drifts: list[float] = field(
+        default_factory=lambda: [0.0, 0.01, 0.1, 0.3, 0.5, 1.0],
+        metadata={"help": "Relative drifts of simulated public weights: the model's own and Gaussian noise."},
+    )
+    learned: bool = field(default=False, metadata={"help": "Train inversion networks as well (minutes each)."})
     num_scored: int = field(default=4, metadata={"help": "Reconstructions of a trial that are scored."})
 
 
@@ -91,9 +97,19 @@ def tables(records: Records, groups: list[str]) -> list[ResultTable]:
     return made
 
 
+def drift_trials(scene: Scene, args: Arguments) -> Iterator[Trial]:
+    """Public weights at several distances from the model's."""
+    rng = np.random.default_rng(0)
+    for drift in args.drifts:
+        noise = rng.standard_normal(scene.embedding.shape)
+        noise *= drift * np.linalg.norm(scene.embedding) / np.linalg.norm(noise)
+        yield from public_base_trials(scene, scene.embedding + noise, f"drift {drift:.0%}", learned=args.learned)
+
+
 def run_group(group: str, scene: Scene, args: Arguments, model: SetrForSemanticSegmentation, records: Records) -> None:
     """Every trial of a group that has no result yet."""
-    for trial in (bar := tqdm(all_trials(scene, fresh_keys(args.families, model)), desc=group, unit="attack")):
+    trials = [*all_trials(scene, fresh_keys(args.families, model), learned=args.learned), *drift_trials(scene, args)]
+    for trial in (bar := tqdm(trials, desc=group, unit="attack")):
         name = f"{group}: {trial.family}: {trial.attack}: {trial.prior or 'no'} prior: {trial.num_images} images"
         bar.set_postfix_str(name)
         if name in records.rows:

@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from . import workflow
 from .client_embedding import ClientEmbedding
@@ -63,8 +63,7 @@ def _of_model(name: str) -> dict[str, Any]:
 
 def _resizing(processor: SetrImageProcessor) -> dict[str, Any]:
     """What the processor makes of a photo's size, before it goes to whole patches."""
-    stored = cast(Mapping[str, Any], processor.size or {})
-    size = {name: value for name, value in stored.items() if value is not None}
+    size = {name: value for name, value in dict[str, Any](processor.size or {}).items() if value is not None}
     return size or {"its own size times": processor.resize_factor}
 
 

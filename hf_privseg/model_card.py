@@ -21,6 +21,9 @@ _EMPTY_CARD = (
     "automatically generated."
 )
 
+# What encrypts images for a model of this family, where that is no SecretKey.
+_KEY_CLASSES = {"embedding": "ClientEmbedding"}
+
 _TITLE = """# SETR ({decoder_type}) for semantic segmentation
 
 _What the model was trained on, how well it does and under which licence it may be used is for its owner to say here;
@@ -75,9 +78,6 @@ blocks themselves.
 The method: Kiya et al., *Privacy-Preserving Semantic Segmentation Using Vision Transformer*, J. Imaging 2022, 8(9),
 233. The architecture: Zheng et al., CVPR 2021.
 """
-
-
-_KEY_CLASSES = {"embedding": "ClientEmbedding"}  # what encrypts images for a model of this family
 
 
 def generated_part(model: Any) -> str:

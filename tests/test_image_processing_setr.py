@@ -247,7 +247,8 @@ def test_pixels_are_cut_before_they_are_encrypted(keys):
     window = processor.encrypt_pixels(plain[..., 5:21, 3:27], key)
     torch.testing.assert_close(cipher_for(key, patch_size=8).decrypt(window), plain[..., 5:21, 3:27])
     whole = processor.encrypt_pixels(plain, key)
-    assert torch.equal(processor.encrypt_pixels(plain[..., 8:24, 16:], key), whole[..., 8:24, 16:])
+    # of fewer blocks at once, so that sums may run in another order
+    torch.testing.assert_close(processor.encrypt_pixels(plain[..., 8:24, 16:], key), whole[..., 8:24, 16:])
     assert (window - whole[..., 5:21, 3:27]).abs().mean() > 0.3
 
 

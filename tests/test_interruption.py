@@ -62,9 +62,9 @@ def test_an_interruption_between_the_renames_brings_the_former_folder_back(model
             raise KeyboardInterrupt
         return rename(path, target)
 
+    monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt), new_folder(model) as folder:
         (folder / "config.json").write_text("new")
-        monkeypatch.setattr(Path, "rename", interrupted)
     assert len(calls) == 3
     assert contents(model) == {"config.json": "former"}
     assert list(model.parent.iterdir()) == [model]

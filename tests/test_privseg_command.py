@@ -1,4 +1,4 @@
-"""The program `privseg` answers without torch and transformers where it needs none, and has all names where it does."""
+"""The program `privseg` answers without torch where it needs none, and has all names where it does."""
 
 import os
 import subprocess

@@ -34,8 +34,8 @@ def service(**kwargs):
     return SegmentationService(randomize(tiny_model("mla"), seed=3), processor(), **kwargs)
 
 
-def embedding_for(key, of):
-    weight = cipher_for(key, patch_size=4).encrypt_weight(projection(of.model).weight)
+def embedding_for(key, of, patch_size=4):
+    weight = cipher_for(key, patch_size=patch_size).encrypt_weight(projection(of.model).weight)
     return embedding_to_bytes(weight, {"family": key.family, "version": key.version, "fingerprint": key.fingerprint})
 
 

@@ -10,6 +10,7 @@ from test_service import embedding_for, processor
 from tiny_setr import randomize, tiny_model
 
 from hf_privseg import SecretKey, SetrImageProcessor
+from hf_privseg.attacks.priors import photo_prior
 from hf_privseg.sample_photos import sample_photo
 from hf_privseg.service import SegmentationService
 
@@ -35,34 +36,47 @@ def correlation(a, b):
     return np.corrcoef(a.ravel(), b.ravel())[0, 1]
 
 
+@pytest.fixture(scope="module")
+def prior():
+    """Of other photographs than the victim."""
+    return photo_prior(4, exclude=("coffee",))
+
+
 @pytest.mark.parametrize("family", ["permutation", "signed_permutation", "orthogonal", "matrix"])
-def test_a_public_model_gives_the_photo_away_and_a_ciphertext_its_thumbnail(photo, family):
+def test_a_public_model_gives_the_photo_away_and_a_ciphertext_its_thumbnail(photo, prior, family):
     # more numbers an embedding than a block: nothing is lost, as far as the linear map goes
     service = SegmentationService(randomize(tiny_model(hidden_size=64)), processor())
     key = SecretKey.generate(family)
     session = service.register_embedding(embedding_for(key, service))["session"]
-    inverted, thumbnail = ServerView(service).views(processor().encrypt(photo, key).to_bytes(), session)
+    views = ServerView(service, prior).views(processor().encrypt(photo, key).to_bytes(), session)
+    inverted, *guessed, thumbnail = views
     plain = processor()(photo, return_tensors="pt").pixel_values[0].numpy()
     assert inverted.title == "With the public model"
     assert 10 * np.log10(4 / np.mean((inverted.image - plain) ** 2)) > 40
-    assert thumbnail.title == "From this ciphertext alone"
+    assert thumbnail.title == "The thumbnail, from this ciphertext alone"
     assert thumbnail.image.shape == plain.shape
-    # the picture is clipped, the order of the blocks is not; the matrix family distorts it somewhat
-    assert abs(correlation(blocks(thumbnail.image), blocks(plain))) > 0.8
+    # decoded blocks are clipped, and the matrix family distorts brightness somewhat
+    assert abs(correlation(blocks(thumbnail.image), blocks(plain))) > (0.7 if family == "matrix" else 0.9)
+    (guess,) = guessed
+    assert guess.title == "From this ciphertext alone"
+    # colours may be exchanged
+    found = abs(correlation(guess.image.mean(axis=0), plain.mean(axis=0)))
+    assert found > (0.8 if "permutation" in family else 0.6)
 
 
-def test_an_encrypted_model_leaves_the_ciphertext_alone(photo):
+def test_an_encrypted_model_leaves_the_ciphertext_alone(photo, prior):
     key = SecretKey.generate()
     service = SegmentationService(tiny_model().encrypt_model(key), processor())
-    views = ServerView(service).views(processor().encrypt(photo, key).to_bytes(), "")
-    assert [view.title for view in views] == ["From this ciphertext alone"]
+    guess, view = ServerView(service, prior).views(processor().encrypt(photo, key).to_bytes(), "")
+    assert guess.title == "From this ciphertext alone"
+    assert view.title == "The thumbnail, from this ciphertext alone"
 
 
 def test_padding_is_cut_off_and_pictures_are_png(photo):
     padding = SetrImageProcessor(patch_size=4, do_pad=True)
     key = SecretKey.generate()
     service = SegmentationService(tiny_model().encrypt_model(key), padding)
-    (view,) = ServerView(service).views(padding.encrypt(photo.crop((0, 0, 90, 61)), key).to_bytes(), "")
+    *_, view = ServerView(service).views(padding.encrypt(photo.crop((0, 0, 90, 61)), key).to_bytes(), "")
     assert view.image.shape == (3, 61, 90)
     answer = view.to_json()
     assert set(answer) == {"picture", "title", "note"}

@@ -1,21 +1,23 @@
 """From two sets of blocks that differ by an unknown rotation, one of them known in plain, to the rotation.
 
-Components are coordinates of a block of decreasing importance, (down, across, m) an image. Those of the ciphertexts are
-x_hat = x R^T with R orthogonal, and so are their moments: with H_k and C_k the covariance of blocks with their k-th
-neighbour, of ciphertexts and of the attacker's own photographs, H_k = R C_k R^T but for sampling and other scenes. Sought
-is the R that minimises sum_k |H_k - R C_k R^T|^2, or maximises sum_k <H_k R, R C_k>.
+Components are coordinates of a block of decreasing importance, (down, across, m) an image. Those of the ciphertexts
+are x_hat = x R^T with R orthogonal, and so are their moments: with H_k and C_k the covariance of blocks with their
+k-th neighbour, of ciphertexts and of the attacker's own photographs, H_k = R C_k R^T but for sampling and other
+scenes. Sought is the R that minimises sum_k |H_k - R C_k R^T|^2, or maximises sum_k <H_k R, R C_k>.
 
-- Start: both sets are rotated to the eigenvectors of one symmetric matrix, so that R is near a diagonal of signs s. The
-  agreement is then s^T W s, W = sum_k H_k * C_k entry by entry: signs of the leading eigenvector of W, then flips one by one
-  while they help (synchronisation over Z_2: Singer, "Angular synchronization by eigenvectors", 2011).
+- Start: both sets are rotated to the eigenvectors of one symmetric matrix, so that R is near a diagonal of signs s.
+  The agreement is then s^T W s, W = sum_k H_k * C_k entry by entry: signs of the leading eigenvector of W, then
+  flips one by one while they help (synchronisation over Z_2: Singer, "Angular synchronization by eigenvectors",
+  2011).
 - Refinement: R <- the orthogonal matrix nearest to sum_k H_k R C_k^T + H_k^T R C_k (orthogonal Procrustes:
   Schoenemann 1966; repeated so, the power method of Journee et al. 2010). It turns components of nearly equal
   eigenvalue, such as horizontal and vertical waves, into each other, where signs alone do not suffice.
 - Growth: the first four components are aligned first, then the first eight and so on; new ones take their signs from
-  their coupling with those that are settled. Diagonal neighbours and those two blocks away settle more than the
-  two nearest ones.
+  their coupling with those that are settled. Diagonal neighbours and those two blocks away settle more than the two
+  nearest ones.
 
-Moments of second order cannot tell R from -R, a photograph from its negative. Moments of third order can (`is_negative`).
+Moments of second order cannot tell R from -R, a photograph from its negative. Moments of third order can
+(`is_negative`).
 
 Cost: one singular value decomposition of (m, m) a step, some seconds in all for m = 64.
 """

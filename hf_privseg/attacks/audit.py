@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
 from .. import keys
+from ..checkpoints import default_checkpoint
 from ..client_embedding import ClientEmbedding
 from ..convert import convert_checkpoint
 from ..errors import EncryptionStateError
@@ -76,7 +77,7 @@ def audit(
     if budget not in COUNTS:
         raise ValueError(f"expected a budget among {', '.join(COUNTS)}, got {budget!r}")
     scene = _scene(model, images, processor, prior_images, public_base, budget)
-    trials = all_trials(scene, fresh_keys(families, model))
+    trials = all_trials(scene, fresh_keys(families, model), learned=budget == "full")
     bar = tqdm(trials, desc="audit", unit="attack", disable=not progress)
     findings = []
     for trial in bar:
@@ -107,13 +108,13 @@ def fresh_keys(families: Iterable[str], model: SetrForSemanticSegmentation) -> d
 
 
 def load_embedding(checkpoint: str | Path) -> np.ndarray:
-    """A SETR folder, or a checkpoint that `convert_checkpoint` reads -> E for pixels in [-1, 1], (L, D) float64.
+    """A SETR folder, "default", or what `convert_checkpoint` reads -> E for pixels in [-1, 1], (L, D) float64.
 
     Raises:
         OSError: there is no such checkpoint.
         ConversionError: it is none that is known.
     """
-    folder = Path(checkpoint)
+    folder = Path(default_checkpoint() if str(checkpoint) == "default" else checkpoint)
     is_setr = folder.is_dir() and PreTrainedConfig.get_config_dict(folder)[0].get("model_type") == "setr"
     model = SetrForSemanticSegmentation.from_pretrained(folder) if is_setr else convert_checkpoint(folder).model
     return embedding_matrix_of(model)

@@ -10,9 +10,10 @@ SHF moves the values of a block, NP turns some of them, FFX replaces some of the
 Ciphertexts are what networks get, in [-1, 1] (2 x' - 1 with x' in [0, 1]), as grids flattened (channel, row, column);
 the published code flattens (row, column, channel), and `row_column_channel` translates.
 
-Assumes: ciphertexts of one key; a prior for SHF (and for NP's last sign), none for FFX. Chosen-plaintext and
-ciphertext-only attacks of this kind: Chang and Wong, "Attacks on Image Encryption Schemes for Privacy-Preserving Deep
-Neural Networks" (2020). Cost: SHF as `permutation`, the others a second or less an image on one core.
+Assumes: ciphertexts of one key; a prior for SHF (and for NP's last sign), none for FFX. Earlier ciphertext-only
+attacks on such ciphers are compared by Sirichotedumrong and Kiya, "Visual Security Evaluation of Learnable Image
+Encryption Methods against Ciphertext-only Attacks", arXiv:2010.06198. Cost: SHF as `permutation`, the others about a
+second an image on one core.
 """
 
 from collections.abc import Sequence

@@ -90,6 +90,26 @@ def reconstruct(
     return LinearDecoder(matrix, known.mean - seen.mean @ matrix)
 
 
+def consensus(
+    decoders: Sequence[LinearDecoder], seen: tuple[np.ndarray, np.ndarray], known_mean: np.ndarray
+) -> LinearDecoder:
+    """Decoders of the same ciphertexts, each right in part and wrong in its own way -> their mean.
+
+    Args:
+        decoders: up to their signs, of which most are right.
+        seen: mean (M,) and covariance (M, M) of the ciphertexts' blocks.
+        known_mean: (L,), of plain blocks.
+    """
+    mean, covariance = seen
+    first, *others = (decoder.matrix for decoder in decoders)
+    total, votes, weighed = first, 1, covariance @ first
+    for matrix in others:
+        sign = -1 if np.sum(weighed * matrix) < 0 else 1
+        total, votes = total + sign * matrix, votes + sign
+    matrix = (-total if votes < 0 else total) / len(decoders)
+    return LinearDecoder(matrix, known_mean - mean @ matrix)
+
+
 def _moments(components: Components, grids: Sequence[np.ndarray], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
     """Covariance and neighbours' covariances of components, (1 + K, m, m)."""
     covariance = components.axes.T @ components.covariance @ components.axes

@@ -6,11 +6,11 @@ Given pairs (A_k, C_k) of (L, L) matrices, find the order l that maximises
 
 A_k are moments of ciphertexts and C_k those of the attacker's own photographs. `match` relaxes P to doubly stochastic
 matrices and walks by Frank and Wolfe's method from the barycentre, each step a linear assignment: the FAQ algorithm
-(Vogelstein et al., "Fast Approximate Quadratic Programming for Graph Matching", PLOS ONE 10(4), 2015), here for several
-pairs at once, symmetric or not. `improve` takes the best exchange of two pixels as long as one helps (2-opt).
+(Vogelstein et al., "Fast Approximate Quadratic Programming for Graph Matching", PLOS ONE 10(4), 2015), here for
+several pairs at once, symmetric or not. `improve` takes the best exchange of two pixels as long as one helps (2-opt).
 
-Cost: a step of `match` is one product of (L, L) matrices a symmetric pair, two for any other, and an assignment, O(L^3);
-an exchange is O(L^2). L = 768, three pairs: about 0.3 s a step on one core, 20 to 60 steps.
+Cost: a step of `match` is one product of (L, L) matrices a symmetric pair, two for any other, and an assignment,
+O(L^3); an exchange is O(L^2). L = 768, three pairs: about 0.3 s a step on one core, 2 to 20 steps.
 """
 
 from collections.abc import Callable, Sequence

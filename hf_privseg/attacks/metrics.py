@@ -9,12 +9,13 @@ from skimage.metrics import structural_similarity
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 HIGH_PASS_SIGMA_IN_PIXELS = 3.0
+MAX_PSNR_IN_DB = 100.0
 
 
 def psnr(estimate: np.ndarray, truth: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB, for a range of 2; infinite for equal images."""
+    """Peak signal-to-noise ratio in dB, for a range of 2; at most 100, which stands for equal images."""
     error = float(np.mean((np.asarray(estimate, np.float64) - truth) ** 2))
-    return float("inf") if error == 0 else 10 * float(np.log10(4 / error))
+    return 10 * float(np.log10(4 / max(error, 4 * 10 ** (-MAX_PSNR_IN_DB / 10))))
 
 
 def ssim(estimate: np.ndarray, truth: np.ndarray) -> float:

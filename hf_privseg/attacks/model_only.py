@@ -4,28 +4,34 @@ E_hat = E_enc E has a row a pixel: the weights with which it enters the D featur
 those of E in another order, and neighbouring pixels, most of all the colours of one pixel, have similar rows. For the
 orthogonal family E_hat shows E_hat^T E_hat = E^T E, and every rotation of it is equally likely: nothing to attack.
 
-1. signs (signed family): along the maximum spanning tree of |cosine|, whose edges join the surest pairs;
-2. colours and neighbours of a pixel: the most similar rows;
-3. order: cosines of the rows matched with a kernel that falls with distance (`matching`). A kernel has the symmetries
-   of a square and of the colours, so the order is one of eight (`orientations`), and colours are in any order.
+Distances along the graph of the 12 strongest |cosines| of each row are laid out in the plane by multidimensional
+scaling (Tenenbaum, de Silva and Langford, "A global geometric framework for nonlinear dimensionality reduction",
+Science 290, 2000: Isomap), turned by several angles and put on the grid of pixels; the layout is taken in which near
+pixels have similar rows. Signs do not disturb this, and are not recovered: one ciphertext gives them (`permutation`).
 
-Assumes: a trained patch embedding; no photograph, no other model. Cost: a second or two for 16 x 16 x 3 on one core.
-Source: the smoothness of learned patch embeddings is shown in Dosovitskiy et al., "An Image is Worth 16x16 Words",
-ICLR 2021, figure 7; matching by FAQ as in `matching`.
+Distances have the symmetries of a square and of the colours, so that the order is one of eight (`orientations`), and
+colours come out in any order. Assumes a trained patch embedding (Dosovitskiy et al., "An Image is Worth 16x16 Words",
+ICLR 2021, figure 7, show how smooth they are); no photograph, no other model.
+
+Cost: some assignments of L pixels to L places, seconds for 16 x 16 x 3 on one core.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse.csgraph import shortest_path
 
 from .blocks import LinearDecoder
-from .matching import match
+from .matching import matching_value
 from .priors import synthetic_prior
 
-_REACH_IN_PIXELS = 5.0
-_COLOUR_CORRELATION = 0.9
+_REACH_IN_PIXELS = 1.3  # cosines fall to a half at a distance of one pixel in trained embeddings
+_COLOUR_CORRELATION = 0.7
+_NUM_NEIGHBOURS = 12
+_NUM_ANGLES = 6
+_RANK_FOR_COLOURS = 20
 
 
 @dataclass(frozen=True)
@@ -34,16 +40,12 @@ class ModelOnlyEstimate(LinearDecoder):
 
     Attributes:
         order: (L,) int64, row i of E_hat is that of pixel order[i] (channel, row, column).
-        signs: (L,) float64 of +1 and -1, up to one sign; all +1 for a family without signs.
     """
 
     order: np.ndarray
-    signs: np.ndarray
 
 
-def recover_from_model(
-    weight: np.ndarray, *, patch_size: int, num_channels: int = 3, signed: bool = False
-) -> ModelOnlyEstimate:
+def recover_from_model(weight: np.ndarray, *, patch_size: int, num_channels: int = 3) -> ModelOnlyEstimate:
     """(hidden_size, L) encrypted weight E_hat^T, flattened (channel, row, column) -> the estimated key.
 
     Raises:
@@ -52,16 +54,18 @@ def recover_from_model(
     length = num_channels * patch_size**2
     if weight.ndim != 2 or weight.shape[1] != length:
         raise ValueError(f"expected a weight (hidden_size, {length}), got {weight.shape}; reshape it to (D, -1)")
-    signs = signs_along_tree(weight) if signed else np.ones(length)
-    model = synthetic_prior(
+    kernel = synthetic_prior(
         patch_size,
         num_channels=num_channels,
         reach_in_pixels=_REACH_IN_PIXELS,
         colour_correlation=_COLOUR_CORRELATION,
     ).statistics.covariance
-    cosines = row_cosines(weight * signs)
-    order = match([(cosines, model / model[0, 0])])
-    return _estimate(order, signs)
+    kernel = kernel / kernel[0, 0]
+    cosines = row_cosines(weight)
+    pairs = [(np.abs(cosines), kernel)]
+    layouts = _layouts(pairs[0][0], patch_size, num_channels)
+    order = max(layouts, key=lambda layout: matching_value(pairs, layout))
+    return _estimate(order)
 
 
 def row_cosines(weight: np.ndarray) -> np.ndarray:
@@ -72,21 +76,33 @@ def row_cosines(weight: np.ndarray) -> np.ndarray:
 
 
 def most_similar(weight: np.ndarray, count: int) -> np.ndarray:
-    """(hidden_size, L) weight, signed or not -> (L, count) int64: the pixels whose rows resemble each one's most."""
-    likeness = np.abs(row_cosines(weight))
+    """(hidden_size, L) weight, signed or not -> (L, count) int64: the pixels whose rows resemble each one's most.
+
+    The leading 20 singular directions of the weight alone are compared: they tell pixels apart, not colours.
+    """
+    _, values, directions = np.linalg.svd(np.asarray(weight, np.float64), full_matrices=False)
+    likeness = np.abs(row_cosines((values[:, None] * directions)[:_RANK_FOR_COLOURS]))
     np.fill_diagonal(likeness, -1.0)
     return np.argsort(-likeness, axis=1, kind="stable")[:, :count]
 
 
-def signs_along_tree(weight: np.ndarray) -> np.ndarray:
-    """(hidden_size, L) weight under a signed permutation -> (L,) float64 of +1 and -1, up to one sign."""
-    cosines = row_cosines(weight)
-    tree = minimum_spanning_tree(1.0 + 1e-9 - np.abs(cosines))  # an entry of 0 would be no edge
-    nodes, parents = breadth_first_order(tree, 0, directed=False)
-    signs = np.ones(len(cosines))
-    for node in nodes[1:]:
-        signs[node] = signs[parents[node]] * (1.0 if cosines[node, parents[node]] >= 0 else -1.0)
-    return signs
+def _layouts(likeness: np.ndarray, patch_size: int, num_channels: int) -> Iterator[np.ndarray]:
+    """(L, L) |cosines| -> orders (L,) that put the pixels on the grid, one for each angle tried."""
+    least = np.sort(likeness, axis=1)[:, -min(_NUM_NEIGHBOURS, len(likeness) - 1) - 1]
+    lengths = np.where(likeness >= least[:, None], 1.1 - np.minimum(likeness, 1.0), 0.0)
+    steps = shortest_path(lengths, directed=False)
+    finite = np.isfinite(steps)
+    squares = np.where(finite, steps, steps[finite].max()) ** 2
+    inner = -0.5 * (squares - squares.mean(0) - squares.mean(1)[:, None] + squares.mean())
+    plane = np.linalg.eigh(inner)[1][:, -2:]
+    side = np.linspace(-1, 1, patch_size)
+    grid = np.stack([axis.reshape(-1) for axis in np.meshgrid(side, side, indexing="ij")], axis=1)
+    places = np.tile(grid, (num_channels, 1))
+    plane = plane / plane.std(axis=0) * places.std(axis=0)
+    for angle in np.arange(_NUM_ANGLES) * np.pi / 2 / _NUM_ANGLES:
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        distance = ((plane @ turn)[:, None] - places) ** 2
+        yield np.asarray(linear_sum_assignment(distance.sum(axis=2))[1], dtype=np.int64)
 
 
 def orientations(estimate: ModelOnlyEstimate, *, patch_size: int) -> Iterator[ModelOnlyEstimate]:
@@ -95,10 +111,8 @@ def orientations(estimate: ModelOnlyEstimate, *, patch_size: int) -> Iterator[Mo
     block = np.arange(len(estimate.order)).reshape(num_channels, patch_size, patch_size)
     for turned in (block, block.transpose(0, 2, 1)):
         for mirrored in (turned, turned[:, ::-1], turned[:, :, ::-1], turned[:, ::-1, ::-1]):
-            yield _estimate(mirrored.reshape(-1)[estimate.order], estimate.signs)
+            yield _estimate(mirrored.reshape(-1)[estimate.order])
 
 
-def _estimate(order: np.ndarray, signs: np.ndarray) -> ModelOnlyEstimate:
-    matrix = np.zeros((len(order), len(order)))
-    matrix[np.arange(len(order)), order] = signs
-    return ModelOnlyEstimate(matrix, np.zeros(len(order)), order, signs)
+def _estimate(order: np.ndarray) -> ModelOnlyEstimate:
+    return ModelOnlyEstimate(np.eye(len(order))[order], np.zeros(len(order)), order)

@@ -30,6 +30,7 @@ from .statistics import BlockStatistics, block_statistics
 
 _MEAN_BINS, _CONTRAST_BINS = 32, 12
 _COLOUR_CORRELATION = 0.95
+_CLEAR_LIGHT = 0.1
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def recover_permutation(
 def recover_signs(ciphertexts: Sequence[np.ndarray], prior: ImagePrior) -> np.ndarray:
     """Grids (down, across, L) encrypted with one key -> (L,) float64 of +1 and -1, in the ciphertext's order.
 
-    All up to one sign from the correlations; that one from the prior's photographs (see `brightness_evidence`).
+    All up to one sign from the correlations; that one as `brightness_evidence` says.
     """
     rows = as_rows(ciphertexts)
     covariance = np.cov(rows, rowvar=False)
@@ -107,20 +108,23 @@ def recover_signs(ciphertexts: Sequence[np.ndarray], prior: ImagePrior) -> np.nd
 def brightness_evidence(grids: Sequence[np.ndarray], prior: ImagePrior) -> float:
     """Grids (down, across, L) whose pixels may be in any order -> the evidence for them against their negatives.
 
-    With photographs: the log-likelihood ratio of each block's mean and contrast, which no order of pixels changes
-    (bright skies are flat, shadows are not black). Without: light comes from above. The sign is what counts.
+    Light comes from above: the correlation of the blocks' brightness with their height, over all grids, if it is
+    clear (.1 and more). Else, with a prior that holds photographs, the log-likelihood ratio of each block's mean and
+    contrast, which no order of pixels changes (bright skies are flat, shadows are not black). The sign is what counts.
     """
-    if not prior.grids:
-        return float(sum(_light_from_above(grid) for grid in grids))
+    light = float(np.mean([_light_from_above(grid) for grid in grids]))
+    if abs(light) >= _CLEAR_LIGHT or not prior.grids:
+        return light
     counts = _mean_and_contrast_counts(prior.grids) + 0.5
     ratio = np.log(counts) - np.log(counts[::-1])
     return float((_mean_and_contrast_counts(grids) * ratio).sum())
 
 
 def _light_from_above(grid: np.ndarray) -> float:
-    brightness = grid.mean(axis=2)
-    height = np.linspace(1, -1, len(grid))[:, None]
-    return float(((brightness - brightness.mean()) * height).sum())
+    """The correlation of the blocks' brightness with their height in the image, -1 to 1."""
+    brightness = grid.mean(axis=2) - grid.mean()
+    height = np.broadcast_to(np.linspace(1, -1, len(grid))[:, None], brightness.shape)
+    return float((brightness * height).sum() / (np.linalg.norm(brightness) * np.linalg.norm(height) + 1e-12))
 
 
 def _mean_and_contrast_counts(grids: Sequence[np.ndarray]) -> np.ndarray:
@@ -155,8 +159,8 @@ def _without_colours(statistics: BlockStatistics, num_channels: int = 3) -> Bloc
     def blind(moment: np.ndarray) -> np.ndarray:
         return np.kron(colours, moment.reshape(num_channels, size, num_channels, size).mean(axis=(0, 2)))
 
-    moments = (statistics.covariance, statistics.right, statistics.below)
-    return BlockStatistics(statistics.mean, *(blind(moment) for moment in moments), statistics.num_blocks)
+    covariance, right, below = map(blind, (statistics.covariance, statistics.right, statistics.below))
+    return BlockStatistics(statistics.mean, covariance, right, below, statistics.num_blocks)
 
 
 def _fit(pairs: Sequence[Pair], order: np.ndarray) -> float:

@@ -21,6 +21,15 @@ r = ||E - E0|| / ||E|| is the drift. E_hat is in the attacker's hands, for the p
   unknown: E0 is replaced by the nearest matrix with that product (Schoenemann 1966).
 
 Cost: a few solutions of D equations, about a second for L = 768.
+
+Measured on CamVid frames, embedded checkpoint (L = 768, D = 384), prior of train frames, mean PSNR in dB:
+
+    drift                                   0      1 %    3 %    10 %   30 %   50 %   100 %
+    960 x 720, as its processor makes them  61.0
+    480 x 352, invert_embedding             37.9   34.0   32.5   24.5   13.6   11.5   10.6
+    480 x 352, invert_drifted_embedding            31.5   31.1   29.3   24.1   20.4   18.5     z of 16 frames
+
+At 480 x 352 the best 384 directions of all would give 48.6 dB. A permutation key is found exactly at a drift of 200 %.
 """
 
 import numpy as np

@@ -144,7 +144,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    is_number = text.replace(".", "").replace("-", "").replace("%", "").replace("inf", "0").isdigit()
+    is_number = text.replace(".", "").replace("-", "").replace("%", "").isdigit()
     return f'<td class="number">{escape(text)}</td>' if is_number else f"<td>{escape(text)}</td>"
 
 

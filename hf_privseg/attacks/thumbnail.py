@@ -1,12 +1,13 @@
 """One ciphertext alone, any orthogonal key: the grey thumbnail, from the first principal component of its blocks.
 
-Pixels of a block rise and fall together, so that the direction in which blocks vary most is their brightness. A rotation
-turns the direction and leaves what lies along it: the first principal component (Hotelling, "Analysis of a complex of
-statistical variables into principal components", 1933) of the encrypted blocks is that of the plain ones, the brightness
-of each block. No other image is needed, and an invertible key that is not orthogonal blurs it only a little.
+Pixels of a block rise and fall together, so that the direction in which blocks vary most is their brightness. A
+rotation turns the direction and leaves what lies along it: the first principal component (Hotelling, "Analysis of a
+complex of statistical variables into principal components", 1933) of the encrypted blocks is that of the plain ones,
+the brightness of each block. No other image is needed, and an invertible key that is not orthogonal blurs it only a
+little.
 
-Its sign and scale are those of the prior: a key may turn black into white. Of the two signs the one is taken under which
-the brightness of all blocks, in order of size, is nearer to that of the prior's blocks.
+Its sign and scale are those of the prior: a key may turn black into white. Of the two signs the one is taken under
+which the brightness of all blocks, in order of size, is nearer to that of the prior's blocks.
 
 Cost: the covariance of one image's blocks and its first eigenvector, below a second for L = 768.
 """
@@ -24,10 +25,10 @@ _QUANTILES = np.linspace(0.02, 0.98, 25)
 
 
 def reconstruct_thumbnail(ciphertexts: Sequence[np.ndarray], prior: ImagePrior) -> LinearDecoder:
-    """Encrypted grids (down, across, M) of one key, one is enough, and an image prior -> decoder to blocks of one grey.
+    """Encrypted grids (down, across, M) of one key and an image prior -> decoder to blocks of one grey.
 
     Args:
-        ciphertexts: of an orthogonal key; of another one, or z of an unknown embedding, the thumbnail is blurred.
+        ciphertexts: one is enough; of a key that is not orthogonal, or z of an unknown embedding, less exact.
         prior: gives sign and scale; without grids, the sign under which the image is brighter at the top.
 
     Raises:

@@ -5,7 +5,8 @@ plain, to images of the attacker's choice, to public weights; see `findings.ATTA
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,16 +17,32 @@ from .blocks import as_rows, to_grid, to_image
 from .canonical import reconstruct_canonical
 from .chosen_plaintext import probe_matrix, probe_permutation
 from .known_plaintext import fit_rotation, match_traces, regress
+from .learned_inversion import train_inverter
 from .metrics import grey, key_recovery, thumbnail
 from .model_only import orientations, recover_from_model
 from .orthogonal import reconstruct_orthogonal
 from .permutation import recover_permutation
 from .priors import ImagePrior
-from .public_base import invert_embedding, recover_permutation_from_weight, relative_drift
+from .public_base import (
+    invert_drifted_embedding,
+    invert_embedding,
+    recover_permutation_from_weight,
+    relative_drift,
+)
 from .scene import Outcome, Scene, Trial
+from .statistics import block_statistics
 from .thumbnail import reconstruct_thumbnail
 
 PERMUTATIONS = ("permutation", "signed_permutation")
+
+# What is tried on the uploads alone; `matrix` is near enough to a rotation for the attack on rotations.
+CIPHERTEXT_ATTACKS = {
+    "permutation": ("matching",),
+    "signed_permutation": ("matching",),
+    "orthogonal": ("alignment",),
+    "matrix": ("alignment", "canonical correlations"),
+    "embedding": ("canonical correlations",),
+}
 
 
 class Decoder(Protocol):
@@ -88,13 +105,16 @@ class Target:
         return torch.from_numpy(to_image(row[None, None], self._scene.patch_size))
 
 
-def all_trials(scene: Scene, secret_keys: Mapping[str, Any]) -> list[Trial]:
-    """A scene and {family: fresh key} -> every trial, baselines first."""
+def all_trials(scene: Scene, secret_keys: Mapping[str, Any], *, learned: bool = False) -> list[Trial]:
+    """A scene and {family: fresh key} -> every trial, baselines first; `learned` adds networks, which take minutes."""
     trials = list(_baselines(scene))
     for secret_key in secret_keys.values():
         target = Target(scene, secret_key)
         trials += [*_ciphertext_trials(scene, target), *_key_trials(scene, target), *_plaintext_trials(scene, target)]
-    return [*trials, *_server_trials(scene), *_public_base_trials(scene)]
+    trials += _server_trials(scene)
+    if scene.public_base is not None:
+        trials += public_base_trials(scene, scene.public_base, "public base", learned=learned)
+    return trials
 
 
 def _baselines(scene: Scene) -> Iterator[Trial]:
@@ -133,30 +153,33 @@ def _ciphertext_trials(scene: Scene, target: Target) -> Iterator[Trial]:
         prior=scene.priors[-1].name,
         run=first_component,
     )
-    for prior in scene.priors:
-        for count in scene.counts:
-            yield _ciphertext_trial(scene, target, prior, count)
+    for attack in CIPHERTEXT_ATTACKS[target.family]:
+        for prior in scene.priors:
+            for count in scene.counts:
+                yield _ciphertext_trial(scene, target, attack, prior, count)
 
 
-def _ciphertext_trial(scene: Scene, target: Target, prior: ImagePrior, count: int) -> Trial:
-    def by_matching() -> Outcome:
-        key = recover_permutation(target.ciphertexts[:count], prior, signed=target.is_signed)
+def _ciphertext_trial(scene: Scene, target: Target, attack: str, prior: ImagePrior, count: int) -> Trial:
+    seen = target.ciphertexts[:count]
+
+    def matching() -> Outcome:
+        key = recover_permutation(seen, prior, signed=target.is_signed)
         return _permutation_outcome(scene, target, key, count)
 
-    def by_alignment() -> Outcome:
-        return Outcome(estimates=_decoded(scene, reconstruct_orthogonal(seen, prior), target.ciphertexts, count))
+    def alignment() -> Outcome:
+        return Outcome(estimates=_decoded(scene, reconstruct_orthogonal(seen, prior), seen, count))
 
-    def by_neighbours() -> Outcome:
-        return Outcome(estimates=_decoded(scene, reconstruct_canonical(seen, prior), target.ciphertexts, count))
+    def canonical_correlations() -> Outcome:
+        return Outcome(estimates=_decoded(scene, reconstruct_canonical(seen, prior), seen, count))
 
-    seen = target.ciphertexts[:count]
-    name, run = {
-        "permutation": ("matching", by_matching),
-        "signed_permutation": ("matching", by_matching),
-        "orthogonal": ("alignment", by_alignment),
-    }.get(target.family, ("canonical correlations", by_neighbours))
+    attacks = {"matching": matching, "alignment": alignment, "canonical correlations": canonical_correlations}
     return Trial(
-        attack=name, attacker="ciphertexts", family=target.family, num_images=count, prior=prior.name, run=run
+        attack=attack,
+        attacker="ciphertexts",
+        family=target.family,
+        num_images=count,
+        prior=prior.name,
+        run=attacks[attack],
     )
 
 
@@ -166,10 +189,8 @@ def _key_trials(scene: Scene, target: Target) -> Iterator[Trial]:
         return
 
     def from_model_alone() -> Outcome:
-        weight = target.embedding.T
-        estimate = recover_from_model(
-            weight, patch_size=scene.patch_size, num_channels=len(scene.images[0]), signed=target.is_signed
-        )
+        num_channels = len(scene.images[0])
+        estimate = recover_from_model(target.embedding.T, patch_size=scene.patch_size, num_channels=num_channels)
         turned = orientations(estimate, patch_size=scene.patch_size)  # a look at one ciphertext tells which it is
         compared = [_compared(scene, target, each.order) for each in turned]
         return Outcome(metrics=max(compared, key=lambda found: found["within_one"]), note="the best orientation of 8")
@@ -234,22 +255,53 @@ def _server_trials(scene: Scene) -> Iterator[Trial]:
             )
 
 
-def _public_base_trials(scene: Scene) -> Iterator[Trial]:
-    """z inverted with the public weights, whatever the family."""
-    base = scene.public_base
-    if base is None:
-        return
-    for prior in scene.priors:
+def public_base_trials(scene: Scene, base: np.ndarray, name: str, *, learned: bool) -> Iterator[Trial]:
+    """z inverted with weights near the model's, (L, hidden_size), whatever the family.
 
-        def run(prior: ImagePrior = prior) -> Outcome:
-            decoder = invert_embedding(base, prior.statistics, drift=relative_drift(scene.embedding, base))
-            return Outcome(estimates=_decoded(scene, decoder, scene.embedded, scene.num_scored))
+    Args:
+        scene: what is attacked; the drift of `base` from its embedding is taken as known, for a guess costs little.
+        base: the public weights.
+        name: what the attacks are called after.
+        learned: whether to train a network as well.
+    """
+    drift = relative_drift(scene.embedding, base)
+    best = scene.priors[-1]
 
+    def wiener(prior: ImagePrior) -> Outcome:
+        return decoded(invert_embedding(base, prior.statistics, drift=drift))
+
+    def calibrated() -> Outcome:
+        moments = block_statistics(scene.embedded)
+        return decoded(invert_drifted_embedding(base, best.statistics, moments, drift=drift))
+
+    def trained() -> Outcome:
+        linear = invert_embedding(base, best.statistics, drift=drift)
+        spread = drift * np.linalg.norm(base) / base.size**0.5
+
+        def observe(grid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+            drifted = base + spread * rng.standard_normal(base.shape) if drift else base
+            return grid @ drifted
+
+        inverter = train_inverter(best.grids, observe, linear)
+        told = f"on images held out {inverter.learned_psnr:.1f} dB, the linear one {inverter.linear_psnr:.1f}"
+        return replace(decoded(inverter), note=told if inverter.succeeded else f"fails to beat the linear one: {told}")
+
+    def decoded(decoder: Decoder) -> Outcome:
+        return Outcome(estimates=_decoded(scene, decoder, scene.embedded, scene.num_scored))
+
+    attacks: list[tuple[str, ImagePrior, int, Callable[[], Outcome]]] = [
+        ("Wiener inversion", prior, 1, partial(wiener, prior)) for prior in scene.priors
+    ]
+    if drift:
+        attacks.append(("calibrated inversion", best, len(scene.images), calibrated))
+    if learned and best.grids:
+        attacks.append(("learned inversion", best, 1, trained))
+    for attack, prior, count, run in attacks:
         yield Trial(
-            attack="Wiener inversion of z",
+            attack=f"{attack}, {name}",
             attacker="public base",
             family="any",
-            num_images=1,
+            num_images=count,
             prior=prior.name,
             run=run,
         )

@@ -14,12 +14,34 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..attacks.blocks import to_grid, to_image
+from ..attacks.blocks import LinearDecoder, to_grid, to_image
+from ..attacks.orthogonal import reconstruct_orthogonal
+from ..attacks.permutation import recover_permutation
 from ..attacks.priors import PHOTOS, ImagePrior, image_prior, synthetic_prior
 from ..attacks.public_base import embedding_matrix, invert_ciphertexts
+from ..attacks.thumbnail import reconstruct_thumbnail
 from ..encrypted_image import EncryptedImage
 from ..modeling_setr import SetrForSemanticSegmentation
 from .engine import SegmentationService
+
+_PUBLIC = (
+    "The service computes the plain patch embedding of each block, whatever the key. The public model tells how to "
+    "invert it; what is lost in it comes from the statistics of other photographs. Hence a deployment needs a patch "
+    "embedding that nobody else has."
+)
+_PERMUTATION = (
+    "The order of the pixels, guessed from how alike neighbouring pixels are in other photographs. Colours may be "
+    "exchanged, and black and white too. More ciphertexts of the same key make it exact."
+)
+_ALIGNMENT = (
+    "The leading principal components of the encrypted blocks, turned to fit those of other photographs. Black and "
+    "white may be exchanged. More ciphertexts of the same key show far more: sixteen, and photographs of similar "
+    "scenes, give most of what is in the picture."
+)
+_THUMBNAIL = (
+    "The brightness of each block, from the first principal component of the encrypted blocks; black and white may be "
+    "exchanged. No family hides it, and no private model. More ciphertexts of the same key show more."
+)
 
 
 @dataclass(frozen=True)
@@ -39,10 +61,16 @@ class View:
 
 
 class ServerView:
-    """The attacks that a service can run on what its clients send it."""
+    """The attacks that a service can run on what a client sends it.
 
-    def __init__(self, service: SegmentationService) -> None:
+    Args:
+        service: whose sessions and model they are.
+        prior: what the attacker knows of images; by default of sample photographs, prepared as clients prepare theirs.
+    """
+
+    def __init__(self, service: SegmentationService, prior: ImagePrior | None = None) -> None:
         self._service = service
+        self._given_prior = prior
 
     def views(self, data: bytes, session: str) -> list[View]:
         """A container file and its session, as `SegmentationService.segment` takes them -> reconstructions.
@@ -51,62 +79,40 @@ class ServerView:
             As `SegmentationService.segment`.
         """
         image, model = self._service.opened(data, session)
-        pixels = next(iter(self._service.processor(image, return_tensors="pt").pixel_values)).numpy()
+        pixels = self._service.processor(image, return_tensors="pt").pixel_values[0].numpy()
+        grid = to_grid(pixels, image.patch_size)
         height, width = image.valid_region
-        views = [*self._with_the_public_model(pixels, image, model), *_from_the_ciphertext(pixels, image)]
-        return [View(view.image[:, :height, :width], view.title, view.note) for view in views]
+        return [
+            View(to_image(decoder.decode(grid), image.patch_size)[:, :height, :width], title, note)
+            for decoder, title, note in self._attacks(grid, image, model)
+        ]
 
-    def _with_the_public_model(
-        self, pixels: np.ndarray, image: EncryptedImage, model: SetrForSemanticSegmentation
-    ) -> Iterator[View]:
-        if not self._service.is_public:
-            return
-        encrypted, base = (_embedding(each) for each in (model, self._service.model))
-        decoder = invert_ciphertexts(encrypted, base, self._prior.statistics)
-        yield View(
-            to_image(decoder.decode(to_grid(pixels, image.patch_size)), image.patch_size),
-            "With the public model",
-            "The service computes the plain patch embeddings, whatever the key, and the public model tells how to "
-            f"invert them. What it cannot tell comes from the statistics of {self._prior.name} images. This is why a "
-            "deployment needs a patch embedding that nobody else has.",
-        )
+    def _attacks(
+        self, grid: np.ndarray, image: EncryptedImage, model: SetrForSemanticSegmentation
+    ) -> Iterator[tuple[LinearDecoder, str, str]]:
+        """Each attack's decoder, its title and what it rests on."""
+        if self._service.is_public:
+            encrypted, base = (_embedding(each) for each in (model, self._service.model))
+            yield invert_ciphertexts(encrypted, base, self._prior.statistics), "With the public model", _PUBLIC
+        if image.family in ("permutation", "signed_permutation"):
+            signed = image.family == "signed_permutation"
+            yield recover_permutation([grid], self._prior, signed=signed), "From this ciphertext alone", _PERMUTATION
+        if image.family in ("orthogonal", "matrix"):
+            yield reconstruct_orthogonal([grid], self._prior), "From this ciphertext alone", _ALIGNMENT
+        yield reconstruct_thumbnail([grid], self._prior), "The thumbnail, from this ciphertext alone", _THUMBNAIL
 
     @cached_property
     def _prior(self) -> ImagePrior:
         """Statistics of sample photographs, prepared as clients prepare theirs; of none where none is installed."""
+        if self._given_prior is not None:
+            return self._given_prior
         processor = self._service.processor
         try:
             photos = [Image.fromarray(load()) for load in PHOTOS.values()]
         except ImportError:
             return synthetic_prior(processor.patch_size)
         images = [processor(photo, return_tensors="pt").pixel_values[0].numpy() for photo in photos]
-        return image_prior(images, processor.patch_size, name="other")
-
-
-def _from_the_ciphertext(pixels: np.ndarray, image: EncryptedImage) -> Iterator[View]:
-    """What needs neither a model nor other images."""
-    scores = _first_component(to_grid(pixels, image.patch_size))
-    levels = np.clip((scores - np.median(scores)) / (2 * scores.std() or 1.0), -1, 1)
-    enlarged = np.kron(levels, np.ones((image.patch_size, image.patch_size)))
-    yield View(
-        np.broadcast_to(enlarged, (3, *enlarged.shape)),
-        "From this ciphertext alone",
-        "The first principal component of the encrypted blocks: the brightness of each block, up to its sign, that is "
-        "a thumbnail. No key of any family hides it.",
-    )
-
-
-def _first_component(grid: np.ndarray) -> np.ndarray:
-    """(down, across, L) -> (down, across), each block's first principal component; its sign is a guess.
-
-    One known fact decides it: photographs are brighter above than below more often than not.
-    """
-    rows = grid.reshape(-1, grid.shape[-1])
-    centred = rows - rows.mean(axis=0)
-    direction = np.linalg.eigh(centred.T @ centred)[1][:, -1]
-    scores = (centred @ direction).reshape(grid.shape[:2])
-    half = max(len(scores) // 2, 1)
-    return scores if scores[:half].mean() >= scores[-half:].mean() else -scores
+        return image_prior(images, processor.patch_size, name="photos")
 
 
 def _embedding(model: SetrForSemanticSegmentation) -> np.ndarray:

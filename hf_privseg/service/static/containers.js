@@ -40,7 +40,7 @@ export function embeddingFromFile(file) {
   return { weight: new Float32Array(file.slice(begin, end).buffer), shape: weight.shape };
 }
 
-// (3, height, width) encrypted pixels -> RGBA that shows people what can be seen in them, as EncryptedImage.to_picture.
+// (3, height, width) encrypted pixels -> RGBA that shows people what can be seen in them, as to_picture in Python.
 export function pictureOf(pixels, height, width) {
   const count = height * width;
   const rgba = new Uint8ClampedArray(4 * count).fill(255);
@@ -96,7 +96,8 @@ async function pngBytes(planes, height, width, header) {
   view.setUint32(0, width);
   view.setUint32(4, height);
   size.set([8, 2, 0, 0, 0], 8); // 8 bits, RGB
-  const rows = new Uint8Array(height * (3 * width + 1)); // each row after a filter byte of 0: random pixels gain nothing
+  // each row after a filter byte of 0: pixels that look random gain nothing from another filter
+  const rows = new Uint8Array(height * (3 * width + 1));
   for (let y = 0, to = 0; y < height; y++) {
     to++;
     for (let x = 0; x < width; x++) {

@@ -49,7 +49,8 @@ async function useKey(makeKey) {
       `but this is the key ${facts.fingerprint} (${facts.family}); load the key of the model`);
   }
   if (state.session) service.endSession(state.session.token);
-  Object.assign(state, { facts, map: null, session: theirs === null ? await register(["mine"], "mine") : { token: "" } });
+  const session = theirs === null ? await register(["mine"], "mine") : { token: "" };
+  Object.assign(state, { facts, map: null, session });
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
   find("key-facts").textContent = `${facts.family}, fingerprint ${facts.fingerprint}`;
   find("save-key").disabled = false;
@@ -66,7 +67,9 @@ async function register(names, claimed) {
 async function ensureSession() {
   if (state.session === null) {
     await learnService();
-    if (state.info.encryption !== null) throw new Error("load the key file of the model first, at the top of the page");
+    if (state.info.encryption !== null) {
+      throw new Error("load the key file of the model first, at the top of the page");
+    }
     await useKey(() => owner("newKey", "mine", find("family").value));
   } else if (performance.now() > state.session.endsAt) {
     state.session = await register(["mine"], "mine");
@@ -212,6 +215,10 @@ async function run(element, action, ...args) {
     report("One thing at a time: the last one is not finished yet.", "error");
     return;
   }
+  if (!isSecureContext) {
+    report("Browsers offer their cryptography over https or on localhost alone. Open this page that way.", "error");
+    return;
+  }
   busy = true;
   report("Working ...", "busy");
   try {
@@ -219,7 +226,8 @@ async function run(element, action, ...args) {
   } catch (error) {
     const isOver = state.session !== null && error.message.includes("session is unknown or over");
     if (isOver) state.session.endsAt = 0;
-    report(isOver ? "The session was over. Press again: the page starts a new one with the same key." : error.message, "error");
+    const over = "The session was over. Press again: the page starts a new one with the same key.";
+    report(isOver ? over : error.message, "error");
   } finally {
     busy = false;
   }

@@ -6,7 +6,7 @@ export class Service {
     const { event_id: id } = await (await this.#post(`call/${name}`, JSON.stringify({ data }), {
       "Content-Type": "application/json",
     })).json();
-    const events = await (await fetch(`gradio_api/call/${name}/${id}`)).text();
+    const events = await (await reached(`gradio_api/call/${name}/${id}`)).text();
     const last = [...events.matchAll(/^event: (complete|error)\ndata: (.*)$/gm)].pop();
     if (!last) throw new Error("the service ended its answer early; try again");
     const answer = JSON.parse(last[2]);
@@ -26,7 +26,7 @@ export class Service {
 
   // A file among the answers of an endpoint -> Response.
   async download(file) {
-    const response = await fetch(`gradio_api/file=${file.path}`);
+    const response = await reached(`gradio_api/file=${file.path}`);
     if (!response.ok) throw new Error(`the service no longer has its answer (${response.status}); try again`);
     return response;
   }
@@ -38,9 +38,18 @@ export class Service {
   }
 
   async #post(path, body, headers = {}) {
-    const response = await fetch(`gradio_api/${path}`, { method: "POST", body, headers });
+    const response = await reached(`gradio_api/${path}`, { method: "POST", body, headers });
     if (response.status === 413) throw new Error("the file is larger than the service takes; reduce the photo");
     if (!response.ok) throw new Error(`the service answered with status ${response.status}; try again later`);
     return response;
+  }
+}
+
+// As fetch, with words for a visitor where there is no answer at all.
+async function reached(...request) {
+  try {
+    return await fetch(...request);
+  } catch {
+    throw new Error("the service cannot be reached; check your connection and try again");
   }
 }

@@ -1,0 +1,21 @@
+"""The Space: hf_privseg's service with the embedded public model, or with the one that PRIVSEG_MODEL names.
+
+Beside this file lies the package as a wheel, where `make space` assembled the folder; a Space installs only what
+requirements.txt names, so that the wheel is unpacked here. In a checkout the installed package is used.
+"""
+
+import os
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+for wheel in Path(__file__).parent.glob("hf_privseg-*.whl"):
+    unpacked = tempfile.mkdtemp(prefix="hf_privseg-")
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    sys.path.insert(0, unpacked)
+
+from hf_privseg.service.app import serve  # noqa: E402 - it may be in the wheel
+
+if __name__ == "__main__":
+    serve(os.environ.get("PRIVSEG_MODEL", "default"))
