@@ -54,7 +54,7 @@ class Arguments:
     num_victims: int = field(default=16, metadata={"help": "Evenly spaced victims."})
     num_scored: int = field(default=4, metadata={"help": "Victims whose reconstructions are scored."})
     num_prior: int = field(default=123, metadata={"help": "Evenly spaced photos of --prior that are used."})
-    steps: int = field(default=150, metadata={"help": "Updates of an inversion network."})
+    steps: int = field(default=60, metadata={"help": "Updates of an inversion network."})
 
 
 @torch.inference_mode()

@@ -39,7 +39,7 @@ class Arguments(DataArguments):
     train_split: str = field(default="train", metadata={"help": "Split that the thief's images are from."})
     split: str = field(default="test", metadata={"help": "Split to evaluate."})
     limit: int = field(default=24, metadata={"help": "Evenly spaced images to evaluate."})
-    steps: int = field(default=300, metadata={"help": "Updates of a training."})
+    steps: int = field(default=200, metadata={"help": "Updates of a training."})
     batch_size: int = field(default=2, metadata={"help": "Images an update."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate (Adam)."})
     precision: str = field(default="bf16", metadata={"help": "bf16 or fp32.", "choices": ["bf16", "fp32"]})

@@ -44,11 +44,11 @@ class PermutationCipher(BlockCipher):
     Key space: L! orders (768! for 16 x 16 x 3), of which a 256-bit key reaches at most 2**256.
 
     What bounds it instead: neighbouring pixels resemble each other, and all blocks share the order. Matching the
-    covariance of the blocks and of neighbouring blocks with those of any photographs (ciphertext only, CamVid frames
-    of 480 x 352) puts 92 % of the positions within one pixel from one image if the photographs show similar scenes and
-    53 % if they are unrelated; from 16 images every position is exact with similar scenes, 66 % with unrelated ones
-    (100 % within one pixel). One known plain image reveals the order; two chosen blocks do. A public checkpoint near
-    the model reveals it from the encrypted weight alone.
+    covariance of the blocks and of neighbouring blocks with those of any photographs (`attacks/permutation.py`, CamVid
+    frames of 480 x 352) finds, from ONE ciphertext, the place of every pixel with photographs of similar scenes, and
+    92 % of the places (99 % within a pixel) with unrelated photographs; the order of the colours may be exchanged.
+    From 16 ciphertexts and similar scenes the key is exact. One known plain image reveals it, and so do two chosen
+    blocks. A public checkpoint near the model reveals it from the encrypted weight alone.
     """
 
     family: ClassVar[str] = "permutation"
@@ -108,11 +108,11 @@ class OrthogonalCipher(DenseCipher):
     Key space: all rotations of R^L, of which a 256-bit key reaches at most 2**256.
 
     What bounds it instead: lengths and angles survive. The first principal component of one ciphertext is the
-    1/16 thumbnail of the image (correlation 1.00). Aligning the principal axes with those of other images, then
-    refining through neighbouring blocks and higher moments, makes objects recognisable from 16 images (high-pass
-    correlation .36, and .38 from 64, where a thumbnail alone scores .10; ciphertext only, CamVid frames of 480 x 352).
-    One known plain image decodes other images at 52.5 dB, two do so exactly. A public checkpoint near the model
-    (relative drift 10 %) decodes them at 31.8 dB.
+    thumbnail of the image, one grey a block. Turning the principal components until blocks and their neighbours vary
+    together as those of other photographs do (`attacks/orthogonal.py`, CamVid frames of 480 x 352) shows recognisable
+    objects from one ciphertext (high-pass correlation .35 with similar scenes, .22 with unrelated photographs; block
+    means alone score .04) and most of the photograph from 16 (.65; .34). One known plain image decodes other images
+    at more than 50 dB, two do so exactly.
     """
 
     family: ClassVar[str] = "orthogonal"
@@ -131,9 +131,9 @@ class MatrixCipher(DenseCipher):
 
     Key space: all matrices of that form, of which a 256-bit key reaches at most 2**256.
 
-    What bounds it instead: the attacks on `OrthogonalCipher`; conditioning adds no protection (high-pass correlation
-    .35 to .42 for conditions 3 to 100). Even a dense Gaussian matrix, which keeps no angles, shows the thumbnail (the
-    first principal component of one ciphertext, correlation .96). One known plain image decodes others at 52.5 dB.
+    What bounds it instead: the attacks on `OrthogonalCipher`, for which this matrix is near enough to a rotation;
+    conditioning adds no protection worth the name. Even a dense Gaussian matrix, which keeps no angles, shows the
+    thumbnail. One known plain image decodes others at about 50 dB, one chosen image exactly.
     """
 
     family: ClassVar[str] = "matrix"

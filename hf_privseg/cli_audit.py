@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .attacks.report import AuditReport
 
 AUDITED = (*FAMILIES, "embedding")
+_NUM_PRIOR = 64
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 Paths = Annotated[
@@ -37,7 +38,11 @@ def audit(
     ] = None,
     prior_images: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="Folder of similar photos that an attacker may have."),
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help=f"Folder of similar photos that an attacker may have; {_NUM_PRIOR} at most.",
+        ),
     ] = None,
     family: Annotated[
         str | None, one_of("--family", choices=AUDITED, help="Try this cipher family alone.  [default: all]")
@@ -71,17 +76,20 @@ def audit(
     from .attacks.audit import audit as run_audit
     from .attacks.audit import load_embedding
 
+    similar = [] if prior_images is None else [prior_images]
     refuse_existing([output / "report.html", output / "report.json"], force)
     network, processor = workflow.load_model(model)
-    if network.config.encryption is not None:
+    encryption = network.config.encryption
+    if encryption is not None:
         network.decrypt_model(read_key(key_file))
     result = run_audit(
         network,
         [workflow.read_photo(path) for path in _evenly(_pictures(images), limit)],
         processor=processor,
         families=[family] if family else AUDITED,
-        prior_images=[workflow.read_photo(path) for path in _pictures([prior_images] if prior_images else [])],
+        prior_images=[workflow.read_photo(path) for path in _evenly(_pictures(similar), _NUM_PRIOR)],
         public_base=None if public_base is None else load_embedding(public_base),
+        encryption=encryption,
         deployment=Deployment(
             base_is_public=public_base is not None if base_is_public is None else base_is_public,
             client_holds_file=client_holds_file,

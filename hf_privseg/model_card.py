@@ -66,9 +66,10 @@ The images are *visually protected*; this is no encryption in the cryptographic 
 no measure of it. One key serves every block of every image, and the provider of the model computes with the embedded
 blocks themselves.
 
-- The `permutation` families fall to statistics of the ciphertext alone: about 90 % of the positions are found within
-  one pixel from a single photo if the attacker has similar images, all of them from 16. `orthogonal` and `matrix` show
-  a thumbnail (1/{patch_size} of the size) from one ciphertext, and recognisable objects from a few dozen.
+- The `permutation` families fall to statistics of the ciphertext alone: a single one gives the photo away, up to
+  the order of the colours, to an attacker who has similar images. `orthogonal` and `matrix` show a thumbnail
+  (1/{patch_size} of the size) and outlines from one ciphertext, and most of the photo from 16. Least is shown with a
+  `ClientEmbedding`. `privseg audit` measures what a model of your own leaks.
 - One pair of a plain image and its ciphertext, for whatever family, reveals other images made with the same key.
 - **A public patch embedding voids the protection of every family.** If the plain model, or a checkpoint near it such
   as the one it was fine-tuned from, is public, its ciphertexts can be inverted without the key. Protection needs a

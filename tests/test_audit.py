@@ -16,8 +16,9 @@ from hf_privseg.attacks.blocks import to_grid
 from hf_privseg.attacks.findings import ATTACKERS
 from hf_privseg.attacks.priors import image_prior
 from hf_privseg.attacks.scene import Scene
-from hf_privseg.attacks.trials import Target
+from hf_privseg.attacks.trials import Target, seed_trial
 from hf_privseg.cli import app
+from hf_privseg.public_facts import public_facts
 from hf_privseg.sample_photos import sample_photo
 
 PATCH_SIZE = 4
@@ -178,6 +179,16 @@ def test_images_of_several_sizes_are_refused(model, processor, crops):
 def test_a_victim_among_the_prior_images_is_refused(model, processor, crops):
     with pytest.raises(ValueError, match="no victims, got one that is"):
         audit(model, crops[0], processor=processor, prior_images=crops[0][:1], progress=False)
+
+
+@pytest.mark.parametrize(("seed", "found"), [(123, 1.0), (None, 0.0)], ids=["a small seed", "random"])
+@pytest.mark.filterwarnings("ignore:SecretKey.from_seed")
+def test_a_key_from_a_small_seed_is_told_by_its_fingerprint(monkeypatch, seed, found):
+    monkeypatch.setattr("hf_privseg.attacks.trials.NUM_SEEDS", 200)
+    key = SecretKey.generate() if seed is None else SecretKey.from_seed(seed)
+    outcome = seed_trial(public_facts(key)).run()
+    assert outcome.metrics == {"exact": found}
+    assert str(seed) not in outcome.note  # the report must not hand the key on
 
 
 def test_the_base_is_read_from_a_setr_folder_or_from_elsewhere(model, inputs, tmp_path):

@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from hf_privseg import SecretKey
+from hf_privseg.service import SegmentationService
+from hf_privseg.service.app import build_app, launch
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -15,7 +18,7 @@ def test_the_examples_run_one_after_the_other_and_agree(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(load_sample_image("china.jpg")).save("photo.jpg")
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict = {}
     exec(blocks[0], names)  # noqa: S102 - our own README
     from_pixels = names["maps"][0]
@@ -23,6 +26,13 @@ def test_the_examples_run_one_after_the_other_and_agree(tmp_path, monkeypatch):
     exec(blocks[1], names)  # noqa: S102 - our own README
     # the file holds 16-bit numbers, which decide between classes whose scores are nearly equal
     assert (names["maps"][0] == from_pixels).float().mean() > 0.999
+    app = build_app(SegmentationService(names["model"], names["processor"]))
+    _, url, _ = launch(app, prevent_thread_lock=True, quiet=True)
+    try:
+        exec(blocks[2].replace("http://127.0.0.1:7860", url), names)  # noqa: S102 - our own README
+    finally:
+        app.close()
+    assert (torch.from_numpy(names["label_map"]) == from_pixels).float().mean() > 0.999
     names |= {"old_key": names["key"], "new_key": SecretKey.generate("permutation")}
-    exec(blocks[2], names)  # noqa: S102 - our own README
+    exec(blocks[3], names)  # noqa: S102 - our own README
     assert names["model"].config.encryption["fingerprint"] == names["new_key"].fingerprint

@@ -5,7 +5,7 @@ key, so keys are drawn afresh. The images are the victims; the attacker knows ot
 figures are lower bounds (`report.EXPLANATION`).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from .priors import PHOTOS, ImagePrior, image_prior, synthetic_prior
 from .public_base import embedding_matrix, relative_drift
 from .report import AuditReport
 from .scene import Scene
-from .trials import all_trials
+from .trials import all_trials, seed_trial
 
 Budget = Literal["quick", "full"]
 COUNTS = {"quick": (1, 16), "full": (1, 4, 16, 64)}  # ciphertexts that an attacker has
@@ -44,6 +44,7 @@ def audit(
     families: Sequence[str] = FAMILIES,
     prior_images: Sequence[Any] = (),
     public_base: np.ndarray | None = None,
+    encryption: Mapping[str, Any] | None = None,
     deployment: Deployment | None = None,
     budget: Budget = "quick",
     progress: bool = True,
@@ -59,6 +60,7 @@ def audit(
         prior_images: photographs of similar scenes, which the attacker knows; never victims. Photographs that
             scikit-image and scikit-learn ship, and a model without any photograph, are tried anyway.
         public_base: (L, hidden_size), the patch embedding of public weights near the model's: `load_embedding`.
+        encryption: `config.encryption` of the encrypted model in use, whose fingerprint tells keys from small seeds.
         deployment: where the model will run; by default clients can hold a file and send 16-bit numbers, and the base
             is public if `public_base` is given.
         budget: "quick" ends in about two minutes on two cores for 16 images; "full" tries more numbers of ciphertexts,
@@ -78,6 +80,8 @@ def audit(
         raise ValueError(f"expected a budget among {', '.join(COUNTS)}, got {budget!r}")
     scene = _scene(model, images, processor, prior_images, public_base, budget)
     trials = all_trials(scene, fresh_keys(families, model), learned=budget == "full")
+    if encryption is not None and encryption["family"] in keys.FAMILIES:
+        trials.append(seed_trial(encryption))
     bar = tqdm(trials, desc="audit", unit="attack", disable=not progress)
     findings = []
     for trial in bar:

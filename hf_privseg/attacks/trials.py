@@ -14,6 +14,7 @@ import torch
 
 from ..ciphers import cipher_for
 from .blocks import as_rows, to_grid, to_image
+from .brute_force import seed_of_fingerprint
 from .canonical import reconstruct_canonical
 from .chosen_plaintext import probe_matrix, probe_permutation
 from .known_plaintext import fit_rotation, match_traces, regress
@@ -34,6 +35,8 @@ from .statistics import block_statistics
 from .thumbnail import reconstruct_thumbnail
 
 PERMUTATIONS = ("permutation", "signed_permutation")
+
+NUM_SEEDS = 100_000
 
 # What is tried on the uploads alone; `matrix` is near enough to a rotation for the attack on rotations.
 CIPHERTEXT_ATTACKS = {
@@ -125,7 +128,7 @@ def _baselines(scene: Scene) -> Iterator[Trial]:
     ):
 
         def run(make: Callable[[np.ndarray], np.ndarray] = make) -> Outcome:
-            chosen = range(scene.num_scored)
+            chosen = range(min(scene.num_scored, len(scene.images)))
             return Outcome(estimates={n: to_grid(make(scene.images[n]), scene.patch_size) for n in chosen})
 
         yield Trial(attack=name, attacker="baseline", family="any", num_images=0, run=run)
@@ -253,6 +256,23 @@ def _server_trials(scene: Scene) -> Iterator[Trial]:
                 prior=prior.name,
                 run=run,
             )
+
+
+def seed_trial(encryption: Mapping[str, Any]) -> Trial:
+    """The public facts of a key in use -> whether its fingerprint is that of a small integer seed."""
+
+    def run() -> Outcome:
+        found = seed_of_fingerprint(encryption["fingerprint"], range(NUM_SEEDS), encryption["family"])
+        told = f"its key comes from a seed below {NUM_SEEDS:,}: make one with SecretKey.generate"
+        return Outcome(metrics={"exact": float(found is not None)}, note=told if found else "no such seed")
+
+    return Trial(
+        attack=f"seeds 0 to {NUM_SEEDS - 1:,}",
+        attacker="ciphertexts",
+        family=encryption["family"],
+        num_images=0,
+        run=run,
+    )
 
 
 def public_base_trials(scene: Scene, base: np.ndarray, name: str, *, learned: bool) -> Iterator[Trial]:
