@@ -161,10 +161,10 @@ def attack(url: str, files: dict[str, bytes], *, timeout: float = 120.0) -> list
 
 
 def png_bomb(side: int, key: SecretKey) -> bytes:
-    """A PNG of side x side zeros, and a header that fits it; a few thousandths of its decoded size."""
+    """A PNG of side x side zeros, and a header that fits it; a thousandth of its decoded size."""
     facts = {"format": 1, "family": "permutation", "version": 1, "fingerprint": key.fingerprint, "patch_size": 16}
     sizes = {"original_size": [side, side], "valid_region": [side, side], "sha256": "0" * 64}
-    packer, row = zlib.compressobj(1), bytes(3 * side + 1)
+    packer, row = zlib.compressobj(9), bytes(3 * side + 1)
     pixels = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
     chunks = [
         (b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)),

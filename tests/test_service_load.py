@@ -17,8 +17,8 @@ from service_load import attack, forget_peak, hostile_files, left_in, memory_of,
 
 pytest.importorskip("gradio")
 REFUSALS = {
-    "bomb of 8192 x 8192 pixels": "expected an image of 1 to 16384 pixels, got 8192 x 8192; shrink the photo",
-    "bomb of 4000 x 4000 pixels": "expected an image of 1 to 16384 pixels, got 4000 x 4000",
+    "bomb of 8192 x 8192 pixels": "expected an image of 1 to 32768 pixels, got 8192 x 8192; shrink the photo",
+    "bomb of 4000 x 4000 pixels": "expected an image of 1 to 32768 pixels, got 4000 x 4000",
     "tensor larger than its file": "truncated or damaged",
     "header of 2^63 bytes": "got unknown content",
     "header of nested JSON": "truncated or damaged",
@@ -50,7 +50,7 @@ def uploads(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(key, uploads):
     model = tiny_model("mla", patch_size=16, image_size=64).encrypt_model(key)
-    with running(SegmentationService(model, SetrImageProcessor(), limits=Limits(max_pixels=2**14)), uploads) as url:
+    with running(SegmentationService(model, SetrImageProcessor(), limits=Limits(max_pixels=2**15)), uploads) as url:
         yield url
 
 
