@@ -181,7 +181,7 @@ def test_images_beyond_the_limits_are_refused():
     key = make_key()
     small = service(limits=Limits(max_pixels=100))
     session = small.register_embedding(embedding_for(key, small))["session"]
-    with pytest.raises(CiphertextError, match="an encrypted image has at most 100 pixels here, got 20 x 32"):
+    with pytest.raises(CiphertextError, match="expected an image of 1 to 100 pixels, got 20 x 32"):
         small.segment(ciphertext(key), session)
     small = service(limits=Limits(max_original_pixels=100))
     session = small.register_embedding(embedding_for(key, small))["session"]
