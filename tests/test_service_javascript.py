@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from hf_privseg import EncryptedImage, SecretKey, SetrImageProcessor
-from hf_privseg.ciphers import CIPHERS, cipher_for
+from hf_privseg.ciphers import cipher_for
+from hf_privseg.keys import FAMILIES
 from hf_privseg.service.embedding_file import embedding_from_bytes, embedding_to_bytes
 
 HERE = Path(__file__).parent
 STATIC = HERE.parent / "hf_privseg" / "service" / "static"
 VECTORS = json.loads((HERE / "vectors" / "keys.json").read_text())["keys"]
 INVALID = json.loads((HERE / "vectors" / "invalid_keys.json").read_text())
-FAMILIES = list(CIPHERS)
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
 
