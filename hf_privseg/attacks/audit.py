@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig
 
@@ -32,6 +33,7 @@ from .trials import all_trials, seed_trial
 
 Budget = Literal["quick", "full"]
 COUNTS = {"quick": (1, 16), "full": (1, 4, 16, 64)}  # ciphertexts that an attacker has
+SEGMENTED_SIDE = 512  # pixels
 NUM_SCORED = {"quick": 1, "full": 4}
 FAMILIES = (*keys.FAMILIES, "embedding")
 
@@ -131,11 +133,18 @@ def embedding_matrix_of(model: SetrForSemanticSegmentation) -> np.ndarray:
 
 
 def segmenter(model: SetrForSemanticSegmentation) -> Callable[[np.ndarray], np.ndarray]:
-    """A model -> what maps (3, height, width) pixels in [-1, 1] to (height / 4, width / 4) labels or finer."""
+    """A model -> what maps (3, height, width) pixels in [-1, 1] to labels, for comparisons.
+
+    Larger images are reduced to a longer side of 512 pixels first: labels that are compared need no more.
+    """
+    patch_size = model.config.patch_size
 
     @torch.inference_mode()
     def segment(image: np.ndarray) -> np.ndarray:
         pixel_values = torch.from_numpy(np.ascontiguousarray(image)).to(model.device, torch.float32)[None]
+        scale = min(1.0, SEGMENTED_SIDE / max(image.shape[1:]))
+        size = [max(1, round(side * scale / patch_size)) * patch_size for side in image.shape[1:]]
+        pixel_values = F.interpolate(pixel_values, size, mode="bilinear", antialias=True)
         return model(pixel_values=pixel_values).logits[0].argmax(0).cpu().numpy()
 
     return segment
