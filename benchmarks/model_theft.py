@@ -37,7 +37,7 @@ class Arguments(DataArguments):
     family: str = field(default="orthogonal", metadata={"help": "Cipher family; it makes no difference to the thief."})
     counts: list[int] = field(default_factory=lambda: [10, 50, 200], metadata={"help": "Labelled images."})
     starts: list[str] = field(
-        default_factory=lambda: ["random", "public"], metadata={"help": "Where trainings start: random, public."}
+        default_factory=lambda: ["random"], metadata={"help": "Where trainings start: random, public (--public_base)."}
     )
     train_split: str = field(default="train", metadata={"help": "Split that the thief's images are from."})
     split: str = field(default="test", metadata={"help": "Split to evaluate."})
