@@ -33,7 +33,7 @@ from .trials import all_trials, seed_trial
 
 Budget = Literal["quick", "full"]
 COUNTS = {"quick": (1, 16), "full": (1, 4, 16, 64)}  # ciphertexts that an attacker has
-SEGMENTED_SIDE = 512  # pixels
+SEGMENTED_SIDE = 384  # pixels
 NUM_SCORED = {"quick": 1, "full": 4}
 FAMILIES = (*keys.FAMILIES, "embedding")
 
@@ -135,7 +135,7 @@ def embedding_matrix_of(model: SetrForSemanticSegmentation) -> np.ndarray:
 def segmenter(model: SetrForSemanticSegmentation) -> Callable[[np.ndarray], np.ndarray]:
     """A model -> what maps (3, height, width) pixels in [-1, 1] to labels, for comparisons.
 
-    Larger images are reduced to a longer side of 512 pixels first: labels that are compared need no more.
+    Larger images are reduced to a longer side of 384 pixels first: labels that are compared need no more.
     """
     patch_size = model.config.patch_size
 

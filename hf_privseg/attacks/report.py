@@ -33,6 +33,8 @@ EXPLANATION = (
     "visually protected."
 )
 
+_PICTURE_SIDE = 640  # pixels, at most: there are dozens of pictures in one file
+
 _STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
@@ -149,8 +151,10 @@ def _cell(text: str) -> str:
 
 
 def _figure(caption: str, picture: np.ndarray) -> str:
+    shown = Image.fromarray(picture)
+    shown.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-    source = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    shown.save(buffer, "JPEG", quality=90, subsampling=0)
+    source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     text = escape(caption)
     return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
