@@ -16,7 +16,8 @@ from hf_privseg.attacks.blocks import to_grid
 from hf_privseg.attacks.findings import ATTACKERS
 from hf_privseg.attacks.priors import image_prior
 from hf_privseg.attacks.scene import Scene
-from hf_privseg.attacks.trials import Target, seed_trial
+from hf_privseg.attacks.target import Target
+from hf_privseg.attacks.trials import seed_trial
 from hf_privseg.cli import app
 from hf_privseg.public_facts import public_facts
 from hf_privseg.sample_photos import sample_photo

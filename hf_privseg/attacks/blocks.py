@@ -51,6 +51,10 @@ class LinearDecoder:
     matrix: np.ndarray
     offset: np.ndarray
 
+    def estimate(self, grid: np.ndarray) -> np.ndarray:
+        """(down, across, M) seen -> (down, across, L), estimated pixels, some of them out of range."""
+        return grid @ self.matrix + self.offset
+
     def decode(self, grid: np.ndarray) -> np.ndarray:
         """(down, across, M) seen -> (down, across, L), estimated pixels in [-1, 1]."""
-        return np.clip(grid @ self.matrix + self.offset, -1.0, 1.0)
+        return np.clip(self.estimate(grid), -1.0, 1.0)

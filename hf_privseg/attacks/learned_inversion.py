@@ -2,8 +2,8 @@
 
 What is seen, (down, across, M), is whatever the attacker can make for images of their own as well as for the victim's:
 z = b E under a public base, or ciphertexts brought into a form that does not depend on the key (aligned with a prior,
-canonical coordinates), for which the attacker draws keys of their own. The form is the argument `features`; a network
-cannot learn to undo a random rotation from ciphertexts as they are.
+canonical coordinates), for which the attacker draws keys of their own (`learned_alignment.py`). The form is the
+argument `features`; a network cannot learn to undo a random rotation from ciphertexts as they are.
 
 The network refines a linear estimate: it reads every block together with its eight neighbours, which a decoder of
 single blocks cannot use, and adds a correction, at first zero. Inverters that are trained on the attacker's own images
@@ -116,6 +116,7 @@ def train_inverter(
     linear: LinearDecoder,
     *,
     features: Features = lambda grid: grid,
+    observe_held_out: Observe | None = None,
     budget: Budget | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -131,6 +132,7 @@ def train_inverter(
             not the victims' own.
         linear: from features to pixels, the estimate to refine.
         features: the form in which a block is shown to the network and to `linear`; as it is seen, by default.
+        observe_held_out: as `observe`, with other keys, for the images held out; `observe` itself by default.
         budget: how long to train; `Budget()` by default.
         seed: of crops, keys and weights.
         progress: called with the number of updates and the PSNR on the held-out images, at each check.
@@ -142,9 +144,10 @@ def train_inverter(
     _check_images(images, budget)
     rng = np.random.default_rng(seed)
     num_held_out = max(1, len(images) // 10)
-    held_out = [(grid, features(observe(grid, rng))) for grid in images[:num_held_out]]
+    look = observe_held_out or observe
+    held_out = [(grid, features(look(grid, rng))) for grid in images[:num_held_out]]
     own = images[num_held_out:]
-    start_error = float(np.mean([np.mean((_linear(linear, seen) - grid) ** 2) for grid, seen in held_out]))
+    start_error = float(np.mean([np.mean((linear.estimate(seen) - grid) ** 2) for grid, seen in held_out]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         seen = np.concatenate([part.reshape(-1, part.shape[-1]) for _, part in held_out])
@@ -191,17 +194,13 @@ def _crop(
     top, left = (int(rng.integers(side - size + 1)) for side in grid.shape[:2])
     plain = grid[top : top + size, left : left + size]
     seen = features(observe(plain, rng))
-    return seen, plain - _linear(linear, seen)
+    return seen, plain - linear.estimate(seen)
 
 
 @torch.no_grad()
 def _decode(network: nn.Module, linear: LinearDecoder, seen: np.ndarray) -> np.ndarray:
     correction = network(torch.from_numpy(seen).float().permute(2, 0, 1)[None])[0].permute(1, 2, 0)
-    return np.clip(_linear(linear, seen) + correction.double().numpy(), -1.0, 1.0)
-
-
-def _linear(linear: LinearDecoder, seen: np.ndarray) -> np.ndarray:
-    return seen @ linear.matrix + linear.offset
+    return np.clip(linear.estimate(seen) + correction.double().numpy(), -1.0, 1.0)
 
 
 def _psnr(network: nn.Module, linear: LinearDecoder, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

@@ -15,11 +15,13 @@ class ImagePrior:
     name: "in-domain", "photos" or "synthetic".
     statistics: moments of plain blocks.
     grids: plain grids (down, across, L), for attacks that look beyond second moments; none in the synthetic prior.
+    grids_per_image: so many successive grids show one image, the first of them all of it.
     """
 
     name: str
     statistics: BlockStatistics
     grids: Sequence[np.ndarray] = ()
+    grids_per_image: int = 1
 
 
 def image_prior(
@@ -33,11 +35,12 @@ def image_prior(
             give smooth moments; `grids` holds all of them.
     """
     grids = []
+    shifts = range(0, patch_size, -(-patch_size // num_shifts))
     for image in images:
-        for shift in range(0, patch_size, -(-patch_size // num_shifts)):
+        for shift in shifts:
             height, width = ((side - shift) // patch_size * patch_size for side in image.shape[1:])
             grids.append(to_grid(image[:, shift : shift + height, shift : shift + width], patch_size))
-    return ImagePrior(name, block_statistics(grids), grids)
+    return ImagePrior(name, block_statistics(grids), grids, len(shifts))
 
 
 def _sklearn_photo(name: str) -> Callable[[], np.ndarray]:

@@ -6,19 +6,18 @@ plain, to images of the attacker's choice, to public weights; see `findings.ATTA
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
-from ..ciphers import cipher_for
-from .blocks import as_rows, to_grid, to_image
+from .blocks import as_rows, to_grid
 from .brute_force import seed_of_fingerprint
 from .canonical import reconstruct_canonical
 from .chosen_plaintext import probe_matrix, probe_permutation
 from .known_plaintext import fit_rotation, match_traces, regress
-from .learned_inversion import train_inverter
+from .learned_alignment import refine_orthogonal
+from .learned_inversion import LearnedInverter, train_inverter
 from .metrics import grey, key_recovery, thumbnail
 from .model_only import orientations, recover_from_model
 from .orthogonal import reconstruct_orthogonal
@@ -32,11 +31,13 @@ from .public_base import (
 )
 from .scene import Outcome, Scene, Trial
 from .statistics import block_statistics
+from .target import Target
 from .thumbnail import reconstruct_thumbnail
 
 PERMUTATIONS = ("permutation", "signed_permutation")
 
 NUM_SEEDS = 100_000
+MAX_REHEARSED = 16  # ciphertexts; each own key takes as many images of the attacker's
 
 # What is tried on the uploads alone; `matrix` is near enough to a rotation for the attack on rotations.
 CIPHERTEXT_ATTACKS = {
@@ -55,65 +56,13 @@ class Decoder(Protocol):
         """(down, across, M) -> (down, across, L)."""
 
 
-class Target:
-    """One family under a fresh key: what the provider has, and the truth that trials are scored against.
-
-    Attributes:
-        family: of the key.
-        is_signed: whether pixels may be negated.
-    """
-
-    def __init__(self, scene: Scene, secret_key: Any) -> None:
-        self._scene = scene
-        self._cipher = cipher_for(secret_key, patch_size=scene.patch_size, num_channels=len(scene.images[0]))
-        self.family: str = secret_key.family
-        self.is_signed = self.family != "permutation"
-
-    def encrypt(self, grid: np.ndarray) -> np.ndarray:
-        """(down, across, L) plain -> (down, across, M) ciphertext; M < L where the family sends less numbers."""
-        pixels = torch.from_numpy(to_image(grid, self._scene.patch_size))
-        return to_grid(self._cipher.encrypt(pixels).numpy(), self._scene.patch_size)[..., : self._num_sent]
-
-    @cached_property
-    def ciphertexts(self) -> list[np.ndarray]:
-        """(down, across, M) a victim."""
-        return [self.encrypt(grid) for grid in self._scene.grids]
-
-    @cached_property
-    def embedding(self) -> np.ndarray:
-        """E_hat, (M, hidden_size)."""
-        return self._whole_embedding[: self._num_sent]
-
-    @cached_property
-    def order_and_signs(self) -> tuple[np.ndarray, np.ndarray]:
-        """The key of a permutation family: b_hat[i] = signs[i] b[order[i]]."""
-        length = len(self._scene.embedding)
-        probe = np.arange(1.0, length + 1)
-        seen = to_grid(self._cipher.encrypt(self._as_pixels(probe)).numpy(), self._scene.patch_size)[0, 0]
-        return np.abs(seen).round().astype(np.int64) - 1, np.sign(seen)
-
-    @cached_property
-    def _whole_embedding(self) -> np.ndarray:
-        scene = self._scene
-        shape = (-1, len(scene.images[0]), scene.patch_size, scene.patch_size)
-        weight = torch.from_numpy(np.ascontiguousarray(scene.embedding.T)).reshape(shape)
-        return self._cipher.encrypt_weight(weight).flatten(1).T.numpy()
-
-    @cached_property
-    def _num_sent(self) -> int:
-        used = np.flatnonzero(np.abs(self._whole_embedding).max(axis=1))
-        return int(used.max()) + 1 if self._cipher.ends_in_zeros else len(self._whole_embedding)
-
-    def _as_pixels(self, row: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(to_image(row[None, None], self._scene.patch_size))
-
-
 def all_trials(scene: Scene, secret_keys: Mapping[str, Any], *, learned: bool = False) -> list[Trial]:
     """A scene and {family: fresh key} -> every trial, baselines first; `learned` adds networks, which take minutes."""
     trials = list(_baselines(scene))
     for secret_key in secret_keys.values():
         target = Target(scene, secret_key)
         trials += [*_ciphertext_trials(scene, target), *_key_trials(scene, target), *_plaintext_trials(scene, target)]
+        trials += _rehearsed_trials(scene, target) if learned else []
     trials += _server_trials(scene)
     if scene.public_base is not None:
         trials += public_base_trials(scene, scene.public_base, "public base", learned=learned)
@@ -184,6 +133,36 @@ def _ciphertext_trial(scene: Scene, target: Target, attack: str, prior: ImagePri
         prior=prior.name,
         run=attacks[attack],
     )
+
+
+def _rehearsed_trials(scene: Scene, target: Target) -> Iterator[Trial]:
+    """The alignment and a network behind it, where the attacker has enough images to rehearse with."""
+    best = scene.priors[-1]
+    counts = [n for n in scene.counts if n <= min(MAX_REHEARSED, len(best.grids) // best.grids_per_image // 2)]
+    if target.family != "orthogonal" or not counts:
+        return
+    seen = target.ciphertexts[: max(counts)]
+
+    def run() -> Outcome:
+        found = refine_orthogonal(seen, best)
+        return Outcome(
+            estimates=_decoded(scene, found, seen, len(seen)), note=_told(found.inverter, "alignment alone")
+        )
+
+    yield Trial(
+        attack="learned alignment",
+        attacker="ciphertexts",
+        family=target.family,
+        num_images=len(seen),
+        prior=best.name,
+        run=run,
+    )
+
+
+def _told(inverter: LearnedInverter, baseline: str) -> str:
+    """Whether a network was worth its training."""
+    told = f"on images held out {inverter.learned_psnr:.1f} dB, the {baseline} {inverter.linear_psnr:.1f}"
+    return told if inverter.succeeded else f"fails to beat the {baseline}: {told}"
 
 
 def _key_trials(scene: Scene, target: Target) -> Iterator[Trial]:
@@ -303,8 +282,7 @@ def public_base_trials(scene: Scene, base: np.ndarray, name: str, *, learned: bo
             return grid @ drifted
 
         inverter = train_inverter(best.grids, observe, linear)
-        told = f"on images held out {inverter.learned_psnr:.1f} dB, the linear one {inverter.linear_psnr:.1f}"
-        return replace(decoded(inverter), note=told if inverter.succeeded else f"fails to beat the linear one: {told}")
+        return replace(decoded(inverter), note=_told(inverter, "linear one"))
 
     def decoded(decoder: Decoder) -> Outcome:
         return Outcome(estimates=_decoded(scene, decoder, scene.embedded, scene.num_scored))
