@@ -14,6 +14,8 @@ from test_service import ciphertext, embedding_for, processor, service
 from tiny_setr import tiny_model
 
 from hf_privseg import SecretKey
+from hf_privseg.errors import RequestRefusedError
+from hf_privseg.gradio_calls import Deadline, GradioCalls
 from hf_privseg.service import Limits, SegmentationService
 
 gr = pytest.importorskip("gradio")
@@ -105,14 +107,37 @@ def test_refusals_reach_the_client_in_full_and_stay_out_of_the_log(public, clien
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_an_upload_beyond_the_limit_is_refused(public):
-    body = (
-        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(2**18) + b"\r\n--x--"
-    )
+def posted(url, name, data):
+    """An upload as any program may make it, under a name of its choice -> what Gradio answers."""
+    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    request = urllib.request.Request(f"{public[1]}gradio_api/upload", body, headers)
+    body = head.encode() + data + b"\r\n--x--"
+    with urllib.request.urlopen(urllib.request.Request(f"{url}gradio_api/upload", body, headers)) as response:
+        return json.load(response)
+
+
+def test_equal_files_of_one_name_are_one_and_the_second_has_to_come_again(public, capfd):
+    engine, url, _ = public
+    key = SecretKey.generate()
+    session, data = engine.register_embedding(embedding_for(key, engine))["session"], ciphertext(key)
+    with GradioCalls(url) as calls:
+        deadline = Deadline(60, url)
+
+        def call(path):
+            return calls.call("segment", [{"path": path, "meta": {"_type": "gradio.FileData"}}, session], deadline)
+
+        (one,), (two,) = posted(url, "a.safetensors", data), posted(url, "a.safetensors", data)
+        assert one == two  # which is why clients of ours take random names
+        call(one)
+        with pytest.raises(RequestRefusedError, match=r"the upload is gone: .* under the same name; upload it again"):
+            call(two)
+        call(*posted(url, "a.safetensors", data))
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_an_upload_beyond_the_limit_is_refused(public):
     with pytest.raises(urllib.error.HTTPError, match="413"):
-        urllib.request.urlopen(request)
+        posted(public[1], "a.png", bytes(2**18))
 
 
 def test_a_file_of_the_service_is_neither_read_nor_deleted_for_a_client(public, client):

@@ -164,12 +164,18 @@ def _taken(path: str | None) -> bytes:
     """Path of an upload -> its content; the file is gone afterwards.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or none any more.
     """
     if path is None:
         raise ValueError("expected a file, got none; upload one and pass what the upload returned")
     file = Path(path)
-    data = file.read_bytes()
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError as error:  # Gradio keeps equal files of one name as one, and whoever came first took it
+        raise ValueError(
+            "expected a file, but the upload is gone: it was read before, or equal content was uploaded under the "
+            "same name; upload it again, under a name of its own"
+        ) from error
     if Path(get_upload_folder()).resolve() in file.resolve().parents:  # never a file of ours that a client names
         file.unlink(missing_ok=True)
     return data

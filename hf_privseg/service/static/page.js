@@ -59,7 +59,7 @@ async function useKey(makeKey) {
 
 async function register(names, claimed) {
   const file = await owner("encryptEmbedding", state.embedding, names, claimed);
-  const upload = await service.upload(file, "embedding.safetensors");
+  const upload = await service.upload(file, ".safetensors");
   const [{ session, expires_in_seconds: seconds }] = await service.call("register_embedding", upload);
   return { token: session, endsAt: performance.now() + 1000 * (seconds - 5) };
 }
@@ -110,8 +110,8 @@ async function encrypted(name) {
   return owner("encryptPhoto", name, rgbaOf(grid), grid.height, grid.width, state.info.patch_size, original);
 }
 
-async function segmentFile(file, name, session) {
-  const [answer] = await service.call("segment", await service.upload(file, name), session);
+async function segmentFile(file, suffix, session) {
+  const [answer] = await service.call("segment", await service.upload(file, suffix), session);
   return readLabels(await service.download(answer));
 }
 
@@ -128,8 +128,8 @@ async function segmentPhoto(report) {
   find("ciphertext-size").textContent =
     `${file.length.toLocaleString("en")} bytes, ${width} x ${height} pixels, encrypted in ${seconds} s`;
   report("The ciphertext is on its way. The service segments it ...");
-  state.upload = { file, name: `photo.encrypted${suffix}` };
-  state.map = await segmentFile(file, state.upload.name, session);
+  state.upload = { file, suffix };
+  state.map = await segmentFile(file, suffix, session);
   showMap(find("segment-map"), state.map, state.info, state.photo.shown);
   return "Done: the map was computed from the ciphertext.";
 }
@@ -145,14 +145,13 @@ async function tryWithout(report) {
   report("Encrypting with another key ...");
   await owner("newKey", "other", state.facts.family);
   const { file, suffix } = await encrypted("other");
-  const name = `photo.encrypted${suffix}`;
   let refusal = "the service took it, which it should not have done";
-  await segmentFile(file, name, state.session.token).catch((error) => { refusal = error.message; });
+  await segmentFile(file, suffix, state.session.token).catch((error) => { refusal = error.message; });
   find("refusal").textContent = refusal;
   for (const [box, names] of [["wrong-key-map", ["mine"]], ["no-key-map", ["mine", "other"]]]) {
     report("The service segments it all the same, under a false label ...");
     const session = await register(names, "other");
-    const map = await segmentFile(file, name, session.token);
+    const map = await segmentFile(file, suffix, session.token);
     service.endSession(session.token);
     showMap(find(box), map, state.info, state.photo.shown);
     const share = (100 * agreement(map, state.map)).toFixed(1);
@@ -167,8 +166,9 @@ async function tryWithout(report) {
 async function segmentUpload(file) {
   const session = await ensureSession();
   const bytes = new Uint8Array(await file.arrayBuffer());
-  const map = await segmentFile(bytes, file.name, session);
-  state.upload = { file: bytes, name: file.name };
+  const [suffix] = file.name.match(/\.\w+$/) ?? [""];
+  const map = await segmentFile(bytes, suffix, session);
+  state.upload = { file: bytes, suffix };
   showMap(find("upload-map"), map, state.info);
   return "Done: the service segmented the file as it was.";
 }
@@ -177,7 +177,7 @@ async function serverView(report) {
   if (state.upload === null) throw new Error("segment a photo or a ciphertext first: the attack is on what you sent");
   const session = await ensureSession();
   report("The service attacks your ciphertext. It takes some seconds ...");
-  const upload = await service.upload(state.upload.file, state.upload.name);
+  const upload = await service.upload(state.upload.file, state.upload.suffix);
   const [views] = await service.call("server_view", upload, session);
   find("views").replaceChildren(...views.map(({ picture, title, note }) => {
     const [figure, image, caption] = ["figure", "img", "figcaption"].map((tag) => document.createElement(tag));

@@ -16,8 +16,10 @@ export class Service {
     return answer;
   }
 
-  // Uint8Array and a file name -> what an endpoint takes as a file.
-  async upload(bytes, name) {
+  // Uint8Array and a file name's ending -> what an endpoint takes as a file. Its name is a random one: the service keeps
+  // equal files of one name as one, and deletes that when it has read it; and names can tell what is in a photo.
+  async upload(bytes, suffix) {
+    const name = `${crypto.randomUUID()}${suffix}`;
     const form = new FormData();
     form.append("files", new Blob([bytes]), name);
     const [path] = await (await this.#post("upload", form)).json();
