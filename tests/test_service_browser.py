@@ -27,6 +27,7 @@ from tiny_setr import randomize, tiny_model
 from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.sample_photos import sample_photo
 from hf_privseg.service import SegmentationService
+from hf_privseg.service.sample import sample_file
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 pytest.importorskip("gradio")
@@ -200,6 +201,44 @@ def test_only_ciphertexts_leave_the_page(browser, public, photo, temporary, fami
     assert recorder.complaints == []
     assert len(legend) >= 1
     assert not [path for path in temporary.rglob("*") if path.is_file() and b"privseg" in path.read_bytes()]
+
+
+def test_a_visitor_without_a_photo_takes_the_sample_which_is_encrypted_as_any_other(browser, public):
+    with opened(browser, public[1], width=390, height=844, phone=True) as (page, recorder):
+        press(page, "sample")
+        finished(page, "sample")
+        assert "danielbuechele" in panel(page, "sample").locator(".hint:visible").text_content()
+        canvas = page.locator("canvas.chosen-photo").evaluate("canvas => canvas.toDataURL()")
+        press(page, "segment")
+        assert "computed from the ciphertext" in finished(page, "segment")
+        key_facts = page.locator('[data-privseg="key-facts"]').text_content()
+        screenshot(page, "sample-phone")
+    shown = np.array(Image.open(io.BytesIO(base64.b64decode(canvas.partition(",")[2]))).convert("RGB"))
+    assert np.abs(shown.astype(int) - np.array(sample_photo("china"))).mean() < 4
+    (image,) = recorder.images()
+    assert key_facts == f"orthogonal, fingerprint {image.fingerprint}"
+    assert image.original_size == shown.shape[:2]
+    assert len(recorder.uploads()) == 2  # the embedding and this image
+    for plain in (shown[200, 60:90].tobytes(), sample_file()[5000:5100]):
+        assert plain not in recorder.sent()
+    assert [urlsplit(a).path for a in recorder.asked_for].count("/privseg/sample.jpg") == 1
+    assert recorder.complaints == []
+
+
+def test_a_photo_of_ones_own_takes_the_place_of_the_sample(browser, public, photo):
+    with opened(browser, public[1]) as (page, _):
+        press(page, "sample")
+        finished(page, "sample")
+        press(page, "segment")
+        finished(page, "segment")
+        choose(page, photo)
+        finished(page, "photo")
+        assert not panel(page, "photo").locator(".hint").first.is_visible()
+        assert not page.locator('[data-privseg="ciphertext"]').is_visible()  # it is of the other photo
+        assert not page.locator('[data-privseg="segment-map"]').is_visible()
+        press(page, "segment")
+        finished(page, "segment")
+        assert page.locator('[data-privseg="segment-map"]').is_visible()
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
@@ -434,6 +473,7 @@ def test_an_encrypted_model_asks_for_its_key(browser, photo, temporary, tmp_path
     other.to_file(tmp_path / "other.key")
     with running(tiny_service(key)) as url, opened(browser, url) as (page, recorder):
         assert not page.locator('[data-privseg="new-key"]').is_visible()
+        assert not page.locator('[data-privseg="sample"]').is_visible()  # a known photo would open the others
         choose(page, photo)
         finished(page, "photo")
         press(page, "segment")

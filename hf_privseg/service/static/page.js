@@ -93,7 +93,16 @@ async function saveKey() {
 
 // ---------------------------------------------------------------------------------------------------------- segment
 
-async function choosePhoto(file) {
+const choosePhoto = (file) => takePhoto(file, "own");
+
+// From here on it is treated as a photo of the visitor's own.
+async function chooseSample() {
+  const photo = await service.samplePhoto();
+  for (const input of document.querySelectorAll('[data-privseg="photo"]')) input.value = "";
+  return takePhoto(photo, "sample");
+}
+
+async function takePhoto(file, kind) {
   await learnService();
   state.photo = await readPhoto(file, state.info);
   state.map = null;
@@ -101,7 +110,9 @@ async function choosePhoto(file) {
     paint(shown, rgbaOf(state.photo.shown), state.photo.shown.height, state.photo.shown.width);
     shown.closest("figure").hidden = false;
   }
-  return "The photo is in this page, and nowhere else. Encrypt it next.";
+  for (const text of document.querySelectorAll("[data-photo]")) text.hidden = text.dataset.photo !== kind;
+  for (const result of document.querySelectorAll(".of-photo")) result.hidden = true; // they are of the last photo
+  return kind === "own" ? "The photo is in this page, and nowhere else. Encrypt it next." : "Encrypt it next.";
 }
 
 async function encrypted(name) {
@@ -196,6 +207,7 @@ async function serverView(report) {
 const ACTIONS = {
   "new-key": () => useKey(() => owner("newKey", "mine", find("family").value)),
   "save-key": saveKey,
+  sample: chooseSample,
   segment: segmentPhoto,
   "try-without": tryWithout,
   "server-view": serverView,

@@ -33,6 +33,13 @@ export class Service {
     return response;
   }
 
+  // The sample photo -> a picture file.
+  async samplePhoto() {
+    const response = await reached("privseg/sample.jpg");
+    if (!response.ok) throw new Error("the service has no sample photo; choose a photo of your own");
+    return new File([await response.blob()], "the sample photo");
+  }
+
   // Tells the service that a session is over, even while the page is being closed.
   endSession(session) {
     const body = new Blob([JSON.stringify({ data: [session] })], { type: "application/json" });
