@@ -331,7 +331,7 @@ def test_wrong_key_and_no_key(browser, public, photo):
     assert len(others) == 1
     assert own in refusal
     assert others.pop() in refusal
-    assert all(re.fullmatch(r"agrees with the map under the right key on [\d.]+ % of the pixels", s) for s in shares)
+    assert all(re.fullmatch(r"Agrees with the map under the right key on [\d.]+ % of the pixels\.", s) for s in shares)
 
 
 def test_a_ciphertext_of_privseg_encrypt_is_taken(browser, public, photo, tmp_path):
@@ -488,6 +488,21 @@ def test_an_encrypted_model_asks_for_its_key(browser, photo, temporary, tmp_path
         press(page, "segment")
         finished(page, "segment")
     assert len(recorder.images()) == len(recorder.uploads()) == 1
+
+
+def test_a_ciphertext_for_an_encrypted_model_is_taken_from_visitors_without_the_key(
+    browser, photo, temporary, tmp_path
+):
+    key = SecretKey.generate()
+    SetrImageProcessor().encrypt(Image.open(photo), key).to_file(tmp_path / "photo.safetensors")
+    with running(tiny_service(key)) as url, opened(browser, url) as (page, recorder):
+        assert page.locator('[data-privseg="key-facts"]').inner_text() == "none yet"
+        go_to(page, "Upload a ciphertext")
+        choose(page, tmp_path / "photo.safetensors", "ciphertext-file")
+        finished(page, "ciphertext-file")
+        page.locator('[data-privseg="upload-map"] canvas.labels').wait_for()
+    (image,) = recorder.images()
+    assert image.fingerprint == key.fingerprint
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

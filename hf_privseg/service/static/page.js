@@ -64,12 +64,11 @@ async function register(names, claimed) {
   return { token: session, endsAt: performance.now() + 1000 * (seconds - 5) };
 }
 
+// The session in which ciphertexts are sent; an encrypted model needs none.
 async function ensureSession() {
+  await learnService();
+  if (state.info.encryption !== null) return "";
   if (state.session === null) {
-    await learnService();
-    if (state.info.encryption !== null) {
-      throw new Error("load the key file of the model first, at the top of the page");
-    }
     await useKey(() => owner("newKey", "mine", find("family").value));
   } else if (performance.now() > state.session.endsAt) {
     state.session = await register(["mine"], "mine");
@@ -112,7 +111,7 @@ async function takePhoto(file, kind) {
   }
   for (const text of document.querySelectorAll("[data-photo]")) text.hidden = text.dataset.photo !== kind;
   for (const result of document.querySelectorAll(".of-photo")) result.hidden = true; // they are of the last photo
-  return kind === "own" ? "The photo is in this page, and nowhere else. Encrypt it next." : "Encrypt it next.";
+  return `The photo is in this page${kind === "own" ? ", and nowhere else" : ""}. Encrypt it next.`;
 }
 
 async function encrypted(name) {
@@ -129,6 +128,7 @@ async function segmentFile(file, suffix, session) {
 async function segmentPhoto(report) {
   if (state.photo === null) throw new Error("choose a photo first");
   const session = await ensureSession();
+  if (state.facts === null) throw new Error("load the key file of the model first, at the top of the page");
   report("Encrypting ...");
   const start = performance.now();
   const { file, suffix, picture } = await encrypted("mine");
@@ -137,7 +137,7 @@ async function segmentPhoto(report) {
   paint(find("ciphertext"), picture, height, width);
   find("ciphertext").closest("figure").hidden = false;
   find("ciphertext-size").textContent =
-    `${file.length.toLocaleString("en")} bytes, ${width} x ${height} pixels, encrypted in ${seconds} s`;
+    `${file.length.toLocaleString("en")} bytes, ${width} x ${height} pixels, encrypted in ${seconds}\u00a0s`;
   report("The ciphertext is on its way. The service segments it ...");
   state.upload = { file, suffix };
   state.map = await segmentFile(file, suffix, session);
@@ -166,10 +166,10 @@ async function tryWithout(report) {
     service.endSession(session.token);
     showMap(find(box), map, state.info, state.photo.shown);
     const share = (100 * agreement(map, state.map)).toFixed(1);
-    find(`${box}-share`).textContent = `agrees with the map under the right key on ${share} % of the pixels`;
+    find(`${box}-share`).textContent = `Agrees with the map under the right key on ${share} % of the pixels.`;
   }
   find("without-results").hidden = false;
-  return "Done.";
+  return "Done: the maps below are what the model gives without the right key.";
 }
 
 // ------------------------------------------------------------------------------- uploaded ciphertexts, server's view
