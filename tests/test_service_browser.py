@@ -410,6 +410,17 @@ def test_a_session_that_was_forgotten_is_made_anew(browser, public, photo):
     assert len({image.fingerprint for image in recorder.images()}) == 1
 
 
+def test_the_refusal_is_that_of_the_wrong_key_though_the_session_ran_out(browser, public, photo):
+    with opened(browser, public[1]) as (page, _):
+        segment(page, photo)
+        public[0]._sessions.clear()
+        page.evaluate("performance.now = () => 1e9")  # half an hour later and more
+        go_to(page, "Wrong key / no key")
+        press(page, "try-without")
+        finished(page, "try-without")
+        assert "do not belong together" in page.locator('[data-privseg="refusal"]').text_content()
+
+
 def test_closing_the_page_ends_the_session(browser, public, photo):
     engine, url = public
     engine._sessions.clear()
@@ -438,6 +449,23 @@ def test_two_visitors_at_once(browser, public, photo):
     keys = [recorder.images()[0].fingerprint for recorder in (one, two)]
     assert keys[0] != keys[1]
     assert maps[0] == maps[1]
+
+
+def test_a_key_outlives_a_service_that_could_not_be_reached(browser, public, photo, tmp_path):
+    key = SecretKey.generate()
+    key.to_file(tmp_path / "own.key")
+    with opened(browser, public[1]) as (page, recorder):
+        page.locator("details summary").first.click()
+        choose(page, photo)
+        finished(page, "photo")
+        page.route("**/gradio_api/upload", lambda route: route.abort())
+        choose(page, tmp_path / "own.key", "load-key")
+        assert "cannot be reached" in finished(page, "load-key", "error")
+        page.unroute("**/gradio_api/upload")
+        press(page, "segment")
+        finished(page, "segment")
+    (image,) = recorder.images()
+    assert image.fingerprint == key.fingerprint
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]], ids=["first first", "second first"])
@@ -487,6 +515,11 @@ def test_an_encrypted_model_asks_for_its_key(browser, photo, temporary, tmp_path
         finished(page, "load-key")
         press(page, "segment")
         finished(page, "segment")
+        choose(page, tmp_path / "other.key", "load-key")
+        finished(page, "load-key", "error")
+        assert page.locator('[data-privseg="key-facts"]').inner_text() == "none that fits"
+        press(page, "segment")  # not with the wrong key, which would be refused, nor with the one before
+        assert "load the key file of the model first" in finished(page, "segment", "error")
     assert len(recorder.images()) == len(recorder.uploads()) == 1
 
 

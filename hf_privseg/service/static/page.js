@@ -43,18 +43,24 @@ async function useKey(makeKey) {
   await learnService();
   const start = performance.now();
   const facts = await makeKey();
+  if (state.session) service.endSession(state.session.token);
+  Object.assign(state, { facts: null, map: null, session: null }); // the worker has no longer the key they belong to
   const theirs = state.info.encryption;
   if (theirs !== null && theirs.fingerprint !== facts.fingerprint) {
+    showKey(null);
     throw new Error(`the model of this service is encrypted with the key ${theirs.fingerprint} (${theirs.family}), ` +
       `but this is the key ${facts.fingerprint} (${facts.family}); load the key of the model`);
   }
-  if (state.session) service.endSession(state.session.token);
-  const session = theirs === null ? await register(["mine"], "mine") : { token: "" };
-  Object.assign(state, { facts, map: null, session });
+  state.facts = facts;
+  showKey(facts);
+  if (theirs === null) state.session = await register(["mine"], "mine");
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  find("key-facts").textContent = `${facts.family}, fingerprint ${facts.fingerprint}`;
-  find("save-key").disabled = false;
   return `The key is ready after ${seconds} s. It stays in this page and is gone when you close it.`;
+}
+
+function showKey(facts) {
+  find("key-facts").textContent = facts ? `${facts.family}, fingerprint ${facts.fingerprint}` : "none that fits";
+  find("save-key").disabled = !facts;
 }
 
 async function register(names, claimed) {
@@ -68,9 +74,9 @@ async function register(names, claimed) {
 async function ensureSession() {
   await learnService();
   if (state.info.encryption !== null) return "";
-  if (state.session === null) {
+  if (state.facts === null) {
     await useKey(() => owner("newKey", "mine", find("family").value));
-  } else if (performance.now() > state.session.endsAt) {
+  } else if (state.session === null || performance.now() > state.session.endsAt) {
     state.session = await register(["mine"], "mine");
   }
   return state.session.token;
@@ -153,11 +159,12 @@ async function tryWithout(report) {
     throw new Error("this needs the plain patch embedding, which the owner of this service's model keeps to itself");
   }
   if (state.map === null) await segmentPhoto(report);
+  const ownSession = await ensureSession();
   report("Encrypting with another key ...");
   await owner("newKey", "other", state.facts.family);
   const { file, suffix } = await encrypted("other");
   let refusal = "the service took it, which it should not have done";
-  await segmentFile(file, suffix, state.session.token).catch((error) => { refusal = error.message; });
+  await segmentFile(file, suffix, ownSession).catch((error) => { refusal = error.message; });
   find("refusal").textContent = refusal;
   for (const [box, names] of [["wrong-key-map", ["mine"]], ["no-key-map", ["mine", "other"]]]) {
     report("The service segments it all the same, under a false label ...");
@@ -256,6 +263,6 @@ document.addEventListener("change", ({ target }) => {
   if (action && target.files?.length) run(target, action, target.files[0]);
 });
 addEventListener("pagehide", () => {
-  if (state.session?.token) service.endSession(state.session.token);
+  if (state.session) service.endSession(state.session.token);
   if (state.session) state.session.endsAt = 0; // should the browser bring the page back
 });
