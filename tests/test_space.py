@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -93,10 +94,11 @@ def test_the_folder_starts_and_serves(folder, tmp_path):
             tmp_path.glob("hf_privseg-*/hf_privseg/service/static/page.js")
         )  # from the wheel, not the checkout
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)
         process.wait(30)
         log.seek(0)
         print(log.read())
+    assert not list(tmp_path.glob("hf_privseg-*"))
 
 
 def fetched(url, process, seconds):
