@@ -22,7 +22,7 @@ common-tests: $(VENV)/.installed-dev  ## transformers' own common tests, unmodif
 	$(BIN)/python tests/run_common_tests.py
 
 space: $(VENV)/bin/python  ## a folder that is a complete Gradio Space: front matter, app, pinned requirements, the package as a wheel
-	rm -rf "$(SPACE)" && mkdir -p "$(SPACE)"
+	rm -rf "$(SPACE)" build/lib && mkdir -p "$(SPACE)"
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$(SPACE)" .
 	cp space/README.md space/app.py space/requirements.txt "$(SPACE)"
 

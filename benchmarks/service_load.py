@@ -150,7 +150,7 @@ def attack(url: str, files: dict[str, bytes], *, timeout: float = 120.0) -> list
             start = time.monotonic()
 
             def send(deadline, content=content):
-                return calls.call("segment", [calls.upload("image.png", content, deadline), ""], deadline)
+                return calls.call("segment", [calls.upload(".png", content, deadline), ""], deadline)
 
             try:
                 answer, is_refused = f"ACCEPTED: {calls.persist(send)}", False

@@ -18,7 +18,6 @@ smaller than agreed on, or photos greatly enlarged, would show what the method i
 import io
 import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -231,8 +230,7 @@ class SegmentationClient:
         height, width = encrypted.original_size
 
         def work(deadline: Deadline) -> bytes:
-            name = f"{secrets.token_hex(8)}{encrypted.suffix}"  # an app may keep equal files of one name as one
-            file = self._calls.upload(name, content, deadline)
+            file = self._calls.upload(encrypted.suffix, content, deadline)
             result = self._calls.call("segment", [file, ""], deadline)
             return self._calls.download(result, 2 * height * width + 2**16, deadline)
 

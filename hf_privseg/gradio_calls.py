@@ -13,6 +13,7 @@ own are stripped of control characters before they enter a message.
 
 import json
 import random
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TypeVar
@@ -116,12 +117,16 @@ class GradioCalls:
             time.sleep(wait)
             pause = min(2 * pause, longest)
 
-    def upload(self, name: str, content: bytes, deadline: Deadline) -> dict[str, Any]:
-        """Name and content of a file -> what stands for it in the arguments of `call`.
+    def upload(self, suffix: str, content: bytes, deadline: Deadline) -> dict[str, Any]:
+        """A file name's ending, such as ".png", and the content -> what stands for the file in arguments of `call`.
+
+        The name itself is a random one: an app keeps equal files of one name as one, which others may have it delete,
+        and names can tell what is in a file.
 
         Raises:
             ServiceError: as `call`.
         """
+        name = f"{secrets.token_hex(16)}{suffix}"
         files = {"files": (name, content, "application/octet-stream")}
         answer = _parsed(self._exchange("POST", "upload", MAX_ANSWER_BYTES, deadline, files=files), self.url)
         if not isinstance(answer, list) or len(answer) != 1 or not isinstance(answer[0], str):

@@ -11,9 +11,9 @@ import zipfile
 from pathlib import Path
 
 for wheel in Path(__file__).parent.glob("hf_privseg-*.whl"):
-    unpacked = tempfile.mkdtemp(prefix="hf_privseg-")
-    zipfile.ZipFile(wheel).extractall(unpacked)
-    sys.path.insert(0, unpacked)
+    unpacked = tempfile.TemporaryDirectory(prefix="hf_privseg-")  # removed when the process ends
+    zipfile.ZipFile(wheel).extractall(unpacked.name)
+    sys.path.insert(0, unpacked.name)
 
 from hf_privseg.service.app import serve  # noqa: E402 - it may be in the wheel
 

@@ -29,8 +29,8 @@ class Recorder:
         return [(match[2].decode(), match[3]) for match in found]
 
     def images(self):
-        """The encrypted images among the uploads."""
-        return [EncryptedImage.from_bytes(data) for name, data in self.uploads() if name.startswith("photo.encrypted")]
+        """The encrypted images among the uploads, which are those with the header of one."""
+        return [EncryptedImage.from_bytes(data) for _, data in self.uploads() if b"privseg" in data[:2000]]
 
 
 @contextmanager

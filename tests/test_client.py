@@ -23,6 +23,7 @@ from hf_privseg import (
 )
 from hf_privseg.client import MAX_ENLARGEMENT, SegmentationClient, segment
 from hf_privseg.errors import PartialFailureError, RequestRefusedError, ServiceError, ServiceUnavailableError
+from hf_privseg.gradio_calls import Deadline, GradioCalls
 from hf_privseg.service import Limits, SegmentationService
 from hf_privseg.workflow import segment_image
 
@@ -146,6 +147,28 @@ def test_nothing_but_the_ciphertext_is_sent(url, key, photo, tmp_path):
     assert [re.sub("[0-9a-f]{32}", "ID", path) for path in paths] == [
         "call/model_info", "call/model_info/ID", "upload", "call/segment", "call/segment/ID", "file"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first first", "second first"])
+def test_equal_uploads_leave_each_other_alone(url, engine, key, photo, order):
+    encrypted = engine.processor.encrypt(photo, key)
+    with GradioCalls(url) as calls:
+        deadline = Deadline(60, url)
+        files = [calls.upload(encrypted.suffix, encrypted.to_bytes(), deadline) for _ in range(2)]
+        results = [calls.call("segment", [files[index], ""], deadline) for index in order]
+        label_maps = [np.array(Image.open(io.BytesIO(calls.download(one, 2**20, deadline)))) for one in results]
+    for label_map in label_maps:
+        np.testing.assert_array_equal(label_map, local_map(engine, key, photo))
+
+
+def test_a_file_that_is_gone_is_to_be_uploaded_again(url, engine, key, photo):
+    encrypted = engine.processor.encrypt(photo, key)
+    with GradioCalls(url) as calls:
+        deadline = Deadline(60, url)
+        file = calls.upload(encrypted.suffix, encrypted.to_bytes(), deadline)
+        calls.call("segment", [file, ""], deadline)
+        with pytest.raises(RequestRefusedError, match=r"the upload is gone: it was read before.*; upload it again"):
+            calls.call("segment", [file, ""], deadline)
 
 
 def test_plain_pixels_would_be_found(photo):

@@ -33,7 +33,7 @@ def call(service, **settings):
 
 def upload(service):
     with GradioCalls(service.url) as calls:
-        return calls.persist(lambda deadline: calls.upload("image.png", b"\x00bytes", deadline))
+        return calls.persist(lambda deadline: calls.upload(".png", b"\x00bytes", deadline))
 
 
 def download(service, file, max_bytes=100):
@@ -55,14 +55,15 @@ def test_heartbeats_and_intermediate_events_are_passed_over(service):
     assert service.requests[1][1] == "/gradio_api/call/double/a%2Fb"
 
 
-def test_files_go_up_under_the_name_given_and_come_down_from_the_same_host(service):
-    assert upload(service) == {
-        "path": "/tmp/uploaded",
-        "orig_name": "image.png",
-        "meta": {"_type": "gradio.FileData"},
-    }
-    assert b'name="files"; filename="image.png"' in service.requests[0][3]
-    assert b"\x00bytes" in service.requests[0][3]
+def test_files_go_up_under_random_names_and_come_down_from_the_same_host(service):
+    first, second = upload(service), upload(service)
+    for file, (_, _, _, body) in zip((first, second), service.requests, strict=True):
+        name = file.pop("orig_name")
+        assert re.fullmatch(r"[0-9a-f]{32}\.png", name)
+        assert file == {"path": "/tmp/uploaded", "meta": {"_type": "gradio.FileData"}}
+        assert f'name="files"; filename="{name}"'.encode() in body
+        assert b"\x00bytes" in body
+    assert service.requests[0][3] != service.requests[1][3]
     file = {"path": "/tmp/a map.png", "url": "http://elsewhere.invalid/map.png"}
     assert download(service, file) == b"content"
 

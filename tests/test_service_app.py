@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,10 +15,15 @@ from test_service import ciphertext, embedding_for, processor, service
 from tiny_setr import tiny_model
 
 from hf_privseg import SecretKey
+from hf_privseg.errors import RequestRefusedError
+from hf_privseg.gradio_calls import Deadline, GradioCalls
+from hf_privseg.sample_photos import sample_photo
 from hf_privseg.service import Limits, SegmentationService
+from hf_privseg.service.sample import SAMPLE, sample_credit, sample_file
 
 gr = pytest.importorskip("gradio")
 client_module = pytest.importorskip("gradio_client")
+pytest.importorskip("sklearn")
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +111,37 @@ def test_refusals_reach_the_client_in_full_and_stay_out_of_the_log(public, clien
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_an_upload_beyond_the_limit_is_refused(public):
-    body = (
-        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(2**18) + b"\r\n--x--"
-    )
+def posted(url, name, data):
+    """An upload as any program may make it, under a name of its choice -> what Gradio answers."""
+    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    request = urllib.request.Request(f"{public[1]}gradio_api/upload", body, headers)
+    body = head.encode() + data + b"\r\n--x--"
+    with urllib.request.urlopen(urllib.request.Request(f"{url}gradio_api/upload", body, headers)) as response:
+        return json.load(response)
+
+
+def test_equal_files_of_one_name_are_one_and_the_second_has_to_come_again(public, capfd):
+    engine, url, _ = public
+    key = SecretKey.generate()
+    session, data = engine.register_embedding(embedding_for(key, engine))["session"], ciphertext(key)
+    with GradioCalls(url) as calls:
+        deadline = Deadline(60, url)
+
+        def call(path):
+            return calls.call("segment", [{"path": path, "meta": {"_type": "gradio.FileData"}}, session], deadline)
+
+        (one,), (two,) = posted(url, "a.safetensors", data), posted(url, "a.safetensors", data)
+        assert one == two  # which is why clients of ours take random names
+        call(one)
+        with pytest.raises(RequestRefusedError, match=r"the upload is gone: .* under the same name; upload it again"):
+            call(two)
+        call(*posted(url, "a.safetensors", data))
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_an_upload_beyond_the_limit_is_refused(public):
     with pytest.raises(urllib.error.HTTPError, match="413"):
-        urllib.request.urlopen(request)
+        posted(public[1], "a.png", bytes(2**18))
 
 
 def test_a_file_of_the_service_is_neither_read_nor_deleted_for_a_client(public, client):
@@ -143,6 +172,39 @@ def test_the_page_may_connect_to_nothing_but_its_service(public):
         assert "javascript" in response.headers["Content-Type"]
 
 
+def test_the_sample_photo_is_a_plain_public_picture(public):
+    with urllib.request.urlopen(f"{public[1]}privseg/sample.jpg") as response:
+        kind, data = response.headers["Content-Type"], response.read()
+    assert kind == "image/jpeg"
+    found, expected = np.array(Image.open(io.BytesIO(data))), np.array(sample_photo(SAMPLE))
+    assert np.abs(found.astype(int) - expected).mean() < 4
+    with urllib.request.urlopen(public[1]) as response:
+        page = response.read().decode()
+    assert "danielbuechele" in page
+    assert "without-sample" not in page
+
+
+def test_where_no_sample_photo_is_installed_none_is_offered(temporary, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    sample_file.cache_clear()
+    app, url = started(service())
+    try:
+        with urllib.request.urlopen(url) as response:
+            assert "without-sample" in response.read().decode()
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{url}privseg/sample.jpg")
+    finally:
+        app.close()
+        sample_file.cache_clear()
+
+
+def test_the_credit_of_the_sample_photo_is_linked():
+    credit = sample_credit()
+    assert 'href="https://www.flickr.com/photos/danielbuechele/6061409035/" target' in credit
+    assert ">creativecommons.org</a>" in credit
+    assert "(https" not in credit
+
+
 def test_an_encrypted_model_offers_no_registration(temporary, tmp_path):
     key = SecretKey.generate("permutation")
     engine = SegmentationService(tiny_model().encrypt_model(key), processor())
@@ -151,6 +213,8 @@ def test_an_encrypted_model_offers_no_registration(temporary, tmp_path):
         client = client_module.Client(url, verbose=False, download_files=tmp_path)
         names = set(client.view_api(return_format="dict")["named_endpoints"])
         assert names == {"/model_info", "/end_session", "/segment"}
+        with urllib.request.urlopen(url) as response:  # a known photo would open what others encrypt with this key
+            assert "without-sample" in response.read().decode()
         result = client.predict(upload(tmp_path, ciphertext(key), "photo.png"), "", api_name="/segment")
         assert Image.open(io.BytesIO(Path(result).read_bytes())).size == (30, 18)
     finally:

@@ -27,6 +27,7 @@ from tiny_setr import randomize, tiny_model
 from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.sample_photos import sample_photo
 from hf_privseg.service import SegmentationService
+from hf_privseg.service.sample import sample_file
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 pytest.importorskip("gradio")
@@ -193,10 +194,51 @@ def test_only_ciphertexts_leave_the_page(browser, public, photo, temporary, fami
         assert_no_secret(text, key)
         assert not any(part in text for part in plain)
     assert {urlsplit(address).netloc for address in recorder.asked_for} <= {urlsplit(recorder.address).netloc, ""}
-    assert [name for name, _ in recorder.uploads()] == ["embedding.safetensors", f"photo.encrypted{image.suffix}"]
+    names = [name for name, _ in recorder.uploads()]
+    assert [re.sub(r"^[0-9a-f-]{36}", "RANDOM", name) for name in names] == [
+        "RANDOM.safetensors", f"RANDOM{image.suffix}"
+    ]  # fmt: skip
     assert recorder.complaints == []
     assert len(legend) >= 1
     assert not [path for path in temporary.rglob("*") if path.is_file() and b"privseg" in path.read_bytes()]
+
+
+def test_a_visitor_without_a_photo_takes_the_sample_which_is_encrypted_as_any_other(browser, public):
+    with opened(browser, public[1], width=390, height=844, phone=True) as (page, recorder):
+        press(page, "sample")
+        finished(page, "sample")
+        assert "danielbuechele" in panel(page, "sample").locator(".hint:visible").text_content()
+        canvas = page.locator("canvas.chosen-photo").evaluate("canvas => canvas.toDataURL()")
+        press(page, "segment")
+        assert "computed from the ciphertext" in finished(page, "segment")
+        key_facts = page.locator('[data-privseg="key-facts"]').text_content()
+        screenshot(page, "sample-phone")
+    shown = np.array(Image.open(io.BytesIO(base64.b64decode(canvas.partition(",")[2]))).convert("RGB"))
+    assert np.abs(shown.astype(int) - np.array(sample_photo("china"))).mean() < 4
+    (image,) = recorder.images()
+    assert key_facts == f"orthogonal, fingerprint {image.fingerprint}"
+    assert image.original_size == shown.shape[:2]
+    assert len(recorder.uploads()) == 2  # the embedding and this image
+    for plain in (shown[200, 60:90].tobytes(), sample_file()[5000:5100]):
+        assert plain not in recorder.sent()
+    assert [urlsplit(a).path for a in recorder.asked_for].count("/privseg/sample.jpg") == 1
+    assert recorder.complaints == []
+
+
+def test_a_photo_of_ones_own_takes_the_place_of_the_sample(browser, public, photo):
+    with opened(browser, public[1]) as (page, _):
+        press(page, "sample")
+        finished(page, "sample")
+        press(page, "segment")
+        finished(page, "segment")
+        choose(page, photo)
+        finished(page, "photo")
+        assert not panel(page, "photo").locator(".hint").first.is_visible()
+        assert not page.locator('[data-privseg="ciphertext"]').is_visible()  # it is of the other photo
+        assert not page.locator('[data-privseg="segment-map"]').is_visible()
+        press(page, "segment")
+        finished(page, "segment")
+        assert page.locator('[data-privseg="segment-map"]').is_visible()
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
@@ -289,7 +331,7 @@ def test_wrong_key_and_no_key(browser, public, photo):
     assert len(others) == 1
     assert own in refusal
     assert others.pop() in refusal
-    assert all(re.fullmatch(r"agrees with the map under the right key on [\d.]+ % of the pixels", s) for s in shares)
+    assert all(re.fullmatch(r"Agrees with the map under the right key on [\d.]+ % of the pixels\.", s) for s in shares)
 
 
 def test_a_ciphertext_of_privseg_encrypt_is_taken(browser, public, photo, tmp_path):
@@ -368,6 +410,17 @@ def test_a_session_that_was_forgotten_is_made_anew(browser, public, photo):
     assert len({image.fingerprint for image in recorder.images()}) == 1
 
 
+def test_the_refusal_is_that_of_the_wrong_key_though_the_session_ran_out(browser, public, photo):
+    with opened(browser, public[1]) as (page, _):
+        segment(page, photo)
+        public[0]._sessions.clear()
+        page.evaluate("performance.now = () => 1e9")  # half an hour later and more
+        go_to(page, "Wrong key / no key")
+        press(page, "try-without")
+        finished(page, "try-without")
+        assert "do not belong together" in page.locator('[data-privseg="refusal"]').text_content()
+
+
 def test_closing_the_page_ends_the_session(browser, public, photo):
     engine, url = public
     engine._sessions.clear()
@@ -398,12 +451,57 @@ def test_two_visitors_at_once(browser, public, photo):
     assert maps[0] == maps[1]
 
 
+def test_a_key_outlives_a_service_that_could_not_be_reached(browser, public, photo, tmp_path):
+    key = SecretKey.generate()
+    key.to_file(tmp_path / "own.key")
+    with opened(browser, public[1]) as (page, recorder):
+        page.locator("details summary").first.click()
+        choose(page, photo)
+        finished(page, "photo")
+        page.route("**/gradio_api/upload", lambda route: route.abort())
+        choose(page, tmp_path / "own.key", "load-key")
+        assert "cannot be reached" in finished(page, "load-key", "error")
+        page.unroute("**/gradio_api/upload")
+        press(page, "segment")
+        finished(page, "segment")
+    (image,) = recorder.images()
+    assert image.fingerprint == key.fingerprint
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]], ids=["first first", "second first"])
+def test_equal_uploads_leave_each_other_alone(scripts_page, public, photo, order):
+    engine, key = public[0], SecretKey.generate()
+    session = engine.register_embedding(embedding_for(key, engine, patch_size=16))["session"]
+    sizes = scripts_page.evaluate(
+        """async ({text, session, order}) => {
+          const {Service} = await import("./privseg/service.js");
+          const service = new Service();
+          const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+          const files = [await service.upload(bytes, ".safetensors"), await service.upload(bytes, ".safetensors")];
+          const sizes = [];
+          for (const index of order) {
+            const [answer] = await service.call("segment", files[index], session);
+            const bitmap = await createImageBitmap(await (await service.download(answer)).blob());
+            sizes.push([bitmap.width, bitmap.height]);
+          }
+          return sizes;
+        }""",
+        {
+            "text": base64.b64encode(SetrImageProcessor().encrypt(Image.open(photo), key).to_bytes()).decode(),
+            "session": session,
+            "order": order,
+        },
+    )
+    assert sizes == [[300, 200]] * 2
+
+
 def test_an_encrypted_model_asks_for_its_key(browser, photo, temporary, tmp_path):
     key, other = SecretKey.generate(), SecretKey.generate()
     key.to_file(tmp_path / "own.key")
     other.to_file(tmp_path / "other.key")
     with running(tiny_service(key)) as url, opened(browser, url) as (page, recorder):
         assert not page.locator('[data-privseg="new-key"]').is_visible()
+        assert not page.locator('[data-privseg="sample"]').is_visible()  # a known photo would open the others
         choose(page, photo)
         finished(page, "photo")
         press(page, "segment")
@@ -417,7 +515,27 @@ def test_an_encrypted_model_asks_for_its_key(browser, photo, temporary, tmp_path
         finished(page, "load-key")
         press(page, "segment")
         finished(page, "segment")
+        choose(page, tmp_path / "other.key", "load-key")
+        finished(page, "load-key", "error")
+        assert page.locator('[data-privseg="key-facts"]').inner_text() == "none that fits"
+        press(page, "segment")  # not with the wrong key, which would be refused, nor with the one before
+        assert "load the key file of the model first" in finished(page, "segment", "error")
     assert len(recorder.images()) == len(recorder.uploads()) == 1
+
+
+def test_a_ciphertext_for_an_encrypted_model_is_taken_from_visitors_without_the_key(
+    browser, photo, temporary, tmp_path
+):
+    key = SecretKey.generate()
+    SetrImageProcessor().encrypt(Image.open(photo), key).to_file(tmp_path / "photo.safetensors")
+    with running(tiny_service(key)) as url, opened(browser, url) as (page, recorder):
+        assert page.locator('[data-privseg="key-facts"]').inner_text() == "none yet"
+        go_to(page, "Upload a ciphertext")
+        choose(page, tmp_path / "photo.safetensors", "ciphertext-file")
+        finished(page, "ciphertext-file")
+        page.locator('[data-privseg="upload-map"] canvas.labels').wait_for()
+    (image,) = recorder.images()
+    assert image.fingerprint == key.fingerprint
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -10,9 +10,11 @@ from test_service import embedding_for, processor
 from tiny_setr import randomize, tiny_model
 
 from hf_privseg import SecretKey, SetrImageProcessor
-from hf_privseg.attacks.priors import photo_prior
+from hf_privseg.attacks.blocks import to_grid
+from hf_privseg.attacks.priors import PHOTOS, photo_prior
 from hf_privseg.sample_photos import sample_photo
 from hf_privseg.service import SegmentationService
+from hf_privseg.service.sample import SAMPLE
 
 pytest.importorskip("scipy")
 pytest.importorskip("skimage")
@@ -81,6 +83,18 @@ def test_padding_is_cut_off_and_pictures_are_png(photo):
     answer = view.to_json()
     assert set(answer) == {"picture", "title", "note"}
     assert Image.open(io.BytesIO(base64.b64decode(answer["picture"]))).size == (90, 61)
+
+
+def test_the_attacks_do_not_know_the_photo_that_visitors_are_offered():
+    view = ServerView(SegmentationService(tiny_model(), processor()))
+    known = view._prior.grids
+    offered, other = (
+        to_grid(processor()(Image.fromarray(PHOTOS[name]()), return_tensors="pt").pixel_values[0].numpy(), 4)
+        for name in (SAMPLE, "flower")
+    )
+    assert len(known) == len(PHOTOS) - 1
+    assert any(np.array_equal(grid, other) for grid in known)
+    assert not any(np.array_equal(grid, offered) for grid in known)
 
 
 def test_the_checks_of_segmentation_hold_here(photo):

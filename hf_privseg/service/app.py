@@ -20,12 +20,15 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.routing import Mount
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..workflow import load_model
 from .engine import Limits, SegmentationService
+from .sample import sample_credit, sample_file
 from .server_view import ServerView
 
 STATIC = Path(__file__).parent / "static"
@@ -61,7 +64,7 @@ def launch(app: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
         "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         "head": '<link rel="stylesheet" href="privseg/page.css"><script type="module" src="privseg/page.js"></script>',
         "app_kwargs": {
-            "routes": [Mount("/privseg", StaticFiles(directory=STATIC))],
+            "routes": [Route("/privseg/sample.jpg", _sample), Mount("/privseg", StaticFiles(directory=STATIC))],
             "middleware": [Middleware(_ContentPolicy)],
         },
         "max_file_size": app.max_file_size,
@@ -90,9 +93,12 @@ def serve(model: str | Path = "default", *, limits: Limits | None = None, **opti
 def _add_page(service: SegmentationService) -> None:
     """The tabs, with static/<name>.html in them; page.js brings them to life, page.css hides what does not apply."""
     kind = "public" if service.is_public else "private"
+    if not service.is_public or sample_file() is None:
+        kind += " without-sample"
 
     def part(name: str) -> None:
         text = (STATIC / f"{name}.html").read_text(encoding="utf-8")
+        text = text.replace("<!-- the sample photo's credit -->", sample_credit())
         gr.HTML(text.replace('class="privseg"', f'class="privseg {kind}"'), padding=False)
 
     part("header")
@@ -141,6 +147,14 @@ def _add_endpoints(service: SegmentationService) -> None:
     )
 
 
+def _sample(request: Request) -> Response:
+    """The sample photo, or status 404 where none is installed."""
+    photo = sample_file()
+    if photo is None:
+        return Response("the package that ships the sample photo is not installed here", 404)
+    return Response(photo, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
+
+
 def _upload() -> gr.File:
     """A hidden file input that hands on the path of an upload.
 
@@ -164,12 +178,18 @@ def _taken(path: str | None) -> bytes:
     """Path of an upload -> its content; the file is gone afterwards.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or none any more.
     """
     if path is None:
         raise ValueError("expected a file, got none; upload one and pass what the upload returned")
     file = Path(path)
-    data = file.read_bytes()
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError as error:  # Gradio keeps equal files of one name as one, and whoever came first took it
+        raise ValueError(
+            "expected a file, but the upload is gone: it was read before, or equal content was uploaded under the "
+            "same name; upload it again, under a name of its own"
+        ) from error
     if Path(get_upload_folder()).resolve() in file.resolve().parents:  # never a file of ours that a client names
         file.unlink(missing_ok=True)
     return data

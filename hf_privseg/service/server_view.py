@@ -23,6 +23,7 @@ from ..attacks.thumbnail import reconstruct_thumbnail
 from ..encrypted_image import EncryptedImage
 from ..modeling_setr import SetrForSemanticSegmentation
 from .engine import SegmentationService
+from .sample import SAMPLE
 
 _PUBLIC = (
     "The service computes the plain patch embedding of each block, whatever the key. The public model tells how to "
@@ -103,12 +104,14 @@ class ServerView:
 
     @cached_property
     def _prior(self) -> ImagePrior:
-        """Statistics of sample photographs, prepared as clients prepare theirs; of none where none is installed."""
+        """Statistics of photographs that no visitor is offered, prepared as clients prepare theirs; of none at all
+        where none is installed.
+        """
         if self._given_prior is not None:
             return self._given_prior
         processor = self._service.processor
         try:
-            photos = [Image.fromarray(load()) for load in PHOTOS.values()]
+            photos = [Image.fromarray(load()) for name, load in PHOTOS.items() if name != SAMPLE]
         except ImportError:
             return synthetic_prior(processor.patch_size)
         images = [processor(photo, return_tensors="pt").pixel_values[0].numpy() for photo in photos]

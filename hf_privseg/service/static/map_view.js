@@ -6,12 +6,19 @@
 import { copyTo, paintLabels } from "./photo.js";
 
 const SMALLEST_SHARE = 0.005;
+const PARTS = `
+  <div class="stack"><canvas hidden></canvas><canvas class="labels" role="img" aria-label="Segmentation map"></canvas></div>
+  <label>Map over the photo <input type="range" min="0" max="100" value="60" aria-label="Opacity of the map"></label>
+  <p class="readout" aria-live="off"></p>
+  <div class="legend" role="group" aria-label="Classes; press one to see it by itself"></div>`;
 
-// container: an element with .stack > canvas.photo, canvas.labels; input[type=range]; .legend; .readout.
+// The parts are put at the container's end the first time.
 export function showMap(container, map, info, photo = null) {
+  if (!container.querySelector(".stack")) container.insertAdjacentHTML("beforeend", PARTS);
   const [photoCanvas, labelCanvas] = container.querySelectorAll("canvas");
   const [slider, legend] = ["input[type=range]", ".legend"].map((selector) => container.querySelector(selector));
   const readout = container.querySelector(".readout");
+  readout.textContent = "Point at the map to name a class; press a class to see it alone.";
   container.hidden = false;
   if (photo) copyTo(photoCanvas, photo);
   photoCanvas.hidden = !photo;

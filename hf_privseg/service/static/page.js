@@ -43,35 +43,40 @@ async function useKey(makeKey) {
   await learnService();
   const start = performance.now();
   const facts = await makeKey();
+  if (state.session) service.endSession(state.session.token);
+  Object.assign(state, { facts: null, map: null, session: null }); // the worker has no longer the key they belong to
   const theirs = state.info.encryption;
   if (theirs !== null && theirs.fingerprint !== facts.fingerprint) {
+    showKey(null);
     throw new Error(`the model of this service is encrypted with the key ${theirs.fingerprint} (${theirs.family}), ` +
       `but this is the key ${facts.fingerprint} (${facts.family}); load the key of the model`);
   }
-  if (state.session) service.endSession(state.session.token);
-  const session = theirs === null ? await register(["mine"], "mine") : { token: "" };
-  Object.assign(state, { facts, map: null, session });
+  state.facts = facts;
+  showKey(facts);
+  if (theirs === null) state.session = await register(["mine"], "mine");
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  find("key-facts").textContent = `${facts.family}, fingerprint ${facts.fingerprint}`;
-  find("save-key").disabled = false;
   return `The key is ready after ${seconds} s. It stays in this page and is gone when you close it.`;
+}
+
+function showKey(facts) {
+  find("key-facts").textContent = facts ? `${facts.family}, fingerprint ${facts.fingerprint}` : "none that fits";
+  find("save-key").disabled = !facts;
 }
 
 async function register(names, claimed) {
   const file = await owner("encryptEmbedding", state.embedding, names, claimed);
-  const upload = await service.upload(file, "embedding.safetensors");
+  const upload = await service.upload(file, ".safetensors");
   const [{ session, expires_in_seconds: seconds }] = await service.call("register_embedding", upload);
   return { token: session, endsAt: performance.now() + 1000 * (seconds - 5) };
 }
 
+// The session in which ciphertexts are sent; an encrypted model needs none.
 async function ensureSession() {
-  if (state.session === null) {
-    await learnService();
-    if (state.info.encryption !== null) {
-      throw new Error("load the key file of the model first, at the top of the page");
-    }
+  await learnService();
+  if (state.info.encryption !== null) return "";
+  if (state.facts === null) {
     await useKey(() => owner("newKey", "mine", find("family").value));
-  } else if (performance.now() > state.session.endsAt) {
+  } else if (state.session === null || performance.now() > state.session.endsAt) {
     state.session = await register(["mine"], "mine");
   }
   return state.session.token;
@@ -93,7 +98,16 @@ async function saveKey() {
 
 // ---------------------------------------------------------------------------------------------------------- segment
 
-async function choosePhoto(file) {
+const choosePhoto = (file) => takePhoto(file, "own");
+
+// From here on it is treated as a photo of the visitor's own.
+async function chooseSample() {
+  const photo = await service.samplePhoto();
+  for (const input of document.querySelectorAll('[data-privseg="photo"]')) input.value = "";
+  return takePhoto(photo, "sample");
+}
+
+async function takePhoto(file, kind) {
   await learnService();
   state.photo = await readPhoto(file, state.info);
   state.map = null;
@@ -101,7 +115,9 @@ async function choosePhoto(file) {
     paint(shown, rgbaOf(state.photo.shown), state.photo.shown.height, state.photo.shown.width);
     shown.closest("figure").hidden = false;
   }
-  return "The photo is in this page, and nowhere else. Encrypt it next.";
+  for (const text of document.querySelectorAll("[data-photo]")) text.hidden = text.dataset.photo !== kind;
+  for (const result of document.querySelectorAll(".of-photo")) result.hidden = true; // they are of the last photo
+  return `The photo is in this page${kind === "own" ? ", and nowhere else" : ""}. Encrypt it next.`;
 }
 
 async function encrypted(name) {
@@ -110,14 +126,15 @@ async function encrypted(name) {
   return owner("encryptPhoto", name, rgbaOf(grid), grid.height, grid.width, state.info.patch_size, original);
 }
 
-async function segmentFile(file, name, session) {
-  const [answer] = await service.call("segment", await service.upload(file, name), session);
+async function segmentFile(file, suffix, session) {
+  const [answer] = await service.call("segment", await service.upload(file, suffix), session);
   return readLabels(await service.download(answer));
 }
 
 async function segmentPhoto(report) {
   if (state.photo === null) throw new Error("choose a photo first");
   const session = await ensureSession();
+  if (state.facts === null) throw new Error("load the key file of the model first, at the top of the page");
   report("Encrypting ...");
   const start = performance.now();
   const { file, suffix, picture } = await encrypted("mine");
@@ -126,10 +143,10 @@ async function segmentPhoto(report) {
   paint(find("ciphertext"), picture, height, width);
   find("ciphertext").closest("figure").hidden = false;
   find("ciphertext-size").textContent =
-    `${file.length.toLocaleString("en")} bytes, ${width} x ${height} pixels, encrypted in ${seconds} s`;
+    `${file.length.toLocaleString("en")} bytes, ${width} x ${height} pixels, encrypted in ${seconds}\u00a0s`;
   report("The ciphertext is on its way. The service segments it ...");
-  state.upload = { file, name: `photo.encrypted${suffix}` };
-  state.map = await segmentFile(file, state.upload.name, session);
+  state.upload = { file, suffix };
+  state.map = await segmentFile(file, suffix, session);
   showMap(find("segment-map"), state.map, state.info, state.photo.shown);
   return "Done: the map was computed from the ciphertext.";
 }
@@ -142,24 +159,24 @@ async function tryWithout(report) {
     throw new Error("this needs the plain patch embedding, which the owner of this service's model keeps to itself");
   }
   if (state.map === null) await segmentPhoto(report);
+  const ownSession = await ensureSession();
   report("Encrypting with another key ...");
   await owner("newKey", "other", state.facts.family);
   const { file, suffix } = await encrypted("other");
-  const name = `photo.encrypted${suffix}`;
   let refusal = "the service took it, which it should not have done";
-  await segmentFile(file, name, state.session.token).catch((error) => { refusal = error.message; });
+  await segmentFile(file, suffix, ownSession).catch((error) => { refusal = error.message; });
   find("refusal").textContent = refusal;
   for (const [box, names] of [["wrong-key-map", ["mine"]], ["no-key-map", ["mine", "other"]]]) {
     report("The service segments it all the same, under a false label ...");
     const session = await register(names, "other");
-    const map = await segmentFile(file, name, session.token);
+    const map = await segmentFile(file, suffix, session.token);
     service.endSession(session.token);
     showMap(find(box), map, state.info, state.photo.shown);
     const share = (100 * agreement(map, state.map)).toFixed(1);
-    find(`${box}-share`).textContent = `agrees with the map under the right key on ${share} % of the pixels`;
+    find(`${box}-share`).textContent = `Agrees with the map under the right key on ${share} % of the pixels.`;
   }
   find("without-results").hidden = false;
-  return "Done.";
+  return "Done: the maps below are what the model gives without the right key.";
 }
 
 // ------------------------------------------------------------------------------- uploaded ciphertexts, server's view
@@ -167,8 +184,9 @@ async function tryWithout(report) {
 async function segmentUpload(file) {
   const session = await ensureSession();
   const bytes = new Uint8Array(await file.arrayBuffer());
-  const map = await segmentFile(bytes, file.name, session);
-  state.upload = { file: bytes, name: file.name };
+  const [suffix] = file.name.match(/\.\w+$/) ?? [""];
+  const map = await segmentFile(bytes, suffix, session);
+  state.upload = { file: bytes, suffix };
   showMap(find("upload-map"), map, state.info);
   return "Done: the service segmented the file as it was.";
 }
@@ -177,7 +195,7 @@ async function serverView(report) {
   if (state.upload === null) throw new Error("segment a photo or a ciphertext first: the attack is on what you sent");
   const session = await ensureSession();
   report("The service attacks your ciphertext. It takes some seconds ...");
-  const upload = await service.upload(state.upload.file, state.upload.name);
+  const upload = await service.upload(state.upload.file, state.upload.suffix);
   const [views] = await service.call("server_view", upload, session);
   find("views").replaceChildren(...views.map(({ picture, title, note }) => {
     const [figure, image, caption] = ["figure", "img", "figcaption"].map((tag) => document.createElement(tag));
@@ -196,6 +214,7 @@ async function serverView(report) {
 const ACTIONS = {
   "new-key": () => useKey(() => owner("newKey", "mine", find("family").value)),
   "save-key": saveKey,
+  sample: chooseSample,
   segment: segmentPhoto,
   "try-without": tryWithout,
   "server-view": serverView,
@@ -244,6 +263,6 @@ document.addEventListener("change", ({ target }) => {
   if (action && target.files?.length) run(target, action, target.files[0]);
 });
 addEventListener("pagehide", () => {
-  if (state.session?.token) service.endSession(state.session.token);
+  if (state.session) service.endSession(state.session.token);
   if (state.session) state.session.endsAt = 0; // should the browser bring the page back
 });

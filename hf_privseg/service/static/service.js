@@ -16,8 +16,10 @@ export class Service {
     return answer;
   }
 
-  // Uint8Array and a file name -> what an endpoint takes as a file.
-  async upload(bytes, name) {
+  // Uint8Array and a file name's ending -> what an endpoint takes as a file. Its name is a random one: the service keeps
+  // equal files of one name as one, and deletes that when it has read it; and names can tell what is in a photo.
+  async upload(bytes, suffix) {
+    const name = `${crypto.randomUUID()}${suffix}`;
     const form = new FormData();
     form.append("files", new Blob([bytes]), name);
     const [path] = await (await this.#post("upload", form)).json();
@@ -29,6 +31,13 @@ export class Service {
     const response = await reached(`gradio_api/file=${file.path}`);
     if (!response.ok) throw new Error(`the service no longer has its answer (${response.status}); try again`);
     return response;
+  }
+
+  // The sample photo -> a picture file.
+  async samplePhoto() {
+    const response = await reached("privseg/sample.jpg");
+    if (!response.ok) throw new Error("the service has no sample photo; choose a photo of your own");
+    return new File([await response.blob()], "the sample photo");
   }
 
   // Tells the service that a session is over, even while the page is being closed.

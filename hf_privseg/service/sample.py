@@ -1,0 +1,32 @@
+"""The sample photo for visitors who have none at hand: read from the package that ships it, a picture like any other.
+
+The service knows it, and one known photo opens whatever else is encrypted with the same key. So it is offered with a
+public model alone, where visitors make keys of their own, and the attacks of server_view.py may not know it.
+"""
+
+import html
+import io
+import re
+from functools import cache
+
+from ..sample_photos import SAMPLE_PHOTOS, sample_photo
+
+SAMPLE = "china"  # buildings, trees and sky, as in the scenes that the embedded model was trained on
+
+
+@cache
+def sample_file() -> bytes | None:
+    """The photo as a JPEG file; None where the package that ships it is not installed."""
+    try:
+        photo = sample_photo(SAMPLE)
+    except ImportError:
+        return None
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def sample_credit() -> str:
+    """The photo's credit in HTML; an address in brackets becomes a link that is named after its host."""
+    credit = html.escape(SAMPLE_PHOTOS[SAMPLE].credit)
+    return re.sub(r"\((https://([^/)]+)[^)]*)\)", r'(<a href="\1" target="_blank" rel="noopener">\2</a>)', credit)
