@@ -16,6 +16,7 @@ pytest.importorskip("accelerate", reason="the train extra is not installed")
 pytest.importorskip("matplotlib", reason="the demo extra is not installed")
 
 from hf_privseg import InvalidImageError, SetrForSemanticSegmentation, SetrImageProcessor, sample_photos
+from hf_privseg.keys import FAMILIES
 from hf_privseg.training.experiments import evenly_spaced, seeded_key
 from hf_privseg.training.photos import Photo, PhotoArguments, load_photos
 
@@ -183,6 +184,19 @@ def test_details_that_do_not_fit_are_refused(details, message, photo_file):
     done = run_here("figure4.py", "--images", photo_file, "--details", *details)
     assert done.returncode == 1
     assert re.search(message, done.stderr)
+
+
+# --------------------------------------------------------------------------------------------------------- leakage
+
+
+def test_the_picture_of_leakage_has_a_panel_for_each_family_and_the_weights(model, photo_file, tmp_path):
+    given = ("--images", photo_file, "--model", model)
+    done = succeed("figure_leakage.py", *given, "--output", tmp_path / "one.png", "--families", "permutation")
+    assert "Recovered, in the worst case: the photographs" in done.stdout
+    succeed("figure_leakage.py", *given, "--output", tmp_path / "four.png", "--families", *FAMILIES)
+    few, many = (Image.open(tmp_path / name) for name in ("one.png", "four.png"))
+    assert many.width == few.width
+    assert many.height > few.height
 
 
 # ---------------------------------------------------------------------------------------------------------- photos
