@@ -14,8 +14,8 @@ core for L = 768; the default budget takes about five to ten minutes.
 
 Measured with the embedded checkpoint on CamVid frames of another sequence than the attacker's (SECURITY.md): without
 drift, and under the drift that fine-tuning makes, the network finds nothing that the linear estimate misses, for fine
-texture, all that is missing there, does not follow from the neighbours; nor does it gain on the victims under a drift of
-30 %. The result says what it gained on images held out.
+texture, all that is missing there, does not follow from the neighbours; nor does it gain on the victims under a drift
+of 30 %. The result says what it gained on images held out.
 """
 
 import copy
