@@ -81,6 +81,19 @@ def test_a_client_registers_and_segments(public, client, temporary, tmp_path, fa
     assert answer["session"] not in output
 
 
+def test_gradio_keeps_few_sessions_however_many_call(monkeypatch, temporary):
+    monkeypatch.setattr("hf_privseg.service.app._GRADIO_SESSIONS", 3)
+    engine = service()
+    app, url = started(engine)
+    try:
+        with GradioCalls(url) as calls:
+            for _ in range(8):  # a session each
+                assert calls.call("public_embedding", [], Deadline(60, url))
+        assert 1 <= len(app.state_holder.session_data) <= 3
+    finally:
+        app.close()
+
+
 def test_model_info_is_what_the_engine_says(public, client):
     info = client.predict(api_name="/model_info")
     assert info == json.loads(json.dumps(public[0].model_info()))

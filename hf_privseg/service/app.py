@@ -45,6 +45,9 @@ _POLICY = (
     "worker-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 _CACHE_SECONDS = 300  # answers wait this long for whoever asked
+# For every session, a call of gradio_client's included, Gradio keeps a copy of the page, and by default 10,000 of them.
+# The service needs none.
+_GRADIO_SESSIONS = 64
 _Result = TypeVar("_Result")
 
 
@@ -68,6 +71,7 @@ def launch(app: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
             "middleware": [Middleware(_ContentPolicy)],
         },
         "max_file_size": app.max_file_size,
+        "state_session_capacity": _GRADIO_SESSIONS,
         "run_history": False,
         "footer_links": ["api"],
         "ssr_mode": False,
