@@ -1,9 +1,13 @@
 """The verdict is the worst of what was found, advice follows from the deployment, and the report says both."""
 
+import base64
+import io
 import json
+import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hf_privseg.attacks.advice import Deployment, advise
 from hf_privseg.attacks.findings import Finding, as_picture, verdicts, worst
@@ -117,7 +121,7 @@ def test_json_holds_every_figure(tmp_path):
 def test_html_is_one_page_with_pictures_and_escaped_text(tmp_path):
     report([finding(0.25, picture=PICTURE), finding(0.1)]).to_html(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2  # the original, and one reconstruction
+    assert page.count("data:image/jpeg;base64,") == 2  # the original, and one reconstruction
     assert "&lt;a model&gt;" in page
     assert "<a model>" not in page
     assert "http" not in page  # nothing is loaded from elsewhere
@@ -129,6 +133,21 @@ def test_tables_show_the_metrics_that_occur():
     assert "SSIM" not in head
     assert rows[0][head.index("hp")] == "0.25"
     assert rows[1][head.index("hp")] == ""
+
+
+def test_a_table_keeps_what_a_reader_must_know_beside_the_figures():
+    rows = [finding(0.25, note="fails to beat the linear one"), finding(0.9, "baseline"), finding(note="no such seed")]
+    head, cells = table_rows(rows)
+    recovered = [row[head.index("recovered")] for row in cells]
+    assert recovered == ["blurred outlines; fails to beat the linear one", "baseline", "no such seed"]
+
+
+def test_large_pictures_are_reduced(tmp_path):
+    large = np.zeros((100, 2000, 3), np.uint8)
+    report([finding(0.25, picture=large)]).to_html(tmp_path / "report.html")
+    files = re.findall(r"data:image/jpeg;base64,([^\"]+)", (tmp_path / "report.html").read_text())
+    sizes = [Image.open(io.BytesIO(base64.b64decode(file))).size for file in files]
+    assert sizes == [(8, 8), (640, 32)]
 
 
 def test_a_picture_spans_the_range_and_clips():

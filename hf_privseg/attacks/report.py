@@ -40,7 +40,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; font-size: .9rem; display: block; overflow-x: auto }
 td, th { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid #8886 }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
 .verdict { border-left: .4rem solid #d55e00; padding: .2rem 1rem; font-size: 1.1rem }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem }
 figure { margin: 0 } figure img { width: 100% } figcaption { font-size: .85rem }
@@ -95,7 +95,7 @@ def table_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]
     rows = []
     for f in findings:
         figures = [METRICS[name][1].format(f.metrics[name]) if name in f.metrics else "" for name in shown]
-        recovered = f.level or f.note
+        recovered = "baseline" if f.attacker == "baseline" else "; ".join(filter(None, [f.level, f.note]))
         rows.append([f.family, f.attack, str(f.num_images), f.prior, *figures, recovered, f"{f.seconds:.1f}"])
     return head, rows
 
@@ -134,20 +134,25 @@ def _page(report: AuditReport) -> str:
 
 
 def _caption(finding: Finding) -> str:
-    details = [finding.attack, f"{finding.num_images} images" if finding.num_images else "", finding.prior]
+    count = finding.num_images
+    details = [finding.attack, f"{count} image{'s' if count > 1 else ''}" if count else "", finding.prior]
     hp = f"hp {finding.metrics['hp']:.2f}" if "hp" in finding.metrics else ""
     return f"{finding.family}: " + ", ".join(part for part in [*details, hp] if part)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(_cell(text) for text in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    of_numbers = [all(_is_number(row[column]) for row in rows) for column in range(len(head))]
+
+    def line(kind: str, texts: Sequence[str]) -> str:
+        opened = (f'<{kind} class="number">' if number else f"<{kind}>" for number in of_numbers)
+        return "<tr>" + "".join(start + escape(text) for start, text in zip(opened, texts, strict=True)) + "</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    return f"<table><thead>{line('th', head)}</thead><tbody>{body}</tbody></table>"
 
 
-def _cell(text: str) -> str:
-    is_number = text.replace(".", "").replace("-", "").replace("%", "").isdigit()
-    return f'<td class="number">{escape(text)}</td>' if is_number else f"<td>{escape(text)}</td>"
+def _is_number(text: str) -> bool:
+    return not text or text.replace(".", "").replace("-", "").replace("%", "").isdigit()
 
 
 def _figure(caption: str, picture: np.ndarray) -> str:
