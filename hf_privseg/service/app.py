@@ -45,7 +45,7 @@ _POLICY = (
     "worker-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 _CACHE_SECONDS = 300  # answers wait this long for whoever asked
-# For every session, a call of gradio_client's included, Gradio keeps a copy of the page, and by default 10,000 of them.
+# For every session, a call of gradio_client's included, Gradio keeps a copy of the page: 10,000 of them by default.
 # The service needs none.
 _GRADIO_SESSIONS = 64
 _Result = TypeVar("_Result")
