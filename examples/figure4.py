@@ -21,6 +21,7 @@ from PIL import Image
 
 from hf_privseg import SetrImageProcessor
 from hf_privseg.keys import FAMILIES
+from hf_privseg.sample_photos import SAMPLE_PHOTOS
 from hf_privseg.training.arguments import parse_arguments
 from hf_privseg.training.experiments import seeded_key
 from hf_privseg.training.photos import Photo, PhotoArguments, load_photos
@@ -41,7 +42,7 @@ class Arguments(PhotoArguments):
 
     images: list[str] = field(
         default_factory=lambda: ["china", "astronaut"],
-        metadata={"help": "Photo files, or sample photos: china, rocket, astronaut, flower, coffee."},
+        metadata={"help": f"Photo files, or sample photos: {', '.join(SAMPLE_PHOTOS)}."},
     )
     details: list[str] = field(
         default_factory=list,

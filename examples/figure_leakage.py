@@ -19,6 +19,7 @@ from hf_privseg.attacks.findings import Finding, worst
 from hf_privseg.attacks.report import AuditReport
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.keys import DEFAULT_FAMILY
+from hf_privseg.sample_photos import SAMPLE_PHOTOS
 from hf_privseg.training.arguments import parse_arguments
 from hf_privseg.training.photos import PhotoArguments, load_photos
 from hf_privseg.visualization import PROTECTION_NOTE, Panel, draw_comparison
@@ -32,7 +33,7 @@ class Arguments(PhotoArguments):
 
     images: list[str] = field(
         default_factory=lambda: ["china"],
-        metadata={"help": "A photo file, or a sample photo: china, rocket, astronaut, flower, coffee."},
+        metadata={"help": f"A photo file, or a sample photo: {', '.join(SAMPLE_PHOTOS)}."},
     )
     output: str = field(default="outputs/leakage.png", metadata={"help": "The picture: .png, .jpg, .svg or .pdf."})
     model: str | None = field(default=None, metadata={"help": "Plain SETR checkpoint. Default: the embedded one."})

@@ -67,6 +67,11 @@ SAMPLE_PHOTOS = {
         _of_skimage("coffee"),
         (300, 230, 144, 80),
     ),
+    "chelsea": SamplePhoto(
+        'Photo: "chelsea" of scikit-image, by Stefan van der Walt, CC0.',
+        _of_skimage("chelsea"),
+        (130, 70, 144, 80),
+    ),
 }
 
 

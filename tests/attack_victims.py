@@ -7,8 +7,9 @@ import torch
 
 from hf_privseg import SecretKey
 from hf_privseg.attacks.blocks import to_grid, to_image
-from hf_privseg.attacks.priors import PHOTOS, ImagePrior, photo_prior
+from hf_privseg.attacks.priors import ImagePrior, photo_prior
 from hf_privseg.ciphers import cipher_for
+from hf_privseg.sample_photos import SAMPLE_PHOTOS
 
 PATCH_SIZE = 4
 LENGTH = 3 * PATCH_SIZE**2
@@ -19,7 +20,7 @@ VICTIMS = ("astronaut", "coffee")
 @cache
 def photo(name: str, side: int = 256) -> np.ndarray:
     """(3, side, side) float64 in [-1, 1], on an 8-bit scale."""
-    return PHOTOS[name]()[:side, :side].transpose(2, 0, 1) / 127.5 - 1
+    return SAMPLE_PHOTOS[name].load()[:side, :side].transpose(2, 0, 1) / 127.5 - 1
 
 
 @cache

@@ -19,8 +19,8 @@ from hf_privseg.attacks.alignment import (
     synchronise_signs,
 )
 from hf_privseg.attacks.blocks import to_grid
-from hf_privseg.attacks.priors import PHOTOS
 from hf_privseg.attacks.statistics import block_statistics
+from hf_privseg.sample_photos import SAMPLE_PHOTOS
 
 
 def moments(length, rng):
@@ -31,7 +31,7 @@ def moments(length, rng):
 
 
 def photo_grid(name, patch_size=8):
-    image = PHOTOS[name]().transpose(2, 0, 1) / 127.5 - 1
+    image = SAMPLE_PHOTOS[name].load().transpose(2, 0, 1) / 127.5 - 1
     height, width = (side // patch_size * patch_size for side in image.shape[1:])
     return to_grid(image[:, :height, :width], patch_size)
 

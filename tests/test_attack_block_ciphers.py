@@ -16,11 +16,12 @@ from hf_privseg.attacks.block_ciphers import (
 )
 from hf_privseg.attacks.blocks import to_grid, to_image
 from hf_privseg.attacks.metrics import high_pass_correlation, image_metrics, thumbnail
-from hf_privseg.attacks.priors import PHOTOS, image_prior
+from hf_privseg.attacks.priors import image_prior
 from hf_privseg.baselines.ciphers import BLOCKWISE_CIPHERS
 from hf_privseg.keys import SecretKey
+from hf_privseg.sample_photos import SAMPLE_PHOTOS
 
-CHINA = PHOTOS["china"]().transpose(2, 0, 1)[:, :416] / 127.5 - 1
+CHINA = SAMPLE_PHOTOS["china"].load().transpose(2, 0, 1)[:, :416] / 127.5 - 1
 VICTIM, OTHER = CHINA[..., :320], CHINA[..., 320:640]
 KEY = SecretKey((7).to_bytes(32, "big"))
 

@@ -9,9 +9,10 @@ from hf_privseg.attacks.blocks import LinearDecoder, to_grid, to_image
 from hf_privseg.attacks.canonical import reconstruct_canonical
 from hf_privseg.attacks.components import consensus
 from hf_privseg.attacks.metrics import high_pass_correlation
-from hf_privseg.attacks.priors import PHOTOS, image_prior
+from hf_privseg.attacks.priors import image_prior
 from hf_privseg.ciphers import cipher_for
 from hf_privseg.keys import SecretKey
+from hf_privseg.sample_photos import SAMPLE_PHOTOS
 
 PATCH_SIZE = 8
 LENGTH, HIDDEN_SIZE = 192, 96
@@ -19,7 +20,7 @@ LENGTH, HIDDEN_SIZE = 192, 96
 
 @pytest.fixture(scope="module")
 def image():
-    return PHOTOS["chelsea"]().transpose(2, 0, 1)[:, :296, :448] / 127.5 - 1
+    return SAMPLE_PHOTOS["chelsea"].load().transpose(2, 0, 1)[:, :296, :448] / 127.5 - 1
 
 
 @pytest.fixture(scope="module")

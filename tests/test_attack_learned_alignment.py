@@ -2,18 +2,18 @@
 
 import numpy as np
 import pytest
-from attack_victims import PATCH_SIZE, VICTIMS, encrypt, photo
+from attack_victims import PATCH_SIZE, encrypt, photo
 
 from hf_privseg.attacks.blocks import to_grid
 from hf_privseg.attacks.learned_alignment import refine_orthogonal
 from hf_privseg.attacks.learned_inversion import Budget
 from hf_privseg.attacks.metrics import psnr
-from hf_privseg.attacks.priors import PHOTOS, image_prior
+from hf_privseg.attacks.priors import image_prior
 
 SMALL = Budget(steps=240, batch_size=4, crop_in_blocks=12, width=64, depth=1, learning_rate=1e-3)
 
 
-NAMES = [name for name in PHOTOS if name not in VICTIMS]
+NAMES = ("china", "rocket", "flower", "chelsea")
 
 
 def crops(across, names=NAMES):
@@ -23,7 +23,7 @@ def crops(across, names=NAMES):
 
 @pytest.fixture(scope="module")
 def plain():
-    return [to_grid(crop, PATCH_SIZE) for crop in crops([192])[::3]]
+    return [to_grid(crop, PATCH_SIZE) for crop in crops([192])[1::3]]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,6 @@ def test_an_untrained_network_leaves_the_alignment_as_it_is(ciphertexts, prior):
 def test_too_few_images_to_rehearse_with_are_refused(ciphertexts, prior):
     few = image_prior(crops([0])[:5], PATCH_SIZE, num_shifts=2)
     with pytest.raises(
-        ValueError, match=r"a prior of 12 images or more, half of which play the 6 ciphertexts, .* of 5"
+        ValueError, match=r"a prior of 10 images or more, half of which play the 5 ciphertexts, .* of 5"
     ):
         refine_orthogonal(ciphertexts, few)

@@ -9,8 +9,8 @@ from attack_victims import LENGTH, VICTIMS, drifted, embedding, photo, prior, vi
 from hf_privseg.attacks.blocks import LinearDecoder, to_grid
 from hf_privseg.attacks.learned_inversion import Budget, train_inverter
 from hf_privseg.attacks.metrics import psnr
-from hf_privseg.attacks.priors import PHOTOS
 from hf_privseg.attacks.public_base import invert_embedding
+from hf_privseg.sample_photos import SAMPLE_PHOTOS
 
 SMALL = Budget(steps=60, batch_size=4, crop_in_blocks=12, width=64, depth=1)
 
@@ -21,7 +21,7 @@ def narrow():
 
 
 def own_images():
-    return [to_grid(photo(name), 4) for name in PHOTOS if name not in VICTIMS]
+    return [to_grid(photo(name), 4) for name in sorted(SAMPLE_PHOTOS) if name not in VICTIMS]
 
 
 def observe(grid, rng):

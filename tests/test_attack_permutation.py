@@ -9,12 +9,13 @@ pytest.importorskip("skimage", reason="the attacks extra is not installed")
 from hf_privseg.attacks.blocks import to_grid, to_image
 from hf_privseg.attacks.metrics import high_pass_correlation, key_recovery, thumbnail
 from hf_privseg.attacks.permutation import recover_permutation, recover_signs
-from hf_privseg.attacks.priors import PHOTOS, image_prior, photo_prior, synthetic_prior
+from hf_privseg.attacks.priors import image_prior, photo_prior, synthetic_prior
 from hf_privseg.ciphers import cipher_for
 from hf_privseg.keys import SecretKey
+from hf_privseg.sample_photos import SAMPLE_PHOTOS
 
 SIZE = 4
-CHINA = PHOTOS["china"]().transpose(2, 0, 1)[:, :424] / 127.5 - 1
+CHINA = SAMPLE_PHOTOS["china"].load().transpose(2, 0, 1)[:, :424] / 127.5 - 1
 VICTIM = CHINA[..., :320]
 
 

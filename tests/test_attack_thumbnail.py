@@ -5,16 +5,17 @@ import pytest
 import torch
 
 from hf_privseg.attacks.blocks import to_grid
-from hf_privseg.attacks.priors import PHOTOS, image_prior, synthetic_prior
+from hf_privseg.attacks.priors import image_prior, synthetic_prior
 from hf_privseg.attacks.thumbnail import reconstruct_thumbnail
 from hf_privseg.ciphers import cipher_for
 from hf_privseg.keys import FAMILIES, SecretKey
+from hf_privseg.sample_photos import SAMPLE_PHOTOS
 
 PATCH_SIZE = 8
 
 
 def photo(name):
-    image = PHOTOS[name]().transpose(2, 0, 1) / 127.5 - 1
+    image = SAMPLE_PHOTOS[name].load().transpose(2, 0, 1) / 127.5 - 1
     height, width = (side // PATCH_SIZE * PATCH_SIZE for side in image.shape[1:])
     return image[:, :height, :width]
 

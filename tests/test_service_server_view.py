@@ -11,8 +11,8 @@ from tiny_setr import randomize, tiny_model
 
 from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.attacks.blocks import to_grid
-from hf_privseg.attacks.priors import PHOTOS, photo_prior
-from hf_privseg.sample_photos import sample_photo
+from hf_privseg.attacks.priors import photo_prior
+from hf_privseg.sample_photos import SAMPLE_PHOTOS, sample_photo
 from hf_privseg.service import SegmentationService
 from hf_privseg.service.sample import SAMPLE
 
@@ -89,10 +89,12 @@ def test_the_attacks_do_not_know_the_photo_that_visitors_are_offered():
     view = ServerView(SegmentationService(tiny_model(), processor()))
     known = view._prior.grids
     offered, other = (
-        to_grid(processor()(Image.fromarray(PHOTOS[name]()), return_tensors="pt").pixel_values[0].numpy(), 4)
+        to_grid(
+            processor()(Image.fromarray(SAMPLE_PHOTOS[name].load()), return_tensors="pt").pixel_values[0].numpy(), 4
+        )
         for name in (SAMPLE, "flower")
     )
-    assert len(known) == len(PHOTOS) - 1
+    assert len(known) == len(SAMPLE_PHOTOS) - 1
     assert any(np.array_equal(grid, other) for grid in known)
     assert not any(np.array_equal(grid, offered) for grid in known)
 

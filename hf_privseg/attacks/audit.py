@@ -23,9 +23,10 @@ from ..convert import convert_checkpoint
 from ..errors import EncryptionStateError
 from ..image_processing_setr import SetrImageProcessor
 from ..modeling_setr import SetrForSemanticSegmentation
+from ..sample_photos import SAMPLE_PHOTOS
 from .advice import Deployment, advise
 from .findings import as_picture
-from .priors import PHOTOS, ImagePrior, image_prior, synthetic_prior
+from .priors import ImagePrior, image_prior, synthetic_prior
 from .public_base import embedding_matrix, relative_drift
 from .report import AuditReport
 from .scene import Scene
@@ -179,7 +180,7 @@ def _priors(
     prior_images: Sequence[Any], victims: Sequence[np.ndarray], processor: SetrImageProcessor, patch_size: int
 ) -> list[ImagePrior]:
     """Synthetic, photos and, if there are any, in-domain; all prepared as the client prepares its own."""
-    photos = [_prepared(Image.fromarray(load()), processor) for load in PHOTOS.values()]
+    photos = [_prepared(Image.fromarray(photo.load()), processor) for photo in SAMPLE_PHOTOS.values()]
     photos = [photo for photo in photos if not _occurs(photo, victims)]
     priors = [synthetic_prior(patch_size), image_prior(photos, patch_size, name="photos", num_shifts=2)]
     similar = [_prepared(image, processor) for image in prior_images]

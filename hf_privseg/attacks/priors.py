@@ -1,10 +1,11 @@
 """What an attacker knows of photographs in general: similar scenes, any photographs, or none at all."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..sample_photos import SAMPLE_PHOTOS
 from .blocks import to_grid
 from .statistics import BlockStatistics, block_statistics
 
@@ -43,45 +44,17 @@ def image_prior(
     return ImagePrior(name, block_statistics(grids), grids, len(shifts))
 
 
-def _sklearn_photo(name: str) -> Callable[[], np.ndarray]:
-    def load() -> np.ndarray:
-        from sklearn.datasets import load_sample_image
-
-        return load_sample_image(name)
-
-    return load
-
-
-def _skimage_photo(name: str) -> Callable[[], np.ndarray]:
-    def load() -> np.ndarray:
-        from skimage import data
-
-        return getattr(data, name)()
-
-    return load
-
-
-# Colour photographs inside the wheels of scikit-image and scikit-learn; nothing is downloaded.
-PHOTOS: dict[str, Callable[[], np.ndarray]] = {
-    "astronaut": _skimage_photo("astronaut"),
-    "chelsea": _skimage_photo("chelsea"),
-    "china": _sklearn_photo("china.jpg"),
-    "coffee": _skimage_photo("coffee"),
-    "flower": _sklearn_photo("flower.jpg"),
-    "rocket": _skimage_photo("rocket"),
-}
-
-
 def photo_prior(patch_size: int, *, exclude: Sequence[str] = (), num_shifts: int = 8) -> ImagePrior:
-    """The photographs in `PHOTOS` but those named in `exclude` (which an attack is tried on) -> prior.
+    """The photographs in `SAMPLE_PHOTOS` but those in `exclude` (which an attack is tried on) -> prior.
 
     Raises:
         ValueError: an excluded name is unknown.
     """
-    unknown = sorted(set(exclude) - set(PHOTOS))
+    unknown = sorted(set(exclude) - set(SAMPLE_PHOTOS))
     if unknown:
-        raise ValueError(f"no photo is called {', '.join(unknown)}; there are {', '.join(PHOTOS)}")
-    images = [load().transpose(2, 0, 1) / 127.5 - 1 for name, load in PHOTOS.items() if name not in exclude]
+        raise ValueError(f"no photo is called {', '.join(unknown)}; there are {', '.join(SAMPLE_PHOTOS)}")
+    chosen = [photo.load() for name, photo in SAMPLE_PHOTOS.items() if name not in exclude]
+    images = [pixels.transpose(2, 0, 1) / 127.5 - 1 for pixels in chosen]
     return image_prior(images, patch_size, name="photos", num_shifts=num_shifts)
 
 

@@ -57,7 +57,7 @@ def build_app(service: SegmentationService) -> gr.Blocks:
         _add_page(service)
         _add_endpoints(service)
     app.max_file_size = service.limits.max_upload_bytes
-    return app.queue(max_size=32, default_concurrency_limit=4)
+    return app.queue(max_size=64, default_concurrency_limit=4)
 
 
 def launch(app: gr.Blocks, **options: Any) -> tuple[Any, str, str]:

@@ -17,11 +17,12 @@ from PIL import Image
 from ..attacks.blocks import LinearDecoder, to_grid, to_image
 from ..attacks.orthogonal import reconstruct_orthogonal
 from ..attacks.permutation import recover_permutation
-from ..attacks.priors import PHOTOS, ImagePrior, image_prior, synthetic_prior
+from ..attacks.priors import ImagePrior, image_prior, synthetic_prior
 from ..attacks.public_base import embedding_matrix, invert_ciphertexts
 from ..attacks.thumbnail import reconstruct_thumbnail
 from ..encrypted_image import EncryptedImage
 from ..modeling_setr import SetrForSemanticSegmentation
+from ..sample_photos import SAMPLE_PHOTOS
 from .engine import SegmentationService
 from .sample import SAMPLE
 
@@ -111,7 +112,7 @@ class ServerView:
             return self._given_prior
         processor = self._service.processor
         try:
-            photos = [Image.fromarray(load()) for name, load in PHOTOS.items() if name != SAMPLE]
+            photos = [Image.fromarray(photo.load()) for name, photo in SAMPLE_PHOTOS.items() if name != SAMPLE]
         except ImportError:
             return synthetic_prior(processor.patch_size)
         images = [processor(photo, return_tensors="pt").pixel_values[0].numpy() for photo in photos]
