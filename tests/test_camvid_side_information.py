@@ -126,6 +126,12 @@ def test_at_its_own_size_half_of_the_directions_are_missing(embedding, prior, vi
     assert min(psnr(found.decode(victim), victim) for victim in victims) > 30
 
 
+def test_an_embedding_as_wide_as_a_block_is_inverted_whole_at_any_size(prior, victims):
+    wide = np.random.default_rng(0).standard_normal((768, 768)).astype(np.float32)  # ViT-B/16 has this shape
+    found = invert_ciphertexts(encrypt_embedding(wide, "orthogonal", PATCH_SIZE), wide, prior.statistics)
+    assert min(psnr(found.decode(encrypt(victim, "orthogonal", PATCH_SIZE)), victim) for victim in victims) >= 45
+
+
 @pytest.mark.parametrize(("drift", "least"), [(0.1, 25), (0.3, 20)])
 def test_drift_is_calibrated_away(embedding, prior, drift, least):
     victims = grids("test", 12)
