@@ -66,7 +66,11 @@ class SetrPatchEmbeddings(nn.Module):
         self.patch_size = config.patch_size
         self.num_channels = config.num_channels
         self.projection = nn.Conv2d(
-            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+            config.num_channels,
+            config.hidden_size,
+            kernel_size=config.patch_size,
+            stride=config.patch_size,
+            dtype=torch.float32,  # whatever dtype the model is built in: see `_keep_in_fp32_modules_strict`
         )
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -263,6 +263,13 @@ def test_half_precision_keeps_the_projection_in_fp32(family, dtype, tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_model_built_in_half_precision_has_the_projection_in_fp32(dtype):
+    model = SetrForSemanticSegmentation._from_config(tiny_model().config, dtype=dtype)
+    assert model.setr.embeddings.patch_embeddings.projection.weight.dtype == torch.float32
+    assert next(model.decode_head.parameters()).dtype == dtype
+
+
 def test_autocast_keeps_the_projection_in_fp32():
     model = tiny_model()
     outputs = {}
