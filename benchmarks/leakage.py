@@ -144,6 +144,7 @@ def main() -> None:
             num_scored=args.num_scored,
             segment=segmenter(model),
             public_base=base,
+            progress=True,
         )
         run_group(group, scene, args, model, records)
     found = tables(records, list(groups))

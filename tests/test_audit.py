@@ -14,10 +14,11 @@ from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.attacks.audit import FAMILIES, audit, embedding_matrix_of, fresh_keys, load_embedding
 from hf_privseg.attacks.blocks import to_grid
 from hf_privseg.attacks.findings import ATTACKERS
+from hf_privseg.attacks.learned_inversion import Budget
 from hf_privseg.attacks.priors import image_prior
 from hf_privseg.attacks.scene import Scene
 from hf_privseg.attacks.target import Target
-from hf_privseg.attacks.trials import seed_trial
+from hf_privseg.attacks.trials import all_trials, seed_trial
 from hf_privseg.cli import app
 from hf_privseg.public_facts import public_facts
 from hf_privseg.sample_photos import sample_photo
@@ -120,6 +121,30 @@ def test_agreement_is_the_share_of_labels_that_the_plain_model_keeps(report):
     scene = Scene(images=[image], patch_size=PATCH_SIZE, **fields)
     assert scene.score({0: to_grid(image, PATCH_SIZE)})["agreement"] == 1.0
     assert scene.score({0: to_grid(np.zeros_like(image) - 1, PATCH_SIZE)})["agreement"] == 0.5
+
+
+def test_networks_are_trained_where_asked_for_and_say_what_they_gained(model, processor, crops, monkeypatch, capfd):
+    small = Budget(steps=2, width=8, crop_in_blocks=8)
+    for name, value in {"BUDGET": small, "INVERSION": small, "NUM_KEYS": 3}.items():
+        monkeypatch.setattr(f"hf_privseg.attacks.trials.{name}", value)
+    images, own = ([processor(crop).pixel_values[0].double().numpy() for crop in part] for part in crops)
+    scene = Scene(
+        images=images[:2],
+        patch_size=PATCH_SIZE,
+        embedding=embedding_matrix_of(model),
+        priors=[image_prior(own, PATCH_SIZE, num_shifts=2)],
+        counts=(1, 2, 4),
+        public_base=embedding_matrix_of(model),
+        progress=True,
+    )
+    trials = all_trials(scene, fresh_keys(["orthogonal", "matrix"], model), learned=True)
+    learned = [trial.find(scene) for trial in trials if trial.attack.startswith("learned")]
+    assert [(f.attack, f.num_images) for f in learned] == [
+        ("learned alignment", 2),  # of 6 own images 3 play victims
+        ("learned inversion, public base", 1),
+    ]
+    assert all("on images held out" in f.note and f.metrics["psnr"] > 5 for f in learned)
+    assert "training" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("family", FAMILIES)

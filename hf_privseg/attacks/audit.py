@@ -68,7 +68,7 @@ def audit(
             is public if `public_base` is given.
         budget: "quick" ends in about two minutes on two cores for 16 images; "full" tries more numbers of ciphertexts,
             scores more reconstructions and trains an inversion network.
-        progress: shows a bar on stderr.
+        progress: shows bars on stderr.
 
     Raises:
         EncryptionStateError: the model is encrypted.
@@ -81,7 +81,7 @@ def audit(
         )
     if budget not in COUNTS:
         raise ValueError(f"expected a budget among {', '.join(COUNTS)}, got {budget!r}")
-    scene = _scene(model, images, processor, prior_images, public_base, budget)
+    scene = _scene(model, images, processor, prior_images, public_base, budget, progress)
     trials = all_trials(scene, fresh_keys(families, model), learned=budget == "full")
     if encryption is not None and encryption["family"] in keys.FAMILIES:
         trials.append(seed_trial(encryption))
@@ -158,6 +158,7 @@ def _scene(
     prior_images: Sequence[Any],
     public_base: np.ndarray | None,
     budget: Budget,
+    progress: bool,
 ) -> Scene:
     victims = [_prepared(image, processor) for image in images]
     sizes = sorted({image.shape[1:] for image in victims})
@@ -173,6 +174,7 @@ def _scene(
         num_scored=NUM_SCORED[budget],
         segment=segmenter(model),
         public_base=public_base,
+        progress=progress,
     )
 
 

@@ -71,7 +71,7 @@ def refine_orthogonal(
         num_keys: own keys to rehearse under, a tenth of them held out.
         budget: of the network's training.
         seed: of keys, groups, crops and weights.
-        progress: called with the number of keys that have been rehearsed.
+        progress: called with the number of steps done, of num_keys + budget.steps: keys rehearsed, then updates.
 
     Raises:
         ValueError: the prior has too few images, or images or blocks of the wrong size.
@@ -101,6 +101,7 @@ def refine_orthogonal(
         observe_held_out=_observe(decoders[:num_held_out]),
         budget=budget,
         seed=seed,
+        progress=None if progress is None else lambda step, found: progress(num_keys + step),
     )
     return RefinedAlignment(aligned, inverter)
 

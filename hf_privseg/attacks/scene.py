@@ -25,6 +25,7 @@ class Scene:
     num_scored: how many reconstructions of a trial are scored.
     segment: the plain model, for the share of labels that a reconstruction keeps; None leaves that out.
     public_base: E0, (L, hidden_size) float64, the patch embedding of public weights near the model; None for none.
+    progress: shows a bar on stderr while a trial trains a network.
     """
 
     images: Sequence[np.ndarray]
@@ -35,6 +36,7 @@ class Scene:
     num_scored: int = 2
     segment: Segment | None = None
     public_base: np.ndarray | None = None
+    progress: bool = False
     grids: Sequence[np.ndarray] = field(init=False, repr=False)
     labels: dict[int, np.ndarray] = field(init=False, repr=False, default_factory=dict)
 

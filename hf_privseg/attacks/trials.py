@@ -5,19 +5,21 @@ plain, to images of the attacker's choice, to public weights; see `findings.ATTA
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from .blocks import as_rows, to_grid
 from .brute_force import seed_of_fingerprint
 from .canonical import reconstruct_canonical
 from .chosen_plaintext import probe_matrix, probe_permutation
 from .known_plaintext import fit_rotation, match_traces, regress
-from .learned_alignment import refine_orthogonal
-from .learned_inversion import LearnedInverter, train_inverter
+from .learned_alignment import BUDGET, NUM_KEYS, refine_orthogonal
+from .learned_inversion import Budget, LearnedInverter, train_inverter
 from .metrics import grey, key_recovery, thumbnail
 from .model_only import orientations, recover_from_model
 from .orthogonal import reconstruct_orthogonal
@@ -37,6 +39,7 @@ from .thumbnail import reconstruct_thumbnail
 PERMUTATIONS = ("permutation", "signed_permutation")
 
 NUM_SEEDS = 100_000
+INVERSION = Budget()  # of a network; that of the learned alignment is its own
 MAX_REHEARSED = 16  # ciphertexts; each own key takes as many images of the attacker's
 
 # What is tried on the uploads alone; `matrix` is near enough to a rotation for the attack on rotations.
@@ -144,10 +147,10 @@ def _rehearsed_trials(scene: Scene, target: Target) -> Iterator[Trial]:
     seen = target.ciphertexts[: max(counts)]
 
     def run() -> Outcome:
-        found = refine_orthogonal(seen, best)
-        return Outcome(
-            estimates=_decoded(scene, found, seen, len(seen)), note=_told(found.inverter, "alignment alone")
-        )
+        with _training(scene, NUM_KEYS + BUDGET.steps) as tell:
+            found = refine_orthogonal(seen, best, num_keys=NUM_KEYS, budget=BUDGET, progress=tell)
+        estimates = _decoded(scene, found, seen, len(seen))
+        return Outcome(estimates=estimates, note=_told(found.inverter, "alignment alone"))
 
     yield Trial(
         attack="learned alignment",
@@ -157,6 +160,13 @@ def _rehearsed_trials(scene: Scene, target: Target) -> Iterator[Trial]:
         prior=best.name,
         run=run,
     )
+
+
+@contextmanager
+def _training(scene: Scene, num_steps: int) -> Iterator[Callable[..., None]]:
+    """Shows a bar, and hands on what moves it to a number of steps."""
+    with tqdm(total=num_steps, desc="training", leave=False, disable=not scene.progress) as bar:
+        yield lambda done, *_: bar.update(done - bar.n)
 
 
 def _told(inverter: LearnedInverter, baseline: str) -> str:
@@ -274,14 +284,7 @@ def public_base_trials(scene: Scene, base: np.ndarray, name: str, *, learned: bo
         return decoded(invert_drifted_embedding(base, best.statistics, moments, drift=drift))
 
     def trained() -> Outcome:
-        linear = invert_embedding(base, best.statistics, drift=drift)
-        spread = drift * np.linalg.norm(base) / base.size**0.5
-
-        def observe(grid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-            drifted = base + spread * rng.standard_normal(base.shape) if drift else base
-            return grid @ drifted
-
-        inverter = train_inverter(best.grids, observe, linear)
+        inverter = _train_inverter(scene, base, best, drift)
         return replace(decoded(inverter), note=_told(inverter, "linear one"))
 
     def decoded(decoder: Decoder) -> Outcome:
@@ -303,6 +306,18 @@ def public_base_trials(scene: Scene, base: np.ndarray, name: str, *, learned: bo
             prior=prior.name,
             run=run,
         )
+
+
+def _train_inverter(scene: Scene, base: np.ndarray, prior: ImagePrior, drift: float) -> LearnedInverter:
+    """Public weights and the attacker's images -> a network trained under drifts of the attacker's own."""
+    linear = invert_embedding(base, prior.statistics, drift=drift)
+    spread = drift * np.linalg.norm(base) / base.size**0.5
+
+    def observe(grid: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return grid @ (base + spread * rng.standard_normal(base.shape) if drift else base)
+
+    with _training(scene, INVERSION.steps) as tell:
+        return train_inverter(prior.grids, observe, linear, budget=INVERSION, progress=tell)
 
 
 def _decoded(
