@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -166,14 +167,20 @@ def test_a_file_of_the_service_is_neither_read_nor_deleted_for_a_client(public, 
     assert target.is_file()
 
 
-def test_answers_are_deleted_in_time(public, client, temporary):
-    from gradio.route_utils import delete_files_created_by_app
-
-    client.predict(api_name="/public_embedding")
-    assert any(path.is_file() for path in temporary.rglob("*"))
-    delete_files_created_by_app(public[2], age=0)
-    assert not any(path.is_file() for path in temporary.rglob("*"))
-    assert public[2].delete_cache == (60, 300)
+def test_answers_are_deleted_in_time(monkeypatch, temporary):
+    monkeypatch.setattr("hf_privseg.service.app._SECONDS_KEPT", 0.2)
+    monkeypatch.setattr("hf_privseg.service.app._CLEANUP_SECONDS", 0.05)
+    app, url = started(service())
+    try:
+        with GradioCalls(url) as calls:
+            answer = Path(calls.call("public_embedding", [], Deadline(60, url))["path"])
+        deadline = time.monotonic() + 10
+        while answer.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert temporary in answer.parents
+        assert not answer.exists()
+    finally:
+        app.close()
 
 
 def test_the_page_may_connect_to_nothing_but_its_service(public):

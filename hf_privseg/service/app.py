@@ -27,6 +27,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..workflow import load_model
+from .cleanup import Cleanup
 from .engine import Limits, SegmentationService
 from .sample import sample_credit, sample_file
 from .server_view import ServerView
@@ -44,7 +45,9 @@ _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; "
     "worker-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
-_CACHE_SECONDS = 300  # answers wait this long for whoever asked
+_SECONDS_KEPT = 300  # answers wait this long for whoever asked
+_CLEANUP_SECONDS = 60
+_NEVER = 2**31  # seconds
 # For every session, a call of gradio_client's included, Gradio keeps a copy of the page: 10,000 of them by default.
 # The service needs none.
 _GRADIO_SESSIONS = 64
@@ -53,7 +56,8 @@ _Result = TypeVar("_Result")
 
 def build_app(service: SegmentationService) -> gr.Blocks:
     """Service -> Gradio app with the page and the endpoints, to be started by `launch`."""
-    with gr.Blocks(title="hf-privseg", analytics_enabled=False, delete_cache=(60, _CACHE_SECONDS)) as app:
+    # delete_cache: Gradio deletes what is left when the service ends; while it runs, cleanup.py does.
+    with gr.Blocks(title="hf-privseg", analytics_enabled=False, delete_cache=(_NEVER, _NEVER)) as app:
         _add_page(service)
         _add_endpoints(service)
     app.max_file_size = service.limits.max_upload_bytes
@@ -77,6 +81,7 @@ def launch(app: gr.Blocks, **options: Any) -> tuple[Any, str, str]:
         "ssr_mode": False,
         "share": False,
     }
+    Cleanup(app, seconds_kept=_SECONDS_KEPT, interval=_CLEANUP_SECONDS).start()
     return app.launch(**settings | options)
 
 
