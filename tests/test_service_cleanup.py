@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-gr = pytest.importorskip("gradio")
+pytest.importorskip("gradio", reason="the space extra is not installed")
+
+import gradio as gr
 
 from hf_privseg.service.cleanup import Cleanup, delete_old_files
 
