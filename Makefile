@@ -10,7 +10,7 @@ demo: $(VENV)/.installed-demo  ## encrypt a model and a photograph, segment the 
 	$(BIN)/privseg demo --force $(if $(IMAGE),--image "$(IMAGE)") $(if $(FAMILY),--family "$(FAMILY)")
 
 test: $(VENV)/.installed-dev  ## the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev  ## format, lint, types, tests
 	$(BIN)/ruff format --check .
