@@ -11,7 +11,9 @@ the test split, beside that of the plain model and that of the encrypted one on 
 It writes results.json and theft.md; a killed run goes on with the trainings that are missing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +61,33 @@ def load_tensors(args: Arguments, split: str, count: int, num_labels: int) -> tu
     return torch.stack(images), torch.stack(labels)
 
 
+def starts_for(args: Arguments, shape: torch.Size) -> dict[str, torch.Tensor | None]:
+    """{name: weight that the thief starts from, None for a random one}; refuses a start that cannot be made."""
+    starts: dict[str, torch.Tensor | None] = {"random": None}
+    if args.public_base is not None:
+        starts["public"] = torch.from_numpy(load_embedding(args.public_base).T.copy()).reshape(shape).float()
+    for start in args.starts:
+        if start not in starts:
+            raise SystemExit(f"--starts takes {', '.join(starts)}, got {start}; public needs --public_base")
+    return starts
+
+
+def write_table(args: Arguments, records: Records) -> None:
+    """theft.md, and the same on the terminal."""
+    cells = [[name, f"{row['mean_iou']:.4f}"] for name, row in records.rows.items()]
+    title = f"mIoU on {args.limit} images, {args.steps} updates of {args.batch_size} images each"
+    table = ResultTable(title, ["what the thief has", "mIoU"], cells)
+    write_markdown(Path(args.output_dir) / "theft.md", [table], [])
+    print_tables([table], "", [])
+
+
 def main() -> None:
     """Runs what is missing, then writes and prints the table."""
     args = parse_arguments(Arguments, description=__doc__)
     model = SetrForSemanticSegmentation.from_pretrained(args.model or default_checkpoint()).eval()
     num_labels = model.config.num_labels
     projection = model.base_model.embeddings.patch_embeddings.projection.weight
+    starts = starts_for(args, projection.shape)
     plain = projection.detach().clone()
     model.encrypt_model(seeded_key(0, args.family)).requires_grad_(False)
 
@@ -77,40 +100,27 @@ def main() -> None:
     records = Records(Path(args.output_dir) / "results.json", facts, writes=True)
     images, labels = load_tensors(args, args.split, args.limit, num_labels)
 
-    def evaluate(name: str, weight: torch.Tensor) -> None:
-        with with_weight(projection, weight), torch.inference_mode():
-            records.add(name, {"mean_iou": mean_iou(segment, images, labels, num_labels)})
+    def evaluate(name: str, weight: Callable[[], torch.Tensor]) -> None:
+        if name not in records.rows:
+            with with_weight(projection, weight()), torch.inference_mode():
+                records.add(name, {"mean_iou": mean_iou(segment, images, labels, num_labels)})
 
-    if "plain model" not in records.rows:
-        evaluate("plain model", plain)
-    if "encrypted model, plain images" not in records.rows:
-        evaluate("encrypted model, plain images", projection.detach().clone())
-    starts: dict[str, torch.Tensor | None] = {"random": None}
+    def stolen(name: str, start: torch.Tensor | None, count: int) -> torch.Tensor:
+        own = load_tensors(args, args.train_split, count, num_labels)
+        budget = TheftBudget(steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate)
+        with tqdm(total=args.steps, desc=name) as bar:
+            tell = {"progress": lambda *_: bar.update()}
+            return steal_embedding(segment, projection, *own, start=start, budget=budget, **tell).weight
+
+    evaluate("plain model", lambda: plain)
+    evaluate("encrypted model, plain images", projection.detach().clone)
     if args.public_base is not None:
-        base = torch.from_numpy(load_embedding(args.public_base).T.copy()).reshape(projection.shape).float()
-        starts["public"] = base
-        if "public embedding, not trained" not in records.rows:
-            evaluate("public embedding, not trained", base)
-    budget = TheftBudget(steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate)
+        evaluate("public embedding, not trained", lambda: starts["public"])
     for start in args.starts:
-        if start not in starts:
-            raise SystemExit(f"--starts takes {', '.join(starts)}, got {start}; public needs --public_base")
         for count in args.counts:
             name = f"{start} start, {count} images"
-            if name in records.rows:
-                continue
-            own = load_tensors(args, args.train_split, count, num_labels)
-            with tqdm(total=args.steps, desc=name) as bar:
-                stolen = steal_embedding(
-                    segment, projection, *own, start=starts[start], budget=budget, progress=lambda *_: bar.update()
-                )
-            evaluate(name, stolen.weight)
-
-    cells = [[name, f"{row['mean_iou']:.4f}"] for name, row in records.rows.items()]
-    title = f"mIoU on {args.limit} images, {args.steps} updates of {args.batch_size} images each"
-    table = ResultTable(title, ["what the thief has", "mIoU"], cells)
-    write_markdown(Path(args.output_dir) / "theft.md", [table], [])
-    print_tables([table], "", [])
+            evaluate(name, partial(stolen, name, starts[start], count))
+    write_table(args, records)
 
 
 if __name__ == "__main__":

@@ -27,15 +27,6 @@ client_module = pytest.importorskip("gradio_client")
 pytest.importorskip("sklearn")
 
 
-@pytest.fixture(scope="module")
-def temporary(tmp_path_factory):
-    """The folder of uploads and answers, this module's own."""
-    folder = tmp_path_factory.mktemp("gradio")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        yield folder
-
-
 def started(engine):
     from hf_privseg.service.app import build_app, launch
 

@@ -39,14 +39,6 @@ FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-co
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")]
 
 
-@pytest.fixture(scope="module")
-def temporary(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gradio")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        yield folder
-
-
 def tiny_service(key=None):
     model = randomize(tiny_model("mla", patch_size=16, image_size=64), seed=3)
     return SegmentationService(model.encrypt_model(key) if key else model, SetrImageProcessor())
