@@ -9,8 +9,8 @@ The network refines a linear estimate: it reads every block together with its ei
 single blocks cannot use, and adds a correction, at first zero. Inverters that are trained on the attacker's own images
 alone: Yang et al., "Adversarial neural network inversion via auxiliary knowledge alignment", arXiv:1902.08552, 2019.
 
-Assumptions: the attacker's images resemble the victims'. Cost: 1 to 2 s a step of 4 crops of 12 x 12 blocks on one
-core for L = 768; the default budget takes about five to ten minutes.
+Assumptions: the attacker's images resemble the victims'. Cost: for L = 768 the default budget takes one to ten
+minutes on one core.
 
 Measured with the embedded checkpoint on CamVid frames of another sequence than the attacker's (SECURITY.md): without
 drift, and under the drift that fine-tuning makes, the network finds nothing that the linear estimate misses, for fine
