@@ -60,6 +60,16 @@ def test_a_folder_with_something_else_in_it_stays(app, folder):
     assert os.listdir(path.parent) == ["other"]
 
 
+def test_what_cannot_be_deleted_does_not_keep_the_rest(app, folder):
+    stuck, path = stored(app, folder, 0), stored(app, folder, 1)
+    stuck.unlink()
+    stuck.mkdir()  # a folder in its place
+    delete_old_files(app, -1)
+    assert stuck.exists()
+    assert not path.exists()
+    assert any(str(stuck) in files for files in app.temp_file_sets)
+
+
 def test_nothing_above_the_folder_of_uploads_is_touched(app, folder, tmp_path, monkeypatch):
     path = stored(app, folder, 0)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "elsewhere"))

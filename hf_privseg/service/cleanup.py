@@ -19,10 +19,14 @@ def delete_old_files(app: Any, seconds_kept: float) -> None:
     for files in app.temp_file_sets:
         for name in list(files):  # a copy: requests add to the set meanwhile
             file = Path(name)
-            if _last_change(file) <= oldest:
+            try:
+                if _last_change(file) > oldest:
+                    continue
                 file.unlink(missing_ok=True)
-                _remove_empty_folders(file)
-                files.discard(name)
+            except OSError:  # cannot be deleted now: the others are not to wait for it
+                continue
+            _remove_empty_folders(file)
+            files.discard(name)
 
 
 class Cleanup(threading.Thread):
