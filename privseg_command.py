@@ -33,6 +33,6 @@ def put_off(package_name: str) -> None:
 def main() -> None:
     """Run the command line with the program's arguments; ends in SystemExit."""
     put_off("hf_privseg")
-    from hf_privseg.cli import main as run_command_line
+    from hf_privseg.cli.app import main as run_command_line
 
     run_command_line()

@@ -16,13 +16,13 @@ from leakage import read_photos
 from tqdm.auto import tqdm
 
 from hf_privseg.attacks.block_ciphers import recover_ffx, recover_np, recover_shf
-from hf_privseg.attacks.blocks import to_grid, to_image
-from hf_privseg.attacks.metrics import image_metrics, thumbnail
-from hf_privseg.attacks.priors import ImagePrior, image_prior
+from hf_privseg.attacks.tools.blocks import to_grid, to_image
+from hf_privseg.attacks.tools.metrics import image_metrics, thumbnail
+from hf_privseg.attacks.tools.priors import ImagePrior, image_prior
 from hf_privseg.baselines import BLOCKWISE_CIPHERS
-from hf_privseg.keys import SecretKey
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.setr.keys import SecretKey
 from hf_privseg.training.arguments import parse_arguments
-from hf_privseg.training.tables import ResultTable, print_tables, write_markdown
 
 Grid = np.ndarray
 

@@ -26,16 +26,16 @@ from leakage import read_photos
 from tqdm.auto import tqdm
 
 from hf_privseg import SetrForSemanticSegmentation, SetrModel
-from hf_privseg.attacks.blocks import LinearDecoder, as_rows, to_grid, to_image
 from hf_privseg.attacks.canonical import reconstruct_canonical
 from hf_privseg.attacks.learned_inversion import Budget, train_inverter
-from hf_privseg.attacks.metrics import image_metrics, thumbnail
-from hf_privseg.attacks.priors import image_prior
+from hf_privseg.attacks.tools.blocks import LinearDecoder, as_rows, to_grid, to_image
+from hf_privseg.attacks.tools.metrics import image_metrics, thumbnail
+from hf_privseg.attacks.tools.priors import image_prior
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.convert import convert_checkpoint
+from hf_privseg.experiments.setup import Records
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
 from hf_privseg.training.arguments import parse_arguments
-from hf_privseg.training.experiments import Records
-from hf_privseg.training.tables import ResultTable, print_tables, write_markdown
 
 Grid = np.ndarray
 RIDGE = 1e-6  # relative to the mean variance of a hidden state

@@ -22,16 +22,16 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_privseg import SetrForSemanticSegmentation
-from hf_privseg.attacks.audit import FAMILIES, embedding_matrix_of, fresh_keys, load_embedding, segmenter
-from hf_privseg.attacks.priors import ImagePrior, image_prior, photo_prior, synthetic_prior
 from hf_privseg.attacks.public_base import relative_drift
-from hf_privseg.attacks.report import METRICS
-from hf_privseg.attacks.scene import Scene, Trial
-from hf_privseg.attacks.trials import all_trials, public_base_trials
+from hf_privseg.attacks.tools.priors import ImagePrior, image_prior, photo_prior, synthetic_prior
+from hf_privseg.audit.audit import FAMILIES, embedding_matrix_of, fresh_keys, load_embedding, segmenter
+from hf_privseg.audit.report import METRICS
+from hf_privseg.audit.scene import Scene, Trial
+from hf_privseg.audit.trials import all_trials, public_base_trials
 from hf_privseg.checkpoints import default_checkpoint
+from hf_privseg.experiments.setup import Records
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
 from hf_privseg.training.arguments import parse_arguments
-from hf_privseg.training.experiments import Records
-from hf_privseg.training.tables import ResultTable, print_tables, write_markdown
 
 
 @dataclass(kw_only=True)

@@ -33,10 +33,10 @@ from PIL import Image
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.checkpoints import default_checkpoint
-from hf_privseg.client import SegmentationClient
-from hf_privseg.errors import RequestRefusedError, ServiceError
-from hf_privseg.gradio_calls import GradioCalls
-from hf_privseg.keys import FAMILIES
+from hf_privseg.client.gradio_calls import GradioCalls
+from hf_privseg.client.segmentation_client import SegmentationClient
+from hf_privseg.setr.errors import RequestRefusedError, ServiceError
+from hf_privseg.setr.keys import FAMILIES
 
 PHOTO_SIZE = (96, 128)  # height, width
 MIB = 2**20

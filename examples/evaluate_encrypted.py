@@ -29,9 +29,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation
-from hf_privseg.training.arguments import ExperimentArguments, parse_arguments
-from hf_privseg.training.evaluation import predict_maps
-from hf_privseg.training.experiments import (
+from hf_privseg.experiments.setup import (
     MapStore,
     PlainModel,
     Records,
@@ -41,8 +39,10 @@ from hf_privseg.training.experiments import (
     plain_models,
     seeded_key,
 )
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_csv, write_markdown
+from hf_privseg.training.arguments import ExperimentArguments, parse_arguments
+from hf_privseg.training.evaluation import predict_maps
 from hf_privseg.training.metrics import MeanIoU
-from hf_privseg.training.tables import ResultTable, print_tables, write_csv, write_markdown
 
 ENCRYPTED = ("correct K", "No-Enc", "random K'")
 HEADER = ("data set", "decoder", "family", "baseline", *ENCRYPTED)

@@ -20,12 +20,12 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from hf_privseg import SetrImageProcessor
-from hf_privseg.keys import FAMILIES
-from hf_privseg.sample_photos import SAMPLE_PHOTOS
+from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS
+from hf_privseg.experiments.figure_images import Photo, PhotoArguments, load_photos
+from hf_privseg.experiments.setup import seeded_key
+from hf_privseg.inference.pictures import PROTECTION_NOTE
+from hf_privseg.setr.keys import FAMILIES
 from hf_privseg.training.arguments import parse_arguments
-from hf_privseg.training.experiments import seeded_key
-from hf_privseg.training.photos import Photo, PhotoArguments, load_photos
-from hf_privseg.visualization import PROTECTION_NOTE
 
 RED = "#D81B1B"
 FAMILY_TITLES = {

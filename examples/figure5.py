@@ -19,13 +19,13 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from hf_privseg.keys import DEFAULT_FAMILY
+from hf_privseg.experiments.figure_images import Photo, PhotoArguments, load_photos
+from hf_privseg.experiments.setup import PlainModel, load_plain_model, seeded_key
+from hf_privseg.inference.pictures import PROTECTION_NOTE, Panel, draw_comparison, legend_for, overlay, palette_for
+from hf_privseg.setr.keys import DEFAULT_FAMILY
 from hf_privseg.training.arguments import parse_arguments
 from hf_privseg.training.evaluation import predict_maps
-from hf_privseg.training.experiments import PlainModel, load_plain_model, seeded_key
 from hf_privseg.training.metrics import MeanIoU
-from hf_privseg.training.photos import Photo, PhotoArguments, load_photos
-from hf_privseg.visualization import PROTECTION_NOTE, Panel, draw_comparison, legend_for, overlay, palette_for
 
 
 @dataclass(kw_only=True)

@@ -36,17 +36,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation
-from hf_privseg.inference import Inference
+from hf_privseg.experiments.setup import PlainModel, Records, evenly_spaced, experiment_facts, plain_models, seeded_key
+from hf_privseg.inference.windows import Inference
 from hf_privseg.training.arguments import ExperimentArguments, parse_arguments
 from hf_privseg.training.evaluation import predict_maps
-from hf_privseg.training.experiments import (
-    PlainModel,
-    Records,
-    evenly_spaced,
-    experiment_facts,
-    plain_models,
-    seeded_key,
-)
 from hf_privseg.training.metrics import MeanIoU
 
 PANELS = {

@@ -14,15 +14,15 @@ from pathlib import Path
 from PIL import Image
 
 from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
-from hf_privseg.attacks.audit import FAMILIES, audit, embedding_matrix_of
-from hf_privseg.attacks.findings import Finding, worst
-from hf_privseg.attacks.report import AuditReport
+from hf_privseg.audit.audit import FAMILIES, audit, embedding_matrix_of
+from hf_privseg.audit.findings import Finding, worst
+from hf_privseg.audit.report import AuditReport
+from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS
 from hf_privseg.checkpoints import default_checkpoint
-from hf_privseg.keys import DEFAULT_FAMILY
-from hf_privseg.sample_photos import SAMPLE_PHOTOS
+from hf_privseg.experiments.figure_images import PhotoArguments, load_photos
+from hf_privseg.inference.pictures import PROTECTION_NOTE, Panel, draw_comparison
+from hf_privseg.setr.keys import DEFAULT_FAMILY
 from hf_privseg.training.arguments import parse_arguments
-from hf_privseg.training.photos import PhotoArguments, load_photos
-from hf_privseg.visualization import PROTECTION_NOTE, Panel, draw_comparison
 
 ROW = 3  # pictures
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from hf_privseg.presets import PRESETS
+from hf_privseg.catalog.datasets import PRESETS
 from hf_privseg.training.arguments import parse_arguments
 
 CAMVID = PRESETS["camvid"]

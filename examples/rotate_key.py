@@ -30,12 +30,12 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from hf_privseg import RekeyUpdate, SecretKey, SetrForSemanticSegmentation
-from hf_privseg.keys import FAMILIES
+from hf_privseg.experiments.figure_images import Photo, PhotoArguments, load_photos
+from hf_privseg.experiments.setup import PlainModel, load_plain_model, seeded_key
+from hf_privseg.setr.keys import FAMILIES
 from hf_privseg.training.arguments import parse_arguments
 from hf_privseg.training.evaluation import predict_maps
-from hf_privseg.training.experiments import PlainModel, load_plain_model, seeded_key
 from hf_privseg.training.metrics import MeanIoU
-from hf_privseg.training.photos import Photo, PhotoArguments, load_photos
 
 PAIR_COLUMNS = {
     "families": "old\n-> new family",

@@ -44,15 +44,15 @@ from tqdm.auto import tqdm
 
 from hf_privseg import SetrImageProcessor
 from hf_privseg.baselines import BLOCKWISE_CIPHERS, RESNETS, FcnConfig, FcnForSemanticSegmentation
-from hf_privseg.baselines.cells import CELLS, CONDITIONS, Cell
+from hf_privseg.experiments.seeds import comparison, spread
+from hf_privseg.experiments.setup import Records, evenly_spaced
+from hf_privseg.experiments.table2_cells import CELLS, CONDITIONS, Cell
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_csv, write_markdown
 from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.data import AugmentedDataset, JointAugmentation, LabelMap, collate
 from hf_privseg.training.evaluation import evaluate_mean_iou
-from hf_privseg.training.experiments import Records, evenly_spaced
 from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
-from hf_privseg.training.seeds import comparison, spread
-from hf_privseg.training.tables import ResultTable, print_tables, write_csv, write_markdown
 
 CSV_COLUMNS = ("dataset", "cell", "seed", "condition", "mean_iou", "updates", "planned_updates", "minutes")
 NOT_FACTS = {"output_dir", "cells", "seeds", "checkpoint_every", "num_workers", "cpu"}  # may change between runs

@@ -26,16 +26,10 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_privseg import EncryptionStateError, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
-from hf_privseg.presets import PRESETS
+from hf_privseg.catalog.datasets import PRESETS
 from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
-from hf_privseg.training.data import (
-    AugmentedDataset,
-    AugmentedStream,
-    JointAugmentation,
-    LabelMap,
-    collate,
-)
+from hf_privseg.training.data import AugmentedDataset, AugmentedStream, JointAugmentation, LabelMap, collate
 from hf_privseg.training.evaluation import evaluate_mean_iou
 from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
 

@@ -15,12 +15,7 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.training.arguments import DataArguments, parse_arguments
-from hf_privseg.training.data import (
-    AugmentedDataset,
-    JointAugmentation,
-    LabelMap,
-    collate,
-)
+from hf_privseg.training.data import AugmentedDataset, JointAugmentation, LabelMap, collate
 from hf_privseg.training.metrics import MeanIoU
 
 

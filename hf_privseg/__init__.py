@@ -6,15 +6,15 @@ only. The method: Kiya et al., J. Imaging 2022, 8(9), 233. What it protects from
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 
-from .client_embedding import ClientEmbedding
-from .configuration_setr import SetrConfig
-from .encrypted_image import EncryptedImage
-from .errors import CiphertextError, EncryptionStateError, InvalidImageError, InvalidKeyError, KeyMismatchError
-from .image_processing_setr import SetrImageProcessor
-from .keys import SecretKey
-from .modeling_setr import SetrForSemanticSegmentation, SetrModel
-from .pipeline_setr import SetrSegmentationPipeline
-from .rekey_update import RekeyUpdate
+from .inference.pipeline import SetrSegmentationPipeline
+from .setr.client_embedding import ClientEmbedding
+from .setr.configuration_setr import SetrConfig
+from .setr.encrypted_image import EncryptedImage
+from .setr.errors import CiphertextError, EncryptionStateError, InvalidImageError, InvalidKeyError, KeyMismatchError
+from .setr.image_processing_setr import SetrImageProcessor
+from .setr.keys import SecretKey
+from .setr.modeling_setr import SetrForSemanticSegmentation, SetrModel
+from .setr.rekey_update import RekeyUpdate
 
 AutoConfig.register("setr", SetrConfig, exist_ok=True)
 AutoModel.register(SetrConfig, SetrModel, exist_ok=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import workplace
 from PIL import Image
-from tiny_setr import tiny_model
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
+from helpers import workplace
+from helpers.tiny_setr import tiny_model
 from hf_privseg import SecretKey
 
 

@@ -1,56 +1,41 @@
 """The import rules of the package, read from the source files, and shown to find what they should.
 
-The Hub island is the set of files that travels with a checkpoint as remote code. They lie side by side, import each
-other by lines `from .name import x` alone (the only form whose target transformers copies), in one direction, and
-nothing else of ours. The processor and the model meet through public facts in their configurations, not by imports.
+Rooms are the folders of the package. A room imports from rooms of lower layers alone. The lowest, `setr`, is what
+travels with a checkpoint as remote code: its files lie side by side and import each other by lines
+`from .name import x` alone, the only form whose target transformers copies, and nothing else of ours.
 """
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from transformers.dynamic_module_utils import get_relative_imports
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "hf_privseg"
+from helpers.paths import ROOT
 
-# Island file -> the island files that it may import.
-ISLAND = {
-    "errors": set(),
-    "derivation": set(),
-    "private_files": set(),
-    "keys": {"derivation", "errors", "private_files"},
-    "client_embedding": {"derivation", "errors", "keys", "private_files"},
-    "block_cipher": {"client_embedding", "errors"},
-    "ciphers": {"block_cipher", "client_embedding", "errors", "keys"},
-    "stored_pixels": {"block_cipher", "errors"},
-    "encrypted_image": {"ciphers", "errors", "keys", "stored_pixels"},
-    "image_inputs": {"errors"},
-    "patch_grid": {"errors"},
-    "public_facts": {"errors"},
-    "rekey_update": {"ciphers", "keys", "private_files", "public_facts"},
-    "configuration_setr": {"public_facts"},
-    "model_card": set(),
-    "image_processing_setr": {
-        "block_cipher",
-        "ciphers",
-        "client_embedding",
-        "encrypted_image",
-        "errors",
-        "image_inputs",
-        "patch_grid",
-    },
-    "encryptable_embedding": {"ciphers", "client_embedding", "errors", "public_facts", "rekey_update"},
-    "modeling_setr": {"configuration_setr", "encryptable_embedding", "model_card"},
-}
-ISLAND_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub", "transformers"}
-ATTACK_MODULES = {"ciphers", "errors", "keys", "sample_photos"}
-PUBLIC_MODULES = {
-    "attacks", "baselines", "checkpoints", "ciphers", "client", "convert", "hub", "inference", "keys", "presets",
-    "sample_photos", "service", "training", "visualization",
+PACKAGE = ROOT / "hf_privseg"
+SHIPPED = sorted(path.stem for path in (PACKAGE / "setr").glob("*.py") if path.stem != "__init__")
+
+# From the bottom up.
+LAYERS = (
+    {"setr"},
+    {"catalog", "checkpoints"},
+    {"attacks", "baselines", "convert", "storage"},
+    {"inference"},
+    {"audit", "training"},
+    {"client", "experiments", "service"},
+    {"cli"},
+)
+SHIPPED_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub", "transformers"}
+ATTACKS_KNOW = {"setr.ciphers", "setr.errors", "setr.keys", "catalog.sample_images"}
+PUBLIC_ROOMS = {
+    "attacks", "audit", "baselines", "catalog", "checkpoints", "client", "convert", "experiments", "inference",
+    "service", "storage", "training",
 }  # fmt: skip
+PUBLIC_MODULES = {"setr.ciphers", "setr.errors", "setr.keys"}
 HEAVY = ("datasets", "evaluate", "gradio", "matplotlib", "sklearn", "typer", "rich", "tensorboard")
 
 
@@ -70,31 +55,66 @@ def is_ours(level, module):
     return level > 0 or module[0] == "hf_privseg"
 
 
-def island_violations(name, source):
-    """What a file of the island must not do."""
+def shipped_violations(source):
+    """What a file that travels with a checkpoint must not do."""
     tree = ast.parse(source)
     found = []
     for node, level, module, names in imports(tree):
         text = ast.unparse(node)
         if not is_ours(level, module):
-            if module[0] not in ISLAND_PACKAGES | sys.stdlib_module_names:
+            if module[0] not in SHIPPED_PACKAGES | sys.stdlib_module_names:
                 found.append(f"a package that remote code cannot rely on: {text}")
         elif level != 1 or len(module) != 1 or "*" in names or node not in tree.body:
             found.append(f"not a line `from .name import x` at the top: {text}")
-        elif module[0] not in ISLAND[name]:
-            found.append(f"against the direction: {text}")
     return found
 
 
-def attack_violations(source):
-    """What an attack must not do: know more of us than a cipher, its key, and what photos others ship."""
+def shipped_imports(sources):
+    """{file of setr: text} -> {file: the files of setr that it imports}"""
+    return {
+        name: {module[0] for _, level, module, _ in imports(ast.parse(source)) if level == 1 and module}
+        for name, source in sources.items()
+    }
+
+
+def our_modules(parts, source):
+    """Where a file lies (its folders below the package) and its text -> [(import, dotted module of ours)]."""
+    found = []
+    for node, level, module, names in imports(ast.parse(source)):
+        if level:
+            base = list(parts[: len(parts) - level + 1])
+        elif module[0] == "hf_privseg":
+            base, module = [], module[1:]
+        else:
+            continue
+        path = [*base, *module]
+        targets = [path] if len(path) > 1 or (PACKAGE / "/".join(path)).with_suffix(".py").is_file() else None
+        targets = targets or [[*path, name] for name in names] or [path]
+        found += [(ast.unparse(node), ".".join(target)) for target in targets]
+    return found
+
+
+def layer_of(room):
+    return next((index for index, rooms in enumerate(LAYERS) if room in rooms), None)
+
+
+def room_violations(parts, source):
+    """Imports from a room of the same or a higher layer."""
     return [
-        f"an attack knows {sorted(ATTACK_MODULES)}: {ast.unparse(node)}"
-        for node, level, module, _ in imports(ast.parse(source))
-        if (level == 2 and module[:1] and module[0] not in ATTACK_MODULES)
-        or (level == 2 and not module)
-        or level > 2
-        or (level == 0 and module[0] == "hf_privseg" and not set(module[1:2]) & (ATTACK_MODULES | {"attacks"}))
+        f"against the direction: {text}"
+        for text, module in our_modules(parts, source)
+        if module
+        and module.split(".")[0] != parts[0]
+        and not (layer_of(module.split(".")[0]) or 0) < layer_of(parts[0])
+    ]
+
+
+def attack_violations(parts, source):
+    """What an attack must not do: know more of us than a cipher, its key, and what images others ship."""
+    return [
+        f"an attack knows {sorted(ATTACKS_KNOW)}: {text}"
+        for text, module in our_modules(parts, source)
+        if module.split(".")[0] != "attacks" and module not in ATTACKS_KNOW
     ]
 
 
@@ -104,7 +124,7 @@ def user_violations(source):
     for node, level, module, names in imports(ast.parse(source)):
         if level == 0 and module[0] == "hf_privseg":
             modules = module[1:] or [name for name in names if name == name.lower()]
-            if modules and modules[0] not in PUBLIC_MODULES:
+            if modules and modules[0] not in PUBLIC_ROOMS and ".".join(modules[:2]) not in PUBLIC_MODULES:
                 found.append(f"not a public module: {ast.unparse(node)}")
             elif any(name.startswith("_") for name in [*modules, *names]):
                 found.append(f"a private name: {ast.unparse(node)}")
@@ -126,30 +146,45 @@ def identify(value):
 # ------------------------------------------------------------------------------------------------------- the files
 
 
-@pytest.mark.parametrize("name", ISLAND)
-def test_an_island_file_keeps_to_the_island(name):
-    assert island_violations(name, (PACKAGE / f"{name}.py").read_text(encoding="utf-8")) == []
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_file_imports_shipped_files_alone(name):
+    assert shipped_violations((PACKAGE / "setr" / f"{name}.py").read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("name", ISLAND)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_transformers_finds_the_same_relative_imports_as_python(name):
     # It searches the text, so that a line of a docstring that looks like an import would break remote code.
-    path = PACKAGE / f"{name}.py"
+    path = PACKAGE / "setr" / f"{name}.py"
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert set(get_relative_imports(path)) == {module[0] for _, level, module, _ in imports(tree) if level}
 
 
-def test_the_processor_and_the_model_do_not_reach_each_other():
+def test_shipped_files_import_in_one_direction_and_processor_and_model_do_not_reach_each_other():
+    graph = shipped_imports({name: (PACKAGE / "setr" / f"{name}.py").read_text(encoding="utf-8") for name in SHIPPED})
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
     def reached(name):
-        return {name}.union(*(reached(other) for other in ISLAND[name]))
+        return {name}.union(*(reached(other) for other in graph[name]))
 
     assert "modeling_setr" not in reached("image_processing_setr")
     assert "image_processing_setr" not in reached("modeling_setr")
 
 
-@pytest.mark.parametrize("path", [p for p in sources("hf_privseg/attacks") if p.name != "audit.py"], ids=identify)
-def test_an_attack_knows_ciphers_keys_errors_and_sample_photos_alone(path):
-    assert attack_violations(path.read_text(encoding="utf-8")) == []
+@pytest.mark.parametrize("path", sources("hf_privseg"), ids=identify)
+def test_a_room_imports_from_lower_layers_alone(path):
+    parts = path.relative_to(PACKAGE).parts[:-1]
+    if parts:
+        assert room_violations(parts, path.read_text(encoding="utf-8")) == []
+
+
+def test_every_room_has_a_layer():
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("path", sources("hf_privseg/attacks"), ids=identify)
+def test_an_attack_knows_ciphers_keys_errors_and_sample_images_alone(path):
+    assert attack_violations(path.relative_to(PACKAGE).parts[:-1], path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("path", sources("examples", "space"), ids=identify)
@@ -189,58 +224,72 @@ def test_importing_the_package_stays_light():
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "message"),
+    ("source", "message"),
     [
-        ("keys", "from . import errors", "not a line"),
-        ("keys", "from ..hf_privseg.errors import InvalidKeyError", "not a line"),
-        ("keys", "from .training.data import collate", "not a line"),
-        ("keys", "from hf_privseg.errors import InvalidKeyError", "not a line"),
-        ("keys", "import hf_privseg", "not a line"),
-        ("keys", "from .errors import *", "not a line"),
-        ("keys", "def f():\n    from .errors import InvalidKeyError", "not a line"),
-        ("keys", "if TYPE_CHECKING:\n    from .errors import InvalidKeyError", "not a line"),
-        ("keys", "from .ciphers import cipher_for", "against the direction"),
-        ("ciphers", "from .modeling_setr import SetrModel", "against the direction"),
-        ("modeling_setr", "from .image_processing_setr import SetrImageProcessor", "against the direction"),
-        ("image_processing_setr", "from .modeling_setr import SetrModel", "against the direction"),
-        ("modeling_setr", "from .training import metrics", "against the direction"),
-        ("modeling_setr", "import scipy.linalg", "a package that"),
-        ("modeling_setr", "def f():\n    import datasets", "a package that"),
+        ("from . import errors", "not a line"),
+        ("from ..setr.errors import InvalidKeyError", "not a line"),
+        ("from .training.data import collate", "not a line"),
+        ("from hf_privseg.setr.errors import InvalidKeyError", "not a line"),
+        ("import hf_privseg", "not a line"),
+        ("from .errors import *", "not a line"),
+        ("def f():\n    from .errors import InvalidKeyError", "not a line"),
+        ("if TYPE_CHECKING:\n    from .errors import InvalidKeyError", "not a line"),
+        ("import scipy.linalg", "a package that"),
+        ("def f():\n    import datasets", "a package that"),
     ],
 )
-def test_a_bad_island_file_is_found(name, source, message):
-    (violation,) = island_violations(name, source)
+def test_a_bad_shipped_file_is_found(source, message):
+    (violation,) = shipped_violations(source)
     assert violation.startswith(message)
-    good = "import math\nimport torch.nn\nfrom pathlib import Path\n"
-    good += "".join(f"from .{other} import name, another\n" for other in sorted(ISLAND[name]))
-    assert island_violations(name, good) == []
+    assert shipped_violations("import math\nimport torch.nn\nfrom .keys import SecretKey, as_key\n") == []
+
+
+def test_a_circle_of_shipped_files_is_found():
+    graph = shipped_imports({"keys": "from .errors import E", "errors": "from .keys import SecretKey"})
+    with pytest.raises(ValueError, match="cycle"):
+        list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize(
+    ("parts", "source"),
+    [
+        (("storage",), "from ..cli.app import main"),
+        (("storage",), "from ..inference import windows"),
+        (("attacks", "tools"), "from ...audit.scene import Scene"),
+        (("training",), "def f():\n    from hf_privseg.experiments.tables import write"),
+    ],
+)
+def test_a_room_that_imports_upwards_is_found(parts, source):
+    assert len(room_violations(parts, source)) == 1
+    assert room_violations(parts, "import torch\nfrom hf_privseg.setr.keys import SecretKey\nfrom . import x") == []
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        "from ..modeling_setr import SetrModel",
+        "from ..setr.modeling_setr import SetrModel",
         "from .. import SetrModel",
         "from hf_privseg import SetrModel",
         "import hf_privseg",
-        "from hf_privseg.image_processing_setr import SetrImageProcessor",
+        "from hf_privseg.setr.image_processing_setr import SetrImageProcessor",
         "def f():\n    from ..training.metrics import MeanIoU",
     ],
 )
 def test_a_bad_attack_is_found(source):
-    assert len(attack_violations(source)) == 1
-    good = ["import numpy", "from .statistics import covariance", "from ..ciphers import cipher_for"]
-    assert attack_violations("\n".join([*good, "from hf_privseg.keys import SecretKey"])) == []
+    assert len(attack_violations(("attacks",), source)) == 1
+    good = ["import numpy", "from .tools.statistics import covariance", "from ..setr.ciphers import cipher_for"]
+    good.append("from hf_privseg.setr.keys import SecretKey")
+    assert attack_violations(("attacks",), "\n".join(good)) == []
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        "from hf_privseg.modeling_setr import SetrModel",
-        "from hf_privseg import workflow",
-        "import hf_privseg.encrypted_image",
+        "from hf_privseg.setr.modeling_setr import SetrModel",
+        "from hf_privseg import setr",
+        "import hf_privseg.setr.encrypted_image",
         "from hf_privseg.training.data import _resize",
-        "def main():\n    from hf_privseg.derivation import stream",
+        "def main():\n    from hf_privseg.setr.derivation import stream",
     ],
 )
 def test_a_bad_example_is_found(source):

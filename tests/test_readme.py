@@ -1,17 +1,17 @@
 """The README's Python runs as it stands, on a photo that scikit-learn ships."""
 
 import re
-from pathlib import Path
 
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from helpers.paths import ROOT
 from hf_privseg import SecretKey
 from hf_privseg.service import SegmentationService
 from hf_privseg.service.app import build_app, launch
 
-README = Path(__file__).parents[1] / "README.md"
+README = ROOT / "README.md"
 
 
 def test_the_examples_run_one_after_the_other_and_agree(tmp_path, monkeypatch):

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .blocks import as_rows
 from .permutation import PermutationEstimate, recover_permutation, recover_signs
-from .priors import ImagePrior
+from .tools.blocks import as_rows
+from .tools.priors import ImagePrior
 
 _LEVELS, _CODES = 256, 1000
 _ROUNDS = 4

@@ -19,9 +19,9 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from ..ciphers import cipher_for
-from ..keys import SecretKey
-from .blocks import LinearDecoder, to_image
+from ..setr.ciphers import cipher_for
+from ..setr.keys import SecretKey
+from .tools.blocks import LinearDecoder, to_image
 
 Guess = TypeVar("Guess")
 

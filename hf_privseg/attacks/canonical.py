@@ -31,10 +31,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .alignment import NEAREST, neighbour_covariances
-from .blocks import LinearDecoder
-from .components import Components, consensus, mean_and_covariance, principal_components, reconstruct
-from .priors import ImagePrior
+from .tools.alignment import NEAREST, neighbour_covariances
+from .tools.blocks import LinearDecoder
+from .tools.components import Components, consensus, mean_and_covariance, principal_components, reconstruct
+from .tools.priors import ImagePrior
 
 NUM_COMPONENTS = (48, 64, 72, 80, 96)
 

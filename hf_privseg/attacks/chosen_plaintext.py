@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .blocks import LinearDecoder
 from .known_plaintext import RecoveredPermutation
+from .tools.blocks import LinearDecoder
 
 Oracle = Callable[[np.ndarray], np.ndarray]  # (down, across, L) plain in [-1, 1] -> (down, across, L) ciphertext
 

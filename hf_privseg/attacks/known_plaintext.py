@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .blocks import LinearDecoder, as_rows
-from .statistics import BlockStatistics
+from .tools.blocks import LinearDecoder, as_rows
+from .tools.statistics import BlockStatistics
 
 RELATIVE_NOISE = 1e-10  # of the variance of a ciphertext's pixel: rounding to float32 and to 16 bits lies below
 

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import ortho_group
 
-from .blocks import LinearDecoder
-from .components import principal_components
 from .learned_inversion import Budget, LearnedInverter, Observe, train_inverter
 from .orthogonal import NUM_COMPONENTS, WHITENING, reconstruct_orthogonal
-from .priors import ImagePrior
-from .statistics import block_statistics
+from .tools.blocks import LinearDecoder
+from .tools.components import principal_components
+from .tools.priors import ImagePrior
+from .tools.statistics import block_statistics
 
 BUDGET = Budget(steps=400, learning_rate=5e-4)
 NUM_KEYS = 120

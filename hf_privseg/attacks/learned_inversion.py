@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .blocks import LinearDecoder
+from .tools.blocks import LinearDecoder
 
 Observe = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # a plain grid -> what is seen of it
 Features = Callable[[np.ndarray], np.ndarray]  # what is seen, (down, across, any) -> (down, across, M)

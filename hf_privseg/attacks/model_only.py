@@ -23,9 +23,9 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import shortest_path
 
-from .blocks import LinearDecoder
-from .matching import matching_value
-from .priors import synthetic_prior
+from .tools.blocks import LinearDecoder
+from .tools.matching import matching_value
+from .tools.priors import synthetic_prior
 
 _REACH_IN_PIXELS = 1.3  # cosines fall to a half at a distance of one pixel in trained embeddings
 _COLOUR_CORRELATION = 0.7

@@ -22,9 +22,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .blocks import LinearDecoder
-from .components import mean_and_covariance, principal_components, reconstruct
-from .priors import ImagePrior
+from .tools.blocks import LinearDecoder
+from .tools.components import mean_and_covariance, principal_components, reconstruct
+from .tools.priors import ImagePrior
 
 NUM_COMPONENTS = 64
 # Small components settle little when left as they are, and when all have one variance, the noise of sampling settles

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .blocks import LinearDecoder, as_rows
-from .matching import Pair, Progress, improve, match, matching_value
-from .priors import ImagePrior
-from .statistics import BlockStatistics, block_statistics
+from .tools.blocks import LinearDecoder, as_rows
+from .tools.matching import Pair, Progress, improve, match, matching_value
+from .tools.priors import ImagePrior
+from .tools.statistics import BlockStatistics, block_statistics
 
 _MEAN_BINS, _CONTRAST_BINS = 32, 12
 _COLOUR_CORRELATION = 0.95

@@ -35,9 +35,9 @@ At 480 x 352 the best 384 directions of all would give 48.6 dB. A permutation ke
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .blocks import LinearDecoder
 from .known_plaintext import RecoveredPermutation
-from .statistics import BlockStatistics
+from .tools.blocks import LinearDecoder
+from .tools.statistics import BlockStatistics
 
 ROUNDING = 1e-12  # relative to the variance of z: what float32 adds
 

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .alignment import darkens_upwards
-from .blocks import LinearDecoder
-from .components import mean_and_covariance
-from .priors import ImagePrior
+from .tools.alignment import darkens_upwards
+from .tools.blocks import LinearDecoder
+from .tools.components import mean_and_covariance
+from .tools.priors import ImagePrior
 
 _QUANTILES = np.linspace(0.02, 0.98, 25)
 

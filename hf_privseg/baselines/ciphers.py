@@ -26,8 +26,8 @@ from typing import ClassVar, NoReturn
 import numpy as np
 import torch
 
-from ..errors import InvalidImageError, KeyMismatchError
-from ..keys import SecretKey, as_key
+from ..setr.errors import InvalidImageError, KeyMismatchError
+from ..setr.keys import SecretKey, as_key
 
 _LEVELS = 256  # of an 8-bit pixel
 _CODES = 1000  # three decimal digits

@@ -20,7 +20,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from ..modeling_setr import segmentation_loss
+from ..setr.modeling_setr import segmentation_loss
 
 RESNETS: dict[str, dict[str, Any]] = {
     "resnet-18": {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]},

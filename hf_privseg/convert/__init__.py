@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from ..configuration_setr import SetrConfig
-from ..errors import ConversionError
-from ..image_processing_setr import SetrImageProcessor
-from ..modeling_setr import SetrForSemanticSegmentation, SetrModel, fold_statistics
+from ..setr.configuration_setr import SetrConfig
+from ..setr.errors import ConversionError
+from ..setr.image_processing_setr import SetrImageProcessor
+from ..setr.modeling_setr import SetrForSemanticSegmentation, SetrModel, fold_statistics
 from . import encoders, mmseg
 from .card import Provenance
 from .formats import Format, collect

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from ..modeling_setr import vit_fields
+from ..setr.modeling_setr import vit_fields
 from . import dinov2, timm, vit
 from .formats import Format, Weights, encoder_fields, fold_layer_scales, refuse_variants
 

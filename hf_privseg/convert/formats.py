@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import torch
 
-from ..errors import ConversionError
+from ..setr.errors import ConversionError
 
 # The heads of the published ViTs: tiny, small, base, large, huge, giant (DINOv2). No shape tells their number.
 KNOWN_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}

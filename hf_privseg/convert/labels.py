@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConversionError
-from ..presets import PRESETS
+from ..catalog.datasets import PRESETS
+from ..setr.errors import ConversionError
 
 # As SETR's published models see the photos of a data set: ADE20K's at 512 pixels a side, and its label 0 is what
 # belongs to no class; Cityscapes' at their own size.

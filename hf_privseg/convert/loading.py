@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..errors import ConversionError
+from ..setr.errors import ConversionError
 
 _PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 _NESTED = ("state_dict", "model")  # where files keep the weights beside other things

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ConversionError
+from ..setr.errors import ConversionError
 from .formats import Format, Weights, encoder_fields
 from .loading import Checkpoint
 

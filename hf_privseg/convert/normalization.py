@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConversionError
+from ..setr.errors import ConversionError
 from . import mmseg
 from .loading import Checkpoint
 

@@ -26,7 +26,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..workflow import load_model
+from ..storage.models import load_model
 from .cleanup import Cleanup
 from .engine import Limits, SegmentationService
 from .sample import sample_credit, sample_file

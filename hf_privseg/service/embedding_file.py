@@ -12,8 +12,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ..keys import FAMILIES, FORMAT_VERSION
-from ..public_facts import FACTS
+from ..setr.keys import FAMILIES, FORMAT_VERSION
+from ..setr.public_facts import FACTS
 
 
 def embedding_to_bytes(weight: torch.Tensor, facts: dict[str, Any] | None = None) -> bytes:

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from ..encrypted_image import EncryptedImage
-from ..errors import CiphertextError
-from ..image_processing_setr import SetrImageProcessor
-from ..keys import FAMILIES, FORMAT_VERSION
-from ..modeling_setr import SetrForSemanticSegmentation
-from ..public_facts import check_fits
-from ..visualization import palette_for
-from ..workflow import segment_image
+from ..inference.pictures import palette_for
+from ..inference.segmentation import segment_image
+from ..setr.encrypted_image import EncryptedImage
+from ..setr.errors import CiphertextError
+from ..setr.image_processing_setr import SetrImageProcessor
+from ..setr.keys import FAMILIES, FORMAT_VERSION
+from ..setr.modeling_setr import SetrForSemanticSegmentation
+from ..setr.public_facts import check_fits
 from .embedding_file import embedding_from_bytes, embedding_to_bytes
 from .model_view import with_projection_weight
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..modeling_setr import SetrForSemanticSegmentation
+from ..setr.modeling_setr import SetrForSemanticSegmentation
 
 _PATH = ("setr", "embeddings", "patch_embeddings", "projection")
 

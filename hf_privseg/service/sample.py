@@ -9,7 +9,7 @@ import io
 import re
 from functools import cache
 
-from ..sample_photos import SAMPLE_PHOTOS, sample_photo
+from ..catalog.sample_images import SAMPLE_PHOTOS, sample_photo
 
 SAMPLE = "china"  # buildings, trees and sky, as in the scenes that the embedded model was trained on
 

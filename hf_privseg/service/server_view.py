@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..attacks.blocks import LinearDecoder, to_grid, to_image
 from ..attacks.orthogonal import reconstruct_orthogonal
 from ..attacks.permutation import recover_permutation
-from ..attacks.priors import ImagePrior, image_prior, synthetic_prior
 from ..attacks.public_base import embedding_matrix, invert_ciphertexts
 from ..attacks.thumbnail import reconstruct_thumbnail
-from ..encrypted_image import EncryptedImage
-from ..modeling_setr import SetrForSemanticSegmentation
-from ..sample_photos import SAMPLE_PHOTOS
+from ..attacks.tools.blocks import LinearDecoder, to_grid, to_image
+from ..attacks.tools.priors import ImagePrior, image_prior, synthetic_prior
+from ..catalog.sample_images import SAMPLE_PHOTOS
+from ..setr.encrypted_image import EncryptedImage
+from ..setr.modeling_setr import SetrForSemanticSegmentation
 from .engine import SegmentationService
 from .sample import SAMPLE
 

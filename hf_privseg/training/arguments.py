@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from ..inference import Inference
-from ..keys import FAMILIES
-from ..presets import PRESETS
+from ..catalog.datasets import PRESETS
+from ..inference.windows import Inference
+from ..setr.keys import FAMILIES
 from .data import LabelMap, class_names, load_segmentation_dataset
 
 

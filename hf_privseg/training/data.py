@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ..presets import PRESETS, preset_named
+from ..catalog.datasets import PRESETS, preset_named
 
 IGNORE_INDEX = 255
 _NUM_SHARDS = 8  # parts of a streamed folder: at most so many workers find something to do

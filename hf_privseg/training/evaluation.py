@@ -11,10 +11,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from ..client_embedding import EncryptionKey
-from ..encrypted_image import EncryptedImage
-from ..image_processing_setr import SetrImageProcessor
-from ..inference import Encrypt, Inference
+from ..inference.windows import Encrypt, Inference
+from ..setr.client_embedding import EncryptionKey
+from ..setr.encrypted_image import EncryptedImage
+from ..setr.image_processing_setr import SetrImageProcessor
 from .data import LabelMap
 from .metrics import MeanIoU
 

@@ -1,0 +1,1 @@
+"""What several attacks share: blocks, second moments, image priors, matching, alignment, metrics."""

@@ -1,0 +1,1 @@
+"""What is known in advance: the classes of published data sets, and sample images that other packages ship."""

@@ -1,0 +1,1 @@
+"""The command line `privseg`: one file for each group of commands."""

@@ -1,0 +1,128 @@
+"""The command `privseg convert`: a checkpoint from elsewhere becomes a SETR model's folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import Force, Json, ModelFolder, one_of
+from .output import report
+
+if TYPE_CHECKING:
+    from ..convert import Converted
+
+# What the conversion knows; a test compares, since to ask it here would make `privseg --help` wait for torch.
+FORMATS = ("auto", "mmseg", "vit", "dinov2", "timm")
+DECODERS = ("naive", "pup", "mla")
+LABELS = ("ade20k", "cityscapes")
+
+_STATISTICS = "for pixels in 0..1, for example 0.5,0.5,0.5. Without it, what SOURCE says, or else ImageNet's."
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A checkpoint: a .safetensors or PyTorch file, or a folder as transformers writes it.",
+        ),
+    ],
+    output: ModelFolder,
+    format: Annotated[
+        str,
+        one_of(
+            "--format",
+            choices=FORMATS,
+            help="SETR of mmsegmentation, ViT or DeiT of Hugging Face, DINOv2 of Hugging Face, timm (and Meta's own "
+            "files), or automatic: by the names of the weights.",
+        ),
+    ] = "auto",
+    decoder: Annotated[
+        str | None,
+        one_of("--decoder", choices=DECODERS, help="For a source that is an encoder alone.  [default: naive]"),
+    ] = None,
+    num_attention_heads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Without it, what SOURCE says, or else those of the published ViT of its size."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        one_of(
+            "--labels",
+            choices=LABELS,
+            help="Names the classes. Without it, the names in SOURCE, or else those of the data set that has as many "
+            "classes.",
+        ),
+    ] = None,
+    image_mean: Annotated[
+        str | None, typer.Option(metavar="M,M,M", help=f"Mean that SOURCE was trained with, {_STATISTICS}")
+    ] = None,
+    image_std: Annotated[
+        str | None, typer.Option(metavar="S,S,S", help=f"Standard deviation likewise, {_STATISTICS}")
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Convert a checkpoint from elsewhere into a SETR model that can be encrypted.
+
+    Takes SETR models of mmsegmentation, and ViT, DeiT, DINOv2 and timm encoders, which get a decoder to be trained.
+    Pickled files are read without running what is in them. The result takes pixels in [-1, 1].
+    """
+    from transformers.utils import logging
+
+    from ..convert import convert_checkpoint
+    from ..setr.files import new_folder
+    from ..storage.models import check_model_folder, copy_licences
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    check_model_folder(output, replace=force)
+    converted = convert_checkpoint(
+        source,
+        format=format,
+        decoder=decoder,
+        num_attention_heads=num_attention_heads,
+        labels=labels,
+        image_mean=_numbers(image_mean, "--image-mean"),
+        image_std=_numbers(image_std, "--image-std"),
+    )
+    with new_folder(output) as folder:
+        converted.save_pretrained(folder)
+        copy_licences(source, folder)
+    report(_facts(output, converted), *_lines(output, converted), as_json=as_json)
+
+
+def _facts(output: Path, converted: "Converted") -> dict[str, Any]:
+    config, provenance = converted.model.config, converted.provenance
+    facts = {"path": output, "format": provenance.format, "decoder_type": config.decoder_type}
+    facts |= {"num_labels": config.num_labels, "decoder_is_trained": provenance.is_trained}
+    return {**facts, "folded": provenance.folded(), "not_used": provenance.dropped()}
+
+
+def _lines(output: Path, converted: "Converted") -> list[str]:
+    """What was made of the source, and what to do next."""
+    config, provenance = converted.model.config, converted.provenance
+    lines = [f"Wrote {output}: {provenance.format}, decoder {config.decoder_type}, {config.num_labels} classes."]
+    lines += [f"Folded or added: {line}." for line in provenance.folded()]
+    lines += [f"Not used: {line}." for line in provenance.dropped()]
+    if not provenance.is_trained:
+        return [
+            *lines,
+            "The source is an encoder alone: the decoder is UNTRAINED, and segments nothing before training.",
+            f"Next: python examples/train_setr.py --checkpoint {output} --decoder {config.decoder_type} ...",
+        ]
+    return [
+        *lines,
+        "Whoever has the source can invert what this patch embedding encrypts: train it further in private.",
+        f"Next: privseg encrypt-model {output} encrypted_model --key-file KEY_FILE",
+    ]
+
+
+def _numbers(text: str | None, option: str) -> list[float] | None:
+    """ "0.5,0.5,0.5" -> [0.5, 0.5, 0.5]."""
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"expected {option} to be numbers with commas between, got {text!r}") from None

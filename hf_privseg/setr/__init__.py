@@ -1,0 +1,1 @@
+"""SETR and its encryption: every file here travels with a checkpoint as remote code, flat and without the rest."""

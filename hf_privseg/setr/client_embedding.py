@@ -1,0 +1,307 @@
+"""Client-side embedding: the client computes most of the patch embedding itself; its half of it is a secret file.
+
+With the patch embedding E (L x hidden_size) of rank r and its thin singular value decomposition E = U S V^T:
+
+    client   b_hat = b A,       A = U S Q^T     (L x r), Q orthogonal of size r, Haar distributed: a `ClientEmbedding`
+    server   E_hat = Q V^T      (r x hidden_size), so that b_hat E_hat = b E
+
+The file form is safetensors with "matrix", A, float64 (L, r), and "fingerprint_key", uint8 (32,). Its metadata entry
+"privseg_client_embedding" is a JSON object with exactly the entries format, family, version, fingerprint, patch_size
+and num_channels. The public fingerprint is the first 8 bytes of the stream of `derivation` from the 32 random bytes
+with label "hf-privseg/v1/embedding/fingerprint/<d>", d the hexadecimal SHA-256 over "<patch_size>,<num_channels>,<r>,"
+and the numbers of A, little-endian, row by row: whoever lacks the random bytes cannot test a guess of A or E by it.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Callable
+from typing import Any, NoReturn, final
+
+import safetensors
+import safetensors.torch
+import torch
+
+from .derivation import NAMESPACE, pseudorandom_key, stream_bytes
+from .errors import EncryptionStateError, InvalidKeyError
+from .files import read_private_file, write_private_file
+from .keys import FORMAT_VERSION, SecretKey, as_key
+
+FAMILY = "embedding"
+
+_FORMAT = 1
+_ENTRY = "privseg_client_embedding"
+_HEADER = ("format", "family", "version", "fingerprint", "patch_size", "num_channels")
+_FINGERPRINT_KEY_BYTES = 32
+_MAX_FILE_BYTES = 2**28  # A of 5792 x 5792 numbers
+_RANK_TOLERANCE = 2.0**-23  # the rounding of a float32 weight: below it a singular value is noise
+
+
+@final
+class ClientEmbedding:
+    """The client's part A (L, r) float64 of one model's patch embedding: a secret in the place of a `SecretKey`.
+
+    Make one from the plain model with `generate`; `encrypt_model`, `rekey_model`, the processor and the pipeline take
+    it as their secret key. It belongs to the model that it was made from, and to no other.
+
+    The server then gets r numbers a block and E_hat with orthonormal rows: nothing but what the embeddings z = b E
+    themselves show. That is the least that any exact scheme shows; the null space of E never leaves the client.
+
+    What bounds it: z in the model's own coordinates. With E unknown an attacker got a high-pass correlation of .22
+    from 64 images (.60 for the orthogonal family; block means alone score .04; CamVid frames of 480 x 352, ciphertext
+    only, photographs of similar scenes: `attacks/canonical.py`). A public E, or a public checkpoint near it, is still
+    fatal, and so is a plain image whose ciphertext is known. The price is a secret file of megabytes in place of 32
+    bytes, and it holds E up to a rotation: together with the model it *is* E, so that a lost file gives the provider
+    all images, past and future. No new key helps then; a patch embedding has to be trained anew in private.
+
+    Neither pickled nor copied. Two are equal when all numbers are; the hash is that of the fingerprint.
+    """
+
+    __slots__ = ("__fingerprint_key", "__matrix", "_fingerprint", "_memo", "num_channels", "patch_size")
+
+    def __init__(self, matrix: torch.Tensor, fingerprint_key: bytes, *, patch_size: int, num_channels: int) -> None:
+        """The content of a file -> client embedding; `generate` and `from_file` are the ways to get one.
+
+        Args:
+            matrix: A, (num_channels * patch_size**2, r) float64 on the CPU.
+            fingerprint_key: 32 random bytes.
+            patch_size, num_channels: geometry of the patch embedding.
+
+        Raises:
+            InvalidKeyError: a part of the wrong form; never shows numbers.
+        """
+        for name, value in (("patch_size", patch_size), ("num_channels", num_channels)):
+            if type(value) is not int or value < 1:
+                raise InvalidKeyError(f"{name} of a client embedding is an int >= 1, got {value!r:.80}")
+        _check_matrix(matrix, num_channels * patch_size**2)
+        if not isinstance(fingerprint_key, bytes) or len(fingerprint_key) != _FINGERPRINT_KEY_BYTES:
+            came = f"{len(fingerprint_key)}" if isinstance(fingerprint_key, bytes) else type(fingerprint_key).__name__
+            raise InvalidKeyError(f"fingerprint_key is {_FINGERPRINT_KEY_BYTES} bytes, got {came}")
+        self.__matrix, self.__fingerprint_key = matrix.detach(), fingerprint_key
+        self.patch_size, self.num_channels = patch_size, num_channels
+        self._fingerprint = self._derived_fingerprint()
+        self._memo: dict[Any, Any] = {}
+
+    @classmethod
+    def generate(cls, model: Any) -> "ClientEmbedding":
+        """A plain SETR model (of any class) -> a new client embedding for it, with fresh randomness.
+
+        Singular values of E below 2**-23 of the largest one, the rounding of float32, count as zero.
+
+        Raises:
+            EncryptionStateError: the model is encrypted.
+            ValueError: its patch embedding is zero, or has infinite numbers or NaN.
+        """
+        facts = model.config.encryption
+        if facts is not None:
+            raise EncryptionStateError(
+                f"expected a plain model, but this one is encrypted (family {facts['family']}, key fingerprint "
+                f"{facts['fingerprint']}); decrypt it with decrypt_model first"
+            )
+        weight = model.base_model.embeddings.patch_embeddings.projection.weight.detach()
+        rows = weight.to("cpu", torch.float64).reshape(len(weight), -1)
+        if not rows.isfinite().all() or not rows.any():
+            raise ValueError(
+                "expected a patch embedding of finite numbers that are not all zero, got "
+                f"{'zeros' if rows.isfinite().all() else 'infinite numbers or NaN'}; load a trained model"
+            )
+        u, s, _ = torch.linalg.svd(rows.T, full_matrices=False)
+        rank = int((s > _RANK_TOLERANCE * s[0]).sum())
+        # a key that is forgotten at once: all that is needed is its randomness
+        rotation = torch.from_numpy(SecretKey.generate().haar(rank).copy())
+        matrix = (u[:, :rank] * s[:rank]) @ rotation.T
+        _, num_channels, patch_size, _ = weight.shape
+        fingerprint_key = secrets.token_bytes(_FINGERPRINT_KEY_BYTES)
+        return cls(matrix, fingerprint_key, patch_size=patch_size, num_channels=num_channels)
+
+    @property
+    def family(self) -> str:
+        """ "embedding", the cipher family; no `SecretKey` has it."""
+        return FAMILY
+
+    @property
+    def version(self) -> int:
+        """The format version, that of keys."""
+        return FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal characters, public: another one for every client embedding, and no test of guesses."""
+        return self._fingerprint
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(L, r): pixels of a block, and numbers that the client sends for it."""
+        length, rank = self.__matrix.shape
+        return length, rank
+
+    @property
+    def matrix(self) -> torch.Tensor:
+        """A, (L, r) float64, the object's own. It *is* the secret: never log it, never write to it."""
+        return self.__matrix
+
+    def remember(self, name: Any, make: Callable[[], Any]) -> Any:
+        """make(), called once for this object and `name`; the result lives as long as the object."""
+        if name not in self._memo:
+            self._memo[name] = make()
+        return self._memo[name]
+
+    def to_bytes(self) -> bytes:
+        """The content of the file form. It *is* the secret: never log it."""
+        values = (_FORMAT, self.family, self.version, self.fingerprint, self.patch_size, self.num_channels)
+        tensors = {
+            "matrix": self.__matrix.contiguous(),
+            "fingerprint_key": torch.frombuffer(bytearray(self.__fingerprint_key), dtype=torch.uint8),
+        }
+        return safetensors.torch.save(tensors, metadata={_ENTRY: json.dumps(dict(zip(_HEADER, values, strict=True)))})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "ClientEmbedding":
+        """What `to_bytes` returned -> the client embedding.
+
+        Raises:
+            InvalidKeyError: anything else: a key, another format, wrong entries or types, changed numbers.
+        """
+        header, tensors = _parsed(data)
+        problem = None
+        if not isinstance(header, dict) or set(header) != set(_HEADER):
+            problem = f"entries {sorted(header) if isinstance(header, dict) else type(header).__name__!r:.160}"
+        elif [header[name] for name in _HEADER[:3]] != [_FORMAT, FAMILY, FORMAT_VERSION]:
+            problem = f"{ ({name: header[name] for name in _HEADER[:3]})!r:.160}"
+        elif set(tensors) != {"matrix", "fingerprint_key"} or tensors["fingerprint_key"].dtype != torch.uint8:
+            problem = f"the tensors {sorted(tensors)!r:.160}"
+        if problem:
+            raise InvalidKeyError(
+                f"expected a client embedding of format {_FORMAT}, family {FAMILY!r} and version {FORMAT_VERSION} "
+                f"with the entries {sorted(_HEADER)}, got {problem}; a later version may have written it"
+            )
+        fingerprint_key = tensors["fingerprint_key"].numpy().tobytes()
+        geometry = {name: header[name] for name in ("patch_size", "num_channels")}
+        embedding = cls(tensors["matrix"], fingerprint_key, **geometry)
+        if embedding.fingerprint != header["fingerprint"]:
+            raise InvalidKeyError(
+                "the numbers of the client embedding are not those that were written (its fingerprint differs); copy "
+                "the file again from where it was made"
+            )
+        return embedding
+
+    def to_file(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the file form to `path`, readable by its owner alone (mode 0600), as a whole or not at all.
+
+        Raises:
+            FileExistsError: `path` exists and `overwrite` is False.
+        """
+        loss = "whatever was encrypted with a client embedding or key that it holds would be lost with it"
+        write_private_file(path, self.to_bytes(), overwrite=overwrite, loss=loss)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> "ClientEmbedding":
+        """Path of a file that `to_file` wrote -> client embedding; warns if other users of the machine can read it.
+
+        Raises:
+            InvalidKeyError: as `from_bytes`; names the file.
+            OSError: the file cannot be read.
+        """
+        data = read_private_file(path, _MAX_FILE_BYTES, noun="client embedding")
+        try:
+            return cls.from_bytes(data)
+        except InvalidKeyError as error:
+            raise InvalidKeyError(f"{path}: {error}") from None
+
+    def to_text(self) -> NoReturn:
+        """Refuse: a `SecretKey` has a text form, a client embedding has a file.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(
+            f"a ClientEmbedding is a matrix of {self.shape[0]} x {self.shape[1]} numbers and has no text form, which "
+            "is for a SecretKey; write it with to_file and give the path of the file"
+        )
+
+    def _derived_fingerprint(self) -> str:
+        numbers = self.__matrix.contiguous().numpy()
+        digest = hashlib.sha256(f"{self.patch_size},{self.num_channels},{numbers.shape[1]},".encode())
+        digest.update(numbers.astype("<f8").tobytes())
+        label = f"{NAMESPACE}/{FAMILY}/fingerprint/{digest.hexdigest()}"
+        return stream_bytes(pseudorandom_key(self.__fingerprint_key), label, 8).hex()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ClientEmbedding):
+            return NotImplemented
+        return hmac.compare_digest(self.to_bytes(), other.to_bytes())
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"ClientEmbedding(family={FAMILY!r}, shape={self.shape}, fingerprint={self.fingerprint!r})"
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse pickle, copy and deepcopy, which all ask for the state here."""
+        raise TypeError(
+            "a ClientEmbedding is neither pickled nor copied, for it holds the patch embedding; pass the path of its "
+            "file and read it with ClientEmbedding.from_file where it is used"
+        )
+
+
+EncryptionKey = SecretKey | ClientEmbedding  # what encrypts a model and the images for it
+
+
+def as_encryption_key(value: Any) -> EncryptionKey:
+    """A ClientEmbedding (of this or another copy of this module), or whatever `as_key` takes -> the key itself.
+
+    Raises:
+        InvalidKeyError: anything else; names the constructor to call.
+    """
+    if isinstance(value, ClientEmbedding):
+        return value
+    if type(value).__name__ == "ClientEmbedding" and hasattr(value, "to_bytes"):  # of another copy: rebuilt once
+        return value.remember(ClientEmbedding, lambda: ClientEmbedding.from_bytes(value.to_bytes()))
+    return as_key(value)
+
+
+def key_from_file(path: str | os.PathLike[str]) -> EncryptionKey:
+    """Path of a key file or of a client embedding's file -> what is in it; the content decides, not the name.
+
+    Raises:
+        InvalidKeyError: neither of them; names the file.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        is_safetensors = file.read(9)[8:] == b"{"
+    return ClientEmbedding.from_file(path) if is_safetensors else SecretKey.from_file(path)
+
+
+def _check_matrix(matrix: torch.Tensor, length: int) -> None:
+    found = (matrix.dtype, tuple(matrix.shape))
+    if (
+        matrix.dtype != torch.float64
+        or matrix.ndim != 2
+        or len(matrix) != length
+        or not 1 <= matrix.shape[1] <= length
+    ):
+        raise InvalidKeyError(
+            f"the matrix of a client embedding is float64 of shape ({length}, r), r from 1 to {length}, got {found}"
+        )
+    if not matrix.isfinite().all():
+        raise InvalidKeyError("the matrix of a client embedding is finite, but this one has infinite numbers or NaN")
+
+
+def _parsed(data: bytes) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The content of a file -> header and tensors; the errors repeat nothing of it."""
+    if not isinstance(data, bytes):
+        raise InvalidKeyError(f"ClientEmbedding.from_bytes expects bytes, got {type(data).__name__}")
+    if data[:64].lstrip().startswith(b"privseg"):
+        raise InvalidKeyError("expected a client embedding, got a key's text form; SecretKey.from_file reads it")
+    try:
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_ENTRY])
+        return header, safetensors.torch.load(data)
+    except (ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
+        raise InvalidKeyError(
+            "expected a file that ClientEmbedding.to_file wrote, got something else or a part of one; copy it again "
+            "from where it was made, or make one with ClientEmbedding.generate(model)"
+        ) from None

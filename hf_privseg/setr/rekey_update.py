@@ -1,0 +1,235 @@
+"""A new key for an encrypted model without either key: the map from one encryption to the next (paper section 3.3).
+
+The owner, who has both keys, computes U = E_enc_new E_enc_old^-1; the server, which has neither, applies it:
+
+    E_hat_new = U E_hat_old         and images follow as b_hat_new = b_hat_old U^-1
+
+Between permutation families U is a signed permutation, and the result is bit for bit the model encrypted with the new
+key; otherwise it is a dense matrix, applied in float64.
+
+What the server learns. U, and from U alone neither key: to every old key belongs one new key's matrix that gives the
+same U. But with U it translates every image of the old key into one of the new key, and back. The images of both keys
+are then exposed as if they had one key: all of them serve an attack that needs many, one known photo under either key
+counts for both, and whoever learns what one key does learns what the other does.
+
+Little of that is owed to the update. A server that goes on with the model computes the same embeddings z = b E from an
+image under any key, which links them already; and from the two encrypted models, however it got them, it can compute U
+itself in the permutation families, and in all families where hidden_size >= L.
+
+What it is no help against. A server that has the old key, by a leak or an attack, has E = E_enc_old^-1 E_hat_old, and
+E opens the images of every key. Against it neither an update nor `rekey_model` helps; a patch embedding has to be
+trained anew in private. A new key does help where the old one has leaked to somebody without the encrypted model and
+without the update: later images are out of his reach, those that he has are not. So an update is no key, but it is
+confidential between the owner and the server, in a file of mode 0600: with one key it opens what the other encrypts.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import safetensors
+import safetensors.torch
+import torch
+
+from .ciphers import CIPHERS, cipher_for
+from .files import read_private_file, write_private_file
+from .keys import FAMILIES, SecretKey, as_key
+from .public_facts import FACTS, public_facts
+
+_FORMAT = 1
+_ENTRY = "privseg_rekey_update"
+_HEADER = ("format", "old", "new", "patch_size", "num_channels", "sha256")
+_MAX_FILE_BYTES = 2**28  # a dense map of 5792 x 5792 numbers
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RekeyUpdate:
+    """The map U of an old and a new key, and public facts: what it belongs to.
+
+    Made by `between`; `model.apply_rekey_update(update)` applies it. It is not pickled or copied.
+
+    Args:
+        old, new: have the public facts of the keys as attributes family, version and fingerprint; nothing else of
+            them is kept.
+        patch_size, num_channels: of the patch embedding; L = num_channels * patch_size**2.
+        tensors: {"order": (L,) int64, "signs": (L,) int8} between permutation families, with
+            W_hat_new[:, i] = signs[i] W_hat_old[:, order[i]] for the weight W_hat of shape (hidden_size, L); else
+            {"matrix": (L, L) float64}, U^T, with W_hat_new = W_hat_old U^T.
+
+    Raises:
+        ValueError: a fact or a tensor of the wrong form.
+    """
+
+    old: Any
+    new: Any
+    patch_size: int
+    num_channels: int
+    tensors: dict[str, torch.Tensor]
+
+    def __post_init__(self) -> None:
+        for name in ("old", "new"):
+            object.__setattr__(self, name, SimpleNamespace(**_checked_facts(name, public_facts(getattr(self, name)))))
+        for name in ("patch_size", "num_channels"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} of a rekey update is an int >= 1, got {value!r:.80}")
+        _check_tensors(self.tensors, self.num_channels * self.patch_size**2, _is_exact(self.old, self.new))
+
+    @classmethod
+    def between(
+        cls, old_key: SecretKey | bytes, new_key: SecretKey | bytes, *, patch_size: int, num_channels: int = 3
+    ) -> "RekeyUpdate":
+        """Two keys, of any families, and the geometry of the patch embedding -> update from the first to the second.
+
+        Raises:
+            InvalidKeyError: one of them is no key, or a client embedding, which no update leads to or from.
+            ValueError: they are the same key, so that nothing would change.
+        """
+        old, new = as_key(old_key), as_key(new_key)
+        if old == new:
+            raise ValueError(
+                f"expected two keys, got twice the one of fingerprint {old.fingerprint} (family {old.family}); "
+                "SecretKey.generate() makes a new one"
+            )
+        old_cipher, new_cipher = (
+            cipher_for(key, patch_size=patch_size, num_channels=num_channels) for key in (old, new)
+        )
+        length = old_cipher.block_length
+        identity = torch.eye(length, dtype=torch.float64).reshape(length, num_channels, patch_size, patch_size)
+        matrix = new_cipher.encrypt_weight(old_cipher.decrypt_weight(identity)).reshape(length, length)
+        tensors = {"matrix": matrix}
+        if _is_exact(old, new):
+            tensors = {"order": matrix.abs().argmax(dim=0), "signs": matrix.sum(dim=0).to(torch.int8)}
+        return cls(old, new, patch_size, num_channels, tensors)
+
+    def apply_to_weight(self, weight: torch.Tensor) -> torch.Tensor:
+        """(hidden_size, channels, patch_size, patch_size) float under the old key -> the same under the new one.
+
+        Raises:
+            ValueError: a weight of another shape.
+        """
+        expected = (self.num_channels, self.patch_size, self.patch_size)
+        if weight.ndim != 4 or tuple(weight.shape[1:]) != expected:
+            raise ValueError(
+                f"the update is for a weight of shape (hidden_size, {', '.join(map(str, expected))}), got "
+                f"{tuple(weight.shape)}; make it with the patch_size and num_channels of the model"
+            )
+        rows = weight.detach().cpu().reshape(len(weight), -1)
+        if "matrix" in self.tensors:
+            acted = rows.double() @ self.tensors["matrix"]
+        else:
+            acted = rows[:, self.tensors["order"]] * self.tensors["signs"]
+        return acted.reshape(weight.shape).to(weight)
+
+    def to_bytes(self) -> bytes:
+        """The content of the file form: safetensors, the facts in its metadata. Nothing is lost."""
+        facts = {name: public_facts(getattr(self, name)) for name in ("old", "new")}
+        header = {"format": _FORMAT, **facts, "patch_size": self.patch_size, "num_channels": self.num_channels}
+        header["sha256"] = _digest(self.tensors)
+        return safetensors.torch.save(self.tensors, metadata={_ENTRY: json.dumps(header)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "RekeyUpdate":
+        """What `to_bytes` returned -> the update.
+
+        Raises:
+            ValueError: anything else: another format, wrong entries or types, changed numbers.
+        """
+        try:
+            length = int.from_bytes(data[:8], "little")
+            header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_ENTRY])
+            tensors = safetensors.torch.load(data)
+        except (ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
+            raise ValueError("expected a file that RekeyUpdate.to_file wrote, got something else") from error
+        if not isinstance(header, dict) or set(header) != set(_HEADER) or header["format"] != _FORMAT:
+            raise ValueError(
+                f"expected a rekey update of format {_FORMAT} with the entries {sorted(_HEADER)}, got "
+                f"{sorted(header) if isinstance(header, dict) else header!r:.80}; a later version may have written it"
+            )
+        old, new = (SimpleNamespace(**_checked_facts(name, header[name])) for name in ("old", "new"))
+        update = cls(old, new, header["patch_size"], header["num_channels"], tensors)
+        if header["sha256"] != _digest(update.tensors):
+            raise ValueError(
+                "the numbers of the rekey update are not those that were written (their SHA-256 differs): transfer "
+                "the file again; the model was not changed"
+            )
+        return update
+
+    def to_file(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the update to `path`, by custom NAME.rekey, readable by its owner alone, as a whole or not at all.
+
+        Raises:
+            FileExistsError: `path` exists and `overwrite` is False.
+        """
+        loss = "a model that awaits the update in it would lose it"
+        write_private_file(path, self.to_bytes(), overwrite=overwrite, loss=loss)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> "RekeyUpdate":
+        """Path of a file that `to_file` wrote -> the update; warns if other users of the machine can read the file.
+
+        Raises:
+            ValueError: as `from_bytes`; names the file.
+            OSError: the file cannot be read.
+        """
+        data = read_private_file(path, _MAX_FILE_BYTES, noun="rekey update")
+        try:
+            return cls.from_bytes(data)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def __repr__(self) -> str:
+        old, new = (f"{facts.family} {facts.fingerprint}" for facts in (self.old, self.new))
+        return f"RekeyUpdate({old} -> {new}, patch_size={self.patch_size}, num_channels={self.num_channels})"
+
+    def __getstate__(self) -> NoReturn:
+        """Refuse pickle, copy and deepcopy: an update is confidential between the owner and the server."""
+        raise TypeError(
+            "a RekeyUpdate is neither pickled nor copied, for it is confidential; write it with to_file and pass the "
+            "path of the file"
+        )
+
+
+def _is_exact(old: Any, new: Any) -> bool:
+    """Whether both keys only reorder and negate."""
+    return all(CIPHERS[facts.family].acts_on_uint8 for facts in (old, new))
+
+
+def _checked_facts(name: str, facts: Any) -> dict[str, Any]:
+    """{"family", "version", "fingerprint"} of the right types; they may come from a file that anyone wrote."""
+    sound = isinstance(facts, dict) and set(facts) == set(FACTS)
+    if not sound or any(type(facts[fact]) is not kind for fact, kind in FACTS.items()):
+        raise ValueError(f"{name} of a rekey update is {{'family', 'version', 'fingerprint'}}, got {facts!r:.120}")
+    if facts["family"] not in FAMILIES:
+        raise ValueError(
+            f"{name} of a rekey update is of family {facts['family']!r:.40}; choose among {', '.join(FAMILIES)}"
+        )
+    return facts
+
+
+def _check_tensors(tensors: dict[str, torch.Tensor], length: int, exact: bool) -> None:
+    """Refuse what is no signed permutation of L, or no finite (L, L) matrix: it would ruin the model."""
+    expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"matrix": (torch.float64, (length, length))}
+    if exact:
+        expected = {"order": (torch.int64, (length,)), "signs": (torch.int8, (length,))}
+    found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    if found != expected:
+        raise ValueError(f"expected a rekey update with {expected}, got {found}")
+    if exact and not torch.equal(tensors["order"].sort().values, torch.arange(length)):
+        raise ValueError(f"the order of a rekey update holds each of 0 .. {length - 1} once, but this one does not")
+    if exact and (tensors["signs"].abs() != 1).any():
+        raise ValueError("the signs of a rekey update are +1 and -1, but some of these are not")
+    if not exact and not tensors["matrix"].isfinite().all():
+        raise ValueError("the matrix of a rekey update is finite, but this one has infinite numbers or NaN")
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Hexadecimal SHA-256 over names and numbers, which are little-endian."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name].contiguous().numpy()
+        digest.update(name.encode() + array.astype(array.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()

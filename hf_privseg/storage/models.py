@@ -1,0 +1,117 @@
+"""SETR models on disk: found by folder, Hub id or "default", loaded with their processor, saved as a whole."""
+
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from ..checkpoints import default_checkpoint
+from ..setr.configuration_setr import SetrConfig
+from ..setr.files import new_folder
+from ..setr.image_processing_setr import SetrImageProcessor
+from ..setr.modeling_setr import SetrForSemanticSegmentation
+
+
+def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
+    """Folder, Hub id or "default" -> the model's configuration and its processor, without its weights.
+
+    Raises:
+        OSError: there is no such model, or it has no processor's settings.
+        ValueError: a model of another type.
+    """
+    source = _source(name)
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        raise FileNotFoundError(f"expected a model's folder, got {name}, which holds no model (no config.json)")
+    found = SetrConfig.get_config_dict(source)[0].get("model_type")
+    if found != SetrConfig.model_type:
+        raise ValueError(f"expected a model of type '{SetrConfig.model_type}', got {name}, which is of type '{found}'")
+    return SetrConfig.from_pretrained(source), SetrImageProcessor.from_pretrained(source)
+
+
+def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImageProcessor]:
+    """Folder, Hub id or "default" -> the model, ready to predict on the machine's accelerator, and its processor.
+
+    Raises:
+        OSError: there is no such model, or it has no processor's settings.
+        ValueError: a model of another type, without a segmentation head, or with damaged weights.
+    """
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what is wrong with a checkpoint is said below
+    config, processor = load_settings(name)
+    try:
+        loaded = SetrForSemanticSegmentation.from_pretrained(_source(name), config=config, output_loading_info=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"the weights of {name} are damaged, or do not fit its config.json: {error}") from error
+    model, report = cast(Any, loaded)  # the library's annotation knows the model alone
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("auxiliary_head."))
+    if missing:
+        raise ValueError(
+            f"expected a SETR model with its segmentation head, got {name}, which lacks {len(missing)} weights "
+            f"({missing[0]}, ...); a bare encoder has to be trained first"
+        )
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return model.to(device or "cpu").eval(), processor
+
+
+def local_folder(name: str | Path) -> Path | None:
+    """Folder, Hub id or "default" -> the model's folder on this machine; None for a Hub id."""
+    folder = Path(_source(name))
+    return folder if folder.is_dir() else None
+
+
+def check_model_folder(folder: Path, *, replace: bool) -> None:
+    """Refuse to write a model where something is; with `replace`, where something other than a model is.
+
+    An empty folder is nothing.
+
+    Raises:
+        FileExistsError: names the folder.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not replace:
+        raise FileExistsError(f"{folder} exists; choose another folder, or replace it with --force")
+    if not (folder / "config.json").is_file():
+        raise FileExistsError(f"{folder} exists and holds no model (no config.json), so that it is not replaced")
+
+
+def save_model(
+    model: SetrForSemanticSegmentation,
+    processor: SetrImageProcessor,
+    folder: Path,
+    *,
+    licence_from: str | Path,
+    private: bool = False,
+) -> None:
+    """Model, processor's settings and the source's licence -> `folder`, as a whole or not at all; replaces a model.
+
+    Args:
+        model: plain or encrypted.
+        processor: the model's.
+        folder: checked by `check_model_folder` beforehand.
+        licence_from: what the model was loaded from; the terms of a folder go with what is made from it.
+        private: whether the folder is for its owner alone.
+    """
+    with new_folder(folder, private=private) as temporary:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        copy_licences(Path(_source(licence_from)), temporary)
+
+
+def copy_licences(source: Path, folder: Path) -> None:
+    """The licence files of a model's folder -> another folder; nothing where `source` is no folder."""
+    for licence in source.glob("LICENSE*"):
+        shutil.copy(licence, folder)
+
+
+def _source(name: str | Path) -> str:
+    """ "default", a folder or a Hub id (owner/name) -> what `from_pretrained` takes."""
+    if str(name) == "default":
+        return str(default_checkpoint())
+    looks_like_id = not Path(name).is_absolute() and not str(name).startswith(".") and str(name).count("/") == 1
+    if not Path(name).is_dir() and not looks_like_id:
+        raise FileNotFoundError(f"expected a model's folder, a Hub id (owner/name) or 'default', got {name}")
+    return str(name)

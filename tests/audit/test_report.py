@@ -1,0 +1,155 @@
+"""The verdict is the worst of what was found, advice follows from the deployment, and the report says both."""
+
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_privseg.audit.advice import Deployment, advise
+from hf_privseg.audit.findings import Finding, as_picture, verdicts, worst
+from hf_privseg.audit.report import AuditReport, table_rows
+
+PICTURE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+
+
+def finding(hp=None, attacker="server", family="orthogonal", **more):
+    metrics = {} if hp is None else {"hp": hp, "psnr": 20.0}
+    return Finding(
+        **{"attack": "an attack", "attacker": attacker, "family": family, "num_images": 4} | more, metrics=metrics
+    )
+
+
+def deployment(**answers):
+    return Deployment(**{"base_is_public": False, "client_holds_file": True, "float_transport": True} | answers)
+
+
+def report(findings, advice=None):
+    return AuditReport(
+        subject={"model": "<a model>", "num_images": 4},
+        findings=findings,
+        advice=advice or advise(deployment()),
+        original=PICTURE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("hp", "words"),
+    [
+        (1.0, "the photographs"),
+        (0.6, "the photographs"),
+        (0.59, "recognisable objects"),
+        (0.3, "recognisable objects"),
+        (0.29, "blurred outlines"),
+        (0.15, "blurred outlines"),
+        (0.1, "a thumbnail"),
+        (-0.4, "a thumbnail"),
+        (None, ""),
+    ],
+)
+def test_a_level_says_what_was_recovered(hp, words):
+    assert finding(hp).level == words
+
+
+def test_the_worst_is_the_highest_hp_of_any_attack_but_no_baseline():
+    rows = [finding(0.2), finding(0.7, "known plaintext"), finding(0.99, "baseline"), finding(None, "model")]
+    assert worst(rows) is rows[1]
+    assert worst([rows[2], rows[3]]) is None
+
+
+def test_verdicts_go_by_family_and_by_what_the_attacker_has():
+    rows = [finding(0.2), finding(0.3), finding(0.1, "ciphertexts"), finding(0.9, family="permutation")]
+    found = verdicts(rows)
+    assert [(family, attacker) for family, attacker, _ in found] == [
+        ("orthogonal", "ciphertexts"),
+        ("orthogonal", "server"),
+        ("permutation", "server"),
+    ]
+    assert found[1][2] is rows[1]
+
+
+def test_the_sentence_names_the_worst_and_what_the_provider_gets_alone():
+    text = report([finding(0.2), finding(0.9, "public base", attack="inversion")]).verdict
+    assert "the photographs (orthogonal, inversion: hp 0.90)" in text
+    assert text.endswith("By the provider without further help: blurred outlines (orthogonal, an attack: hp 0.20).")
+    assert report([]).verdict == "No attack that reconstructs images was run."
+
+
+@pytest.mark.parametrize(
+    ("answers", "family"),
+    [
+        ({}, "embedding"),
+        ({"client_holds_file": False}, "orthogonal"),
+        ({"float_transport": False}, "signed_permutation"),
+        ({"float_transport": False, "client_holds_file": False}, "signed_permutation"),
+    ],
+)
+@pytest.mark.parametrize("base_is_public", [False, True])
+def test_advice_follows_from_the_deployment(answers, family, base_is_public):
+    advice = advise(deployment(base_is_public=base_is_public, **answers))
+    assert advice.family == family
+    assert advice.reasons[0].startswith("The patch embedding is public") == base_is_public
+    assert "label maps are not hidden" in advice.reasons[-1]
+
+
+def test_advice_says_what_its_family_still_leaks():
+    rows = [finding(0.34, attack="alignment", prior="photos"), finding(0.9, "known plaintext")]
+    advice = advise(deployment(client_holds_file=False), rows)
+    assert any("recognisable objects (hp 0.34, by alignment from 4 images and photos" in r for r in advice.reasons)
+    assert not any("hp" in reason for reason in advise(deployment(), rows).reasons)  # those rows are of another family
+
+
+def test_nothing_claims_security():
+    texts = [str(advise(deployment(base_is_public=public)).reasons) for public in (True, False)]
+    texts += [report([finding(hp)]).verdict for hp in (0.0, 0.2, 0.4, 0.8)]
+    assert not any("secure" in text.lower() for text in texts)
+
+
+def test_json_holds_every_figure(tmp_path):
+    rows = [finding(0.25, picture=PICTURE, note="a note")]
+    report(rows).to_json(tmp_path / "report.json")
+    read = json.loads((tmp_path / "report.json").read_text())
+    assert read["findings"][0]["metrics"] == {"hp": 0.25, "psnr": 20.0}
+    assert read["findings"][0]["recovered"] == "blurred outlines"
+    assert read["advice"]["family"] == "embedding"
+    assert read["subject"]["num_images"] == 4
+
+
+def test_html_is_one_page_with_pictures_and_escaped_text(tmp_path):
+    report([finding(0.25, picture=PICTURE), finding(0.1)]).to_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2  # the original, and one reconstruction
+    assert "&lt;a model&gt;" in page
+    assert "<a model>" not in page
+    assert "http" not in page  # nothing is loaded from elsewhere
+
+
+def test_tables_show_the_metrics_that_occur():
+    head, rows = table_rows([finding(0.25), Finding(attack="k", attacker="model", family="permutation", num_images=0)])
+    assert "hp" in head
+    assert "SSIM" not in head
+    assert rows[0][head.index("hp")] == "0.25"
+    assert rows[1][head.index("hp")] == ""
+
+
+def test_a_table_keeps_what_a_reader_must_know_beside_the_figures():
+    rows = [finding(0.25, note="fails to beat the linear one"), finding(0.9, "baseline"), finding(note="no such seed")]
+    head, cells = table_rows(rows)
+    recovered = [row[head.index("recovered")] for row in cells]
+    assert recovered == ["blurred outlines; fails to beat the linear one", "baseline", "no such seed"]
+
+
+def test_large_pictures_are_reduced(tmp_path):
+    large = np.zeros((100, 2000, 3), np.uint8)
+    report([finding(0.25, picture=large)]).to_html(tmp_path / "report.html")
+    files = re.findall(r"data:image/jpeg;base64,([^\"]+)", (tmp_path / "report.html").read_text())
+    sizes = [Image.open(io.BytesIO(base64.b64decode(file))).size for file in files]
+    assert sizes == [(8, 8), (640, 32)]
+
+
+def test_a_picture_spans_the_range_and_clips():
+    image = np.stack([np.full((2, 2), value) for value in (-1.5, 0.0, 1.0)])
+    assert as_picture(image)[0, 0].tolist() == [0, 128, 255]

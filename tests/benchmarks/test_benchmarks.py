@@ -1,0 +1,80 @@
+"""The benchmarks run from end to end on small photos, go on where they stopped, and print what they found."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from helpers.paths import BENCHMARKS
+from helpers.tiny_setr import tiny_model
+from hf_privseg import SetrImageProcessor
+from hf_privseg.catalog.sample_images import sample_photo
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Victims, other photos, and a tiny model with patches of 16 pixels."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    for kind, name in (("victims", "china"), ("others", "coffee")):
+        (folder / kind).mkdir()
+        photo = sample_photo(name).resize((320, 240))
+        for index in range(3):
+            photo.crop((32 * index, 0, 32 * index + 96, 80)).save(folder / kind / f"{index}.png")
+    tiny_model(patch_size=16, image_size=64).save_pretrained(folder / "model")
+    SetrImageProcessor(patch_size=16).save_pretrained(folder / "model")
+    return folder
+
+
+def run(name, folder, *options):
+    command = [sys.executable, BENCHMARKS / f"{name}.py", *map(str, options)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_leakage(folder):
+    options = ["--victims", "china=victims/*", "--prior", "others/*", "--model", "model", "--counts", "3"]
+    options += ["--families", "orthogonal", "--drifts", "0.1", "--output_dir", "out"]
+    run("leakage", folder, *options)
+    assert "Wiener inversion, drift 10%" in (folder / "out/leakage.md").read_text()
+    records = json.loads((folder / "out/results.json").read_text())["records"]
+    chosen = records["china: orthogonal: one chosen image: no prior: 1 images"]
+    assert chosen["metrics"]["psnr"] > 60
+    before = (folder / "out/results.json").stat().st_mtime_ns
+    run("leakage", folder, *options)  # everything is there
+    assert (folder / "out/results.json").stat().st_mtime_ns == before
+
+
+def test_block_ciphers(folder):
+    options = ["--victims", "victims/*", "--prior", "others/*", "--counts", "1", "--block_sizes", "4"]
+    run("block_ciphers", folder, *options, "--output", "out/ciphers.md")
+    rows = (folder / "out/ciphers.md").read_text().splitlines()
+    assert [row.split(" | ")[0] for row in rows[4:7]] == ["| SHF", "| NP", "| FFX"]
+
+
+def test_client_layers(folder):
+    options = ["--victims", "victims/*", "--prior", "others/*", "--model", "model", "--layers", "0", "1"]
+    run("client_layers", folder, *options, "--steps", "2", "--output_dir", "layers")
+    records = json.loads((folder / "layers/results.json").read_text())["records"]
+    assert records["1: cost"]["parameters"] > records["0: cost"]["parameters"]
+    assert records["0: public, linear"]["psnr"] > records["0: nothing"]["psnr"]
+
+
+def test_model_theft(folder):
+    for split in ("train", "test"):
+        for kind in ("images", "annotations"):
+            (folder / "data" / kind / split).mkdir(parents=True)
+        for path in sorted((folder / "victims").glob("*.png")):
+            photo = Image.open(path)
+            photo.save(folder / "data/images" / split / path.name)
+            photo.convert("L").point(lambda level: level // 52).save(folder / "data/annotations" / split / path.name)
+    (folder / "data/classes.json").write_text(json.dumps({"classes": list("abcde")}))
+    options = ["--dataset", "data", "--model", "model", "--counts", "2", "--steps", "2", "--limit", "2"]
+    options += ["--starts", "random"]
+    run("model_theft", folder, *options, "--precision", "fp32", "--output_dir", "theft")
+    records = json.loads((folder / "theft/results.json").read_text())["records"]
+    assert set(records) == {"plain model", "encrypted model, plain images", "random start, 2 images"}

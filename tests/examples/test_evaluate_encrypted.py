@@ -1,0 +1,217 @@
+"""Table 1, run for real on generated images: its figures, its files, what a second run keeps, and two processes."""
+
+import csv
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from helpers.example_runs import EXAMPLES, run, run_here
+from helpers.tiny_setr import tiny_model
+
+pytest.importorskip("accelerate", reason="the train extra is not installed")
+
+from hf_privseg import SecretKey, SetrImageProcessor
+from hf_privseg.experiments.setup import Records
+
+CONDITIONS = ("correct K", "No-Enc", "random K'")
+
+
+def evaluate(output, *options, processes=1):
+    given = ("evaluate_encrypted.py", "--output_dir", output, "--cpu", *options)
+    return run(*given, processes=processes) if processes > 1 else run_here(*given)
+
+
+def results(output):
+    return json.loads((output / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for decoder in ("naive", "mla"):
+        tiny_model(decoder, num_labels=3).save_pretrained(folder / decoder)
+        SetrImageProcessor(patch_size=4).save_pretrained(folder / decoder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(inputs, models, tmp_path_factory):
+    """One model, two families: options, output folder, what was printed."""
+    output = tmp_path_factory.mktemp("table1")
+    options = ("--dataset", inputs / "data", "--split", "val")
+    done = evaluate(output, *options, "--models", f"small={models / 'naive'}", "--families", "permutation", "matrix")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return options, output, done
+
+
+def test_the_figures_are_the_papers(first):
+    report = results(first[1])
+    rows = report["records"]
+    assert report["num_images"] == 3
+    pairs = [(family, name) for family in ("permutation", "matrix") for name in CONDITIONS]
+    assert list(rows) == ["small: baseline"] + [f"small: {family}: {name}" for family, name in pairs]
+    baseline = rows["small: baseline"]["mean_iou"]
+    for family in ("permutation", "matrix"):
+        correct = rows[f"small: {family}: correct K"]
+        assert correct["equal_pixels"] > 0.999
+        assert correct["mean_iou"] == pytest.approx(baseline, abs=1e-3)
+        assert correct["embedding_error"] < 1e-5
+        for wrong in CONDITIONS[1:]:
+            assert rows[f"small: {family}: {wrong}"]["embedding_error"] > 0.1
+            assert rows[f"small: {family}: {wrong}"]["equal_pixels"] < 0.99
+
+
+def test_table_and_details_are_written_and_the_checks_say_what_failed(first):
+    _, output, done = first
+    rows = results(output)["records"]
+    cells = [
+        f"{rows[f'small: {name}']['mean_iou']:.4f}" for name in ("baseline", *(f"matrix: {n}" for n in CONDITIONS))
+    ]
+    text = (output / "results.md").read_text()
+    assert "| data set | decoder | family | baseline | correct K | No-Enc | random K' |" in text
+    assert f"| data | naive (small) | matrix | {' | '.join(cells)} |" in text
+    assert "| model | family | condition | equal pixels | embedding error (first image) |" in text
+    with (output / "results.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["mean_iou"]) for row in table] == [row["mean_iou"] for row in rows.values()]
+    # a model that was never trained has a baseline near chance, so that "useless" must be answered with no
+    found = results(output)["checks"]
+    assert len(found) == 6
+    baseline = rows["small: baseline"]["mean_iou"]
+    for line, row in zip(found, list(rows.values())[1:], strict=True):
+        passed = line.startswith("yes")
+        assert passed == (
+            f"{row['mean_iou']:.4f}" == f"{baseline:.4f}"
+            if row["condition"] == "correct K"
+            else row["mean_iou"] < baseline / 3
+        )
+        assert line in text
+        assert line in done.stdout
+    assert any(line.startswith("NO ") for line in found)
+
+
+@pytest.mark.slow
+def test_a_second_run_keeps_what_is_there_and_two_processes_add_the_rest(first, models):
+    options, output, _ = first
+    before = results(output)
+    del before["checks"]
+    whole = {name: row for name, row in before["records"].items() if name != "small: matrix: No-Enc"}
+    marked = whole | {"small: baseline": whole["small: baseline"] | {"mark": 1}}
+    (output / "results.json").write_text(json.dumps(before | {"records": marked}))
+    given = ("--models", f"small={models / 'naive'}", f"mla={models / 'mla'}", "--families", "matrix")
+    done = evaluate(output, *options, *given, processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = results(output)
+    assert report["records"]["small: baseline"]["mark"] == 1
+    assert report["records"]["small: matrix: No-Enc"] == before["records"]["small: matrix: No-Enc"]
+    assert len(report["records"]) == 7 + 4
+    assert "small: matrix: No-Enc (5 conditions to go)" in done.stderr
+    assert not list((output / "unfinished").iterdir())
+
+    alone = evaluate(output / "alone", *options, "--model", models / "mla", "--families", "matrix")
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    for name, row in results(output / "alone")["records"].items():
+        assert row == report["records"][name]  # the same keys, the same counts, by one process or two
+
+
+def test_another_experiment_is_not_mixed_into_it(first, models):
+    options, output, _ = first
+    other = evaluate(output, *options, "--models", f"small={models / 'naive'}", "--seed", 1)
+    assert other.returncode != 0
+    assert "holds another experiment (seed 0, not 1); choose another output folder" in other.stderr
+
+
+# --------------------------------------------------------------------------- what it stands on, in this process
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("evaluate_encrypted", EXAMPLES / "evaluate_encrypted.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_condition_that_was_killed_goes_on_where_it_was(inputs, models, tmp_path):
+    from accelerate import Accelerator
+
+    script = load_script()
+    arguments = script.Arguments(
+        dataset=str(inputs / "data"), split="val", model=str(models / "naive"), output_dir=str(tmp_path), cpu=True
+    )
+    records = Records(tmp_path / "results.json", {}, writes=True)
+    experiment = script.Run(arguments, arguments.load_split("val"), records, Accelerator(cpu=True))
+    (plain,) = script.plain_models(arguments, "cpu")
+    store, known = experiment.store("x"), np.full((48, 64), 2)
+    store[1] = known
+    seen = []
+    plain.model.register_forward_hook(lambda *_: seen.append(1))
+    script.predict(script.Condition("", "baseline", plain.model, None), plain, experiment, store)
+    assert len(seen) == 2
+    assert np.array_equal(store[1], known)
+    assert store[0].shape == (48, 64)
+
+
+def test_encrypted_models_and_other_classes_are_refused(inputs, models, tmp_path):
+    from hf_privseg import SetrForSemanticSegmentation
+    from hf_privseg.experiments.setup import plain_models
+    from hf_privseg.training.arguments import ExperimentArguments
+
+    model = SetrForSemanticSegmentation.from_pretrained(models / "naive")
+    model.encrypt_model(SecretKey.generate()).save_pretrained(tmp_path)
+    arguments = ExperimentArguments(dataset=str(inputs / "data"), model=str(tmp_path))
+    with pytest.raises(SystemExit, match=f"{tmp_path} is encrypted; .* starts from plain ones"):
+        next(plain_models(arguments, "cpu"))
+    names = inputs / "data" / "classes.json"
+    arguments = ExperimentArguments(dataset="", model=str(models / "naive"), id2label=str(names))
+    with pytest.raises(SystemExit, match=r"the classes of .*naive are .*LABEL_0.*, not those of .*classes.json"):
+        next(plain_models(arguments, "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "a", "models": ["x=b"]}, "either --model or --models"),
+        ({"models": ["a"]}, r"different names with their paths.* got \['a'\]"),
+        ({"models": ["x=a", "x=b"]}, r"got \['x=a', 'x=b'\]"),
+    ],
+    ids=["both", "no name", "one name twice"],
+)
+def test_models_that_cannot_be_told_apart_are_refused(options, message):
+    from hf_privseg.experiments.setup import model_sources
+    from hf_privseg.training.arguments import ExperimentArguments
+
+    with pytest.raises(SystemExit, match=message):
+        model_sources(ExperimentArguments(dataset="", **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"families": ["rot13"]}, r"unknown cipher families \['rot13'\]; .*orthogonal"),
+        ({"limit": 0}, "at least 1, got 0"),
+    ],
+    ids=["family", "limit"],
+)
+def test_options_out_of_range_are_refused(options, message):
+    from hf_privseg.training.arguments import ExperimentArguments
+
+    with pytest.raises(SystemExit, match=message):
+        ExperimentArguments(dataset="", **options)
+
+
+def test_results_of_other_weights_under_one_name_are_refused(models, tmp_path):
+    from hf_privseg.experiments.setup import plain_models
+    from hf_privseg.training.arguments import ExperimentArguments
+
+    (plain,) = plain_models(ExperimentArguments(dataset="", model=str(models / "naive")), "cpu")
+    records = Records(tmp_path / "results.json", {"seed": 0}, writes=True)
+    records.bind(plain)
+    records.add("row", {"mean_iou": float("nan")})
+    assert json.loads((tmp_path / "results.json").read_text())["records"] == {"row": {"mean_iou": None}}
+    again = Records(tmp_path / "results.json", {"seed": 0}, writes=False)
+    again.bind(plain)
+    plain.model.decode_head.conv_seg.bias.data += 1
+    with pytest.raises(SystemExit, match=r"another experiment .model naive: weights_sha256 '[0-9a-f]{64}', not '"):
+        again.bind(plain)

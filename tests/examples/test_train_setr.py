@@ -1,0 +1,265 @@
+"""The training script, run for real on generated images: one process, two processes, killed and resumed."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+pytest.importorskip("accelerate", reason="the train extra is not installed")
+
+from helpers.paths import EXAMPLES
+from hf_privseg import SecretKey, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+
+SCRIPT = EXAMPLES / "train_setr.py"
+SETTINGS = {
+    "--crop_size": "32",
+    "--epochs": "2",
+    "--batch_size": "2",
+    "--checkpoint_every": "1",
+    "--eval_every": "1",
+    "--warmup_steps": "1",
+    "--num_workers": "0",
+    "--learning_rate": "1e-3",
+    "--drop_path_rate": "0.5",
+}
+
+
+def command(inputs: Path, output: Path, processes: int, *extra: str) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    settings = [part for option in SETTINGS.items() for part in option]
+    paths = ["--dataset", str(inputs / "data"), "--output_dir", str(output)]
+    start = [] if "--checkpoint" in extra else ["--vit", str(inputs / "vit")]
+    return [
+        sys.executable,
+        *(launcher if processes > 1 else []),
+        str(SCRIPT),
+        *paths,
+        *start,
+        *settings,
+        "--cpu",
+        *extra,
+    ]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def train(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(command(*arguments), env=environment(), capture_output=True, text=True, timeout=600)
+
+
+def train_and_kill(checkpoint: str, inputs: Path, output: Path, processes: int, *extra: str) -> None:
+    """Starts a run and kills all of its processes, without a warning, once it has written this checkpoint."""
+    run = subprocess.Popen(
+        command(inputs, output, processes, *extra),
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (output / "checkpoints" / checkpoint).exists():
+        assert run.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not (output / "training.json").exists(), "the run was killed too late to show anything"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("processes", "steps", "extra"),
+    [
+        (1, [8, 16], ()),
+        (2, [4, 8], ()),
+        (2, [4, 8, 10], ("--streaming", "--shuffle_buffer", "4", "--max_steps", "10")),
+    ],
+    ids=["one process", "two processes", "two processes, streaming"],
+)
+def test_a_killed_run_ends_as_an_uninterrupted_one(inputs, tmp_path, processes, steps, extra):
+    whole = train(inputs, tmp_path / "whole", processes, *extra)
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    # two updates into the first epoch, which has 8 (or, by two processes, 4)
+    train_and_kill("step_2", inputs, tmp_path / "killed", processes, *extra)
+    resumed = train(inputs, tmp_path / "killed", processes, *extra)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+
+    records = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("whole", "killed")]
+    assert records[0]["processes"] == processes
+    assert [row["step"] for row in records[0]["history"]] == steps
+    assert records[0]["history"] == records[1]["history"]
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("--streaming",), "give --max_steps, the number of updates"),
+        (("--batch_size", "17"), "train gave no batch of 17 images"),
+    ],
+    ids=["streaming without an end", "batch larger than the data"],
+)
+def test_what_could_not_end_is_refused(inputs, tmp_path, extra, message):
+    run = train(inputs, tmp_path, 1, *extra)
+    assert run.returncode != 0
+    assert message in run.stderr
+
+
+@pytest.mark.slow
+def test_the_result_loads_and_has_learnt_something(inputs, tmp_path):
+    run = train(inputs, tmp_path, 1, "--decoder", "mla", "--epochs", "6")
+    assert run.returncode == 0, run.stderr[-3000:]
+    model = SetrForSemanticSegmentation.from_pretrained(tmp_path)
+    processor = SetrImageProcessor.from_pretrained(tmp_path)
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert model.dtype == torch.float32
+    assert load_file(tmp_path / "model.safetensors")["setr.layers.0.mlp.fc1.weight"].dtype == torch.float16
+    history = json.loads((tmp_path / "training.json").read_text())["history"]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert (tmp_path / "best" / "model.safetensors").exists()
+    card = (tmp_path / "README.md").read_text()
+    assert "--decoder mla" in card
+    assert f"| 6 | {history[-1]['loss']:.4f} | {history[-1]['mean_iou']:.4f} |" in card
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    outputs = model(**processor(Image.new("RGB", (64, 48)), return_tensors="pt"))
+    assert outputs.logits.shape[1] == 3
+
+
+def test_an_encrypted_checkpoint_is_refused(inputs, tmp_path):
+    config = SetrConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=32, num_labels=3
+    )
+    model = SetrForSemanticSegmentation(config).encrypt_model(SecretKey.generate())
+    model.save_pretrained(tmp_path / "encrypted")
+    run = train(inputs, tmp_path / "out", 1, "--checkpoint", str(tmp_path / "encrypted"))
+    assert run.returncode != 0
+    assert "encrypted is encrypted" in run.stderr
+    assert "--allow_encrypted" in run.stderr
+
+
+CONFIGS = SCRIPT.parent / "accelerate_configs"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))
+def test_accelerate_reads_the_configurations(name):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(CONFIGS / name))  # refuses unknown fields
+    assert config.num_processes % config.num_machines == 0
+    assert f"examples/accelerate_configs/{name}" in (CONFIGS / name).read_text()
+
+
+def launch(config: str, *options: str) -> list[str]:
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config), *options]
+
+
+# Each command of the list is one machine's; all of them run on this one, on the CPU.
+DRY_RUNS = {
+    "single_gpu.yaml": (1, [launch("single_gpu.yaml", "--mixed_precision", "no")]),
+    "multi_gpu.yaml": (2, [launch("multi_gpu.yaml", "--num_processes", "2", "--mixed_precision", "no")]),
+    "fsdp2.yaml": (2, [launch("fsdp2.yaml", "--num_processes", "2", "--mixed_precision", "no")]),
+    "multi_node.yaml": (
+        2,
+        [
+            launch(
+                "multi_node.yaml", "--num_processes", "2", "--machine_rank", str(rank), "--mixed_precision", "no",
+                "--main_process_ip", "127.0.0.1", "--main_process_port", "29677",
+            )
+            for rank in (0, 1)
+        ],
+    ),
+}  # fmt: skip
+
+
+def test_each_configuration_has_a_dry_run():
+    assert set(DRY_RUNS) == {path.name for path in CONFIGS.glob("*.yaml")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DRY_RUNS)
+def test_a_configuration_runs_on_cpu_processes(inputs, tmp_path, name):
+    processes, launchers = DRY_RUNS[name]
+    arguments = command(inputs, tmp_path, 1, "--epochs", "1")[1:]
+    machines = [
+        subprocess.Popen(
+            launcher + arguments,
+            env=environment() | {"ACCELERATE_USE_CPU": "true"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for launcher in launchers
+    ]
+    errors = [machine.communicate(timeout=600)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0] * len(machines), "".join(errors)[-4000:]
+    recipe = json.loads((tmp_path / "training.json").read_text())
+    assert recipe["processes"] == processes
+    assert SetrForSemanticSegmentation.from_pretrained(tmp_path).config.num_labels == 3
+
+
+class HubOnLoopback(BaseHTTPRequestHandler):
+    """The four answers that an upload needs; keeps what was asked and what was committed."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        place = urlsplit(self.path).path.rpartition("/api/")[2]
+        answer = {"url": "http://127.0.0.1/owner/name", "warnings": [], "errors": []}
+        if place == "repos/create":
+            self.server.created = json.loads(body)
+        elif "/preupload/" in place:
+            answer["files"] = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+        elif "/commit/" in place:
+            answer |= {"commitUrl": "http://127.0.0.1/owner/name/commit/1", "commitOid": "1"}
+            values = [json.loads(line)["value"] for line in body.splitlines()]
+            self.server.files = {
+                value["path"]: base64.b64decode(value["content"]) for value in values if "path" in value
+            }
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+def test_what_is_published_is_private_and_is_the_final_model(inputs, tmp_path, monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), HubOnLoopback)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
+    arguments = command(inputs, tmp_path, 1, "--max_steps", "2", "--push_to_hub", "owner/name")
+    online = environment() | {"HF_HUB_OFFLINE": "0"}
+    run = subprocess.run(arguments, env=online, capture_output=True, text=True, timeout=600)
+    server.shutdown()
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert (server.created["name"], server.created["organization"]) == ("name", "owner")
+    # what it is called depends on the version of huggingface_hub
+    assert server.created.get("visibility") == "private" or server.created.get("private") is True
+    names = {"README.md", "config.json", "preprocessor_config.json", "model.safetensors"}
+    assert set(server.files) == names
+    for name in names:
+        assert server.files[name] == (tmp_path / name).read_bytes()
+    assert str(tmp_path) not in server.files["README.md"].decode()

@@ -1,0 +1,296 @@
+"""Whole image, sliding window, mirrored image and several scales: mmsegmentation's results, and encrypted as plain."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from helpers.golden import TOLERANCE, needs_golden, reference
+from helpers.tiny_setr import DECODERS, make_key, tiny_model
+from hf_privseg import CiphertextError, EncryptionStateError, SetrImageProcessor
+from hf_privseg.inference.windows import Inference
+
+__all__ = ["reference"]  # the fixture, for pytest to find
+
+PATCH = 4  # of the tiny models
+STRATEGIES = {
+    "whole": Inference(),
+    "windows": Inference(crop_size=16, stride=9),
+    "default stride": Inference(crop_size=16),
+    "mirrored": Inference(flip=True),
+    "scales": Inference(scales=(0.5, 1.0, 1.75)),
+    "everything": Inference(crop_size=12, stride=7, scales=(0.75, 1.25), flip=True),
+}
+
+
+def photo(height=27, width=38, seed=0):
+    levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    return Image.fromarray(levels)
+
+
+def processor(**settings):
+    return SetrImageProcessor(patch_size=PATCH, **settings)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@needs_golden
+class TestAgainstMmsegmentation:
+    # it gives its inputs after normalisation
+    ready = SetrImageProcessor(do_rescale=False, do_normalize=False, do_pad=True)
+
+    def test_windows(self, reference):
+        model, tensors, _ = reference
+        scores = Inference(crop_size=64, stride=43).scores(model, self.ready, tensors["slide80x96.input"][0])
+        torch.testing.assert_close(scores, tensors["slide80x96.resized"][0], **TOLERANCE)
+
+    @torch.no_grad()
+    def test_sides_off_the_patch_grid(self, reference):
+        """It pads with zeros, and then squeezes the logits of the padded image into the size of the image."""
+        model, tensors, _ = reference
+        inputs = self.ready(tensors["odd60x90.input"][0], return_tensors="pt")
+        assert inputs.pixel_values.shape[-2:] == (64, 96)
+        logits = model(**inputs).logits
+        torch.testing.assert_close(logits, tensors["odd60x90.logits"], **TOLERANCE)
+        (result,) = self.ready.post_process_semantic_segmentation(
+            SemanticSegmenterOutput(logits=logits), [(60, 90)], True, valid_regions=[(64, 96)]
+        )
+        torch.testing.assert_close(result["segmentation_scores"], tensors["odd60x90.resized"][0], **TOLERANCE)
+
+
+class TestWholeImage:
+    @pytest.mark.parametrize("settings", [{}, {"do_pad": True}, {"resize_factor": 1.5}], ids=str)
+    @torch.no_grad()
+    def test_is_exactly_the_model_between_both_ends_of_the_processor(self, model, settings):
+        process = processor(**settings)
+        outputs = model(**process(photo(), return_tensors="pt"))
+        (expected,) = process.post_process_semantic_segmentation(outputs, [(27, 38)], True)
+        assert torch.equal(Inference().scores(model, process, photo()), expected["segmentation_scores"])
+
+    def test_the_size_is_that_of_the_upright_photo(self, model):
+        turned = photo()
+        turned.getexif()[0x0112] = 6  # turn by 90 degrees to see it upright
+        assert Inference().scores(model, processor(), turned).shape == (5, 38, 27)
+
+
+class TestWindows:
+    @pytest.mark.parametrize("decoder", DECODERS)
+    @pytest.mark.parametrize("crop_size", [28, 40], ids=["one side whole", "image smaller than the window"])
+    @torch.no_grad()
+    def test_a_window_as_large_as_the_image_is_the_whole_image(self, decoder, crop_size):
+        model, square = tiny_model(decoder), photo(28, 28)
+        pixel_values = processor()(square, return_tensors="pt").pixel_values
+        expected = F.interpolate(model(pixel_values).logits, size=(28, 28), mode="bilinear")[0]
+        found = Inference(crop_size=crop_size).scores(model, processor(), square)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("size", [(16, 16), (17, 40), (33, 8), (50, 31)], ids=str)
+    @pytest.mark.parametrize("settings", [{}, {"do_pad": True}], ids=["rounded", "padded"])
+    def test_every_pixel_is_divided_by_how_often_it_was_covered(self, size, settings):
+        model = tiny_model()
+        model.decode_head.conv_seg.weight.data.zero_()  # the scores are the bias, wherever a window lies
+        found = Inference(crop_size=16, stride=7).scores(model, processor(**settings), photo(*size))
+        expected = model.decode_head.conv_seg.bias.detach()[:, None, None].expand(5, *size)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+    @torch.no_grad()
+    def test_the_last_window_is_shifted_back_inside(self, model):
+        pixel_values = processor()(photo(16, 24), return_tensors="pt").pixel_values
+        left, right = (
+            F.interpolate(model(pixel_values[..., start : start + 16]).logits, size=(16, 16), mode="bilinear")[0]
+            for start in (0, 8)
+        )
+        found = Inference(crop_size=16, stride=10).scores(model, processor(), photo(16, 24))
+        expected = torch.cat([left[..., :8], (left[..., 8:] + right[..., :8]) / 2, right[..., 8:]], dim=-1)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+    def test_they_end_where_the_photo_ends_and_not_where_its_padding_does(self, model):
+        """What padding holds changes nothing as long as the photo has the size of a window."""
+        grey, white = (processor(do_pad=True, pad_value=value) for value in (0.0, 1.0))
+        windows = Inference(crop_size=16, stride=9)
+        assert torch.equal(windows.scores(model, grey, photo(18, 21)), windows.scores(model, white, photo(18, 21)))
+        assert not torch.equal(windows.scores(model, grey, photo(14, 21)), windows.scores(model, white, photo(14, 21)))
+
+    @pytest.mark.parametrize(("crop_size", "stride"), [(512, 341), (768, 512)])
+    def test_the_published_strides(self, crop_size, stride, model):
+        starts = [rows.start for rows, _ in Inference(crop_size)._windows(3 * crop_size, 1, crop_size)]
+        assert starts[:2] == [0, stride]
+        assert starts[-1] == 2 * crop_size
+
+
+class TestViews:
+    def test_the_scores_of_a_symmetric_photo_are_symmetric(self, model):
+        half = np.asarray(photo(24, 16))
+        symmetric = Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1))
+        plain = Inference().scores(model, processor(), symmetric)
+        assert (plain - plain.flip(-1)).abs().max() > 0.1
+        scores = Inference(flip=True).scores(model, processor(), symmetric)
+        torch.testing.assert_close(scores, scores.flip(-1))
+        probabilities = plain.softmax(dim=0)
+        torch.testing.assert_close(scores, (probabilities + probabilities.flip(-1)) / 2)
+
+    @pytest.mark.parametrize("settings", [{}, {"do_pad": True}], ids=["rounded", "padded"])
+    def test_the_mirrored_photo_has_the_mirrored_scores(self, model, settings):
+        both = [photo(), photo().transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+        plain, mirrored = (Inference(flip=True).scores(model, processor(**settings), image) for image in both)
+        torch.testing.assert_close(plain, mirrored.flip(-1))
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{}, {"resize_factor": 1.5}, {"size": {"height": 24, "width": 32}}, {"size": {"shortest_edge": 24}}],
+        ids=["own size", "factor", "fixed size", "shortest edge"],
+    )
+    def test_scales_are_relative_to_the_processor_s_size(self, model, settings):
+        sizes = []
+        hook = model.setr.register_forward_pre_hook(
+            lambda _, args, kwargs: sizes.append(tuple((args or [kwargs["pixel_values"]])[0].shape[-2:])),
+            with_kwargs=True,
+        )
+        scores = Inference(scales=(0.5, 1.0, 2.0)).scores(model, processor(**settings), photo(24, 32))
+        hook.remove()
+        factor = settings.get("resize_factor", 1.0)
+        expected = [(24 * scale * factor, 32 * scale * factor) for scale in (0.5, 1.0, 2.0)]
+        assert np.abs(np.subtract(sizes, expected)).max() <= PATCH / 2
+        assert scores.shape == (5, 24, 32)
+        torch.testing.assert_close(scores.sum(dim=0), torch.ones(24, 32))
+
+    def test_they_are_averaged(self, model):
+        views = [Inference(scales=(scale,)).scores(model, processor(), photo()) for scale in (0.5, 1.5)]
+        expected = torch.stack([logits.softmax(dim=0) for logits in views]).mean(dim=0)
+        torch.testing.assert_close(Inference(scales=(0.5, 1.5)).scores(model, processor(), photo()), expected)
+
+
+class TestEncrypted:
+    @pytest.mark.parametrize("family", ["permutation", "orthogonal"])
+    @pytest.mark.parametrize("strategy", STRATEGIES)
+    @pytest.mark.parametrize("settings", [{}, {"do_pad": True}], ids=["rounded", "padded"])
+    def test_with_the_right_key_everything_is_as_plain(self, family, strategy, settings):
+        inference, process, key = STRATEGIES[strategy], processor(**settings), make_key(family)
+        plain = inference.scores(tiny_model(), process, photo())
+        encrypted = inference.scores(tiny_model().encrypt_model(key), process, photo(), secret_key=key)
+        torch.testing.assert_close(encrypted, plain, rtol=0, atol=1e-4)
+        assert torch.equal(encrypted.argmax(dim=0), plain.argmax(dim=0))
+        wrong = inference.scores(tiny_model().encrypt_model(key), process, photo(), secret_key=make_key(family, 1))
+        assert (wrong - plain).abs().max() > 1e-2
+
+    @pytest.mark.parametrize("family", ["permutation", "orthogonal"])
+    @pytest.mark.parametrize("inference", [Inference(), Inference(16, 8)], ids=["whole", "windows"])
+    def test_an_encrypted_image_is_cut_between_its_blocks(self, family, inference):
+        key = make_key(family)
+        encrypted = tiny_model().encrypt_model(key)
+        found = inference.scores(encrypted, processor(), processor().encrypt(photo(), key))
+        plain = inference.scores(tiny_model(), processor(), photo())
+        torch.testing.assert_close(found, plain, rtol=0, atol=1e-4)
+
+    def test_an_encrypted_image_with_padding(self):
+        """The sides are not whole blocks, so that the windows reach into the padding; the result is the photo's."""
+        key, process = make_key(), processor(do_pad=True)
+        ciphertext = process.encrypt(photo(27, 38), key)
+        scores = Inference(16, 8).scores(tiny_model().encrypt_model(key), process, ciphertext)
+        padded = np.full((28, 40, 3), 128, np.uint8)
+        padded[:27, :38] = np.asarray(photo(27, 38))
+        expected = Inference(16, 8).scores(tiny_model(), process, Image.fromarray(padded))
+        torch.testing.assert_close(scores, expected[:, :27, :38], rtol=0, atol=1e-4)
+
+    @pytest.mark.parametrize(("stride", "nearest"), [(5, 4), (7, 8), (1, 4), (None, 8)])
+    def test_a_stride_off_the_grid_is_refused(self, model, stride, nearest):
+        ciphertext = processor().encrypt(photo(), make_key())
+        message = (
+            rf"stride .* multiple of the patch size 4, an encrypted .* got {stride or 10}; the nearest is {nearest}"
+        )
+        with pytest.raises(CiphertextError, match=message):
+            Inference(16, stride).scores(model, processor(), ciphertext)
+
+    def test_the_published_stride_names_its_neighbour(self, model):
+        ciphertext = SetrImageProcessor().encrypt(photo(), make_key())
+        with pytest.raises(CiphertextError, match=r"patch size 16, .* got 341; the nearest is 336"):
+            Inference(512).scores(model, SetrImageProcessor(), ciphertext)
+
+    @pytest.mark.parametrize("inference", [Inference(flip=True), Inference(scales=(0.5, 1.0))], ids=["flip", "scales"])
+    def test_what_comes_before_encryption_is_refused_after_it(self, model, inference):
+        ciphertext = processor().encrypt(photo(), make_key())
+        with pytest.raises(CiphertextError, match=r"got scales=\(.*\) and flip=(True|False); that happens before"):
+            inference.scores(model, processor(), ciphertext)
+
+    def test_an_encrypted_image_and_a_key_are_refused(self, model):
+        ciphertext = processor().encrypt(photo(), make_key())
+        with pytest.raises(EncryptionStateError, match="encrypting twice"):
+            Inference().scores(model, processor(), ciphertext, secret_key=make_key())
+
+
+class TestAnotherCipher:
+    @pytest.mark.parametrize("strategy", STRATEGIES)
+    def test_what_encrypts_instead_of_a_key_sees_the_same_pixels(self, model, strategy):
+        inference, process, key = STRATEGIES[strategy], processor(), make_key("permutation")
+        with_key = inference.scores(model, process, photo(), secret_key=key)
+        found = inference.scores(model, process, photo(), encrypt=partial(process.encrypt_pixels, secret_key=key))
+        assert torch.equal(found, with_key)
+        assert not torch.equal(found, inference.scores(model, process, photo()))
+
+    def test_two_ways_to_encrypt_are_refused(self, model):
+        with pytest.raises(EncryptionStateError, match="`encrypt` together with a key; leave one"):
+            Inference().scores(model, processor(), photo(), secret_key=make_key(), encrypt=torch.neg)
+        ciphertext = processor().encrypt(photo(), make_key())
+        with pytest.raises(EncryptionStateError, match="`encrypt` together with an encrypted image; leave one"):
+            Inference().scores(model, processor(), ciphertext, encrypt=torch.neg)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"crop_size": 0}, "positive number of pixels, got 0"),
+            ({"crop_size": 16, "stride": 17}, "in 1 .. crop_size, .* got 17 with a crop_size of 16"),
+            ({"crop_size": 16, "stride": 0}, "in 1 .. crop_size, .* got 0 with"),
+            ({"stride": 16}, "got 16 with a crop_size of None"),
+            ({"scales": ()}, r"one or more positive numbers, got \(\)"),
+            ({"scales": (1.0, -0.5)}, r"got \(1.0, -0.5\)"),
+        ],
+        ids=str,
+    )
+    def test_settings_out_of_range(self, settings, message):
+        with pytest.raises(ValueError, match=message):
+            Inference(**settings)
+
+    @pytest.mark.parametrize(("crop_size", "nearest"), [(15, 16), (1, 4), (18, 16)])
+    def test_a_crop_off_the_grid(self, model, crop_size, nearest):
+        message = (
+            f"a crop_size that is a multiple of the patch size 4, for whole patches, got {crop_size}; .* {nearest}"
+        )
+        with pytest.raises(ValueError, match=message):
+            Inference(crop_size).scores(model, processor(), photo())
+
+    def test_scales_without_resizing(self, model):
+        with pytest.raises(ValueError, match=r"for the scale 0.5, got one with do_resize=False"):
+            Inference(scales=(0.5,)).scores(model, processor(do_resize=False), photo(16, 16))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_predicted_maps_are_the_best_scores(model, strategy):
+    pytest.importorskip("evaluate", reason="the train extra is not installed")
+    from hf_privseg.training.evaluation import predict_maps
+
+    inference, images = STRATEGIES[strategy], [photo(seed=1), photo(20, 17, seed=2)]
+    maps = list(predict_maps(model, processor(), images, inference=inference, disable=True))
+    for found, image in zip(maps, images, strict=True):
+        assert found.dtype == np.int64
+        assert np.array_equal(found, inference.scores(model, processor(), image).argmax(dim=0).numpy())
+
+
+def test_the_maps_of_encrypted_images_need_no_key(model):
+    pytest.importorskip("evaluate", reason="the train extra is not installed")
+    from hf_privseg.training.evaluation import predict_maps
+
+    key = make_key()
+    (found,) = predict_maps(
+        tiny_model().encrypt_model(key), processor(), [processor().encrypt(photo(), key)], disable=True
+    )
+    (expected,) = predict_maps(model, processor(), [photo()], disable=True)
+    assert np.array_equal(found, expected)

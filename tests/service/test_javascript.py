@@ -1,0 +1,189 @@
+"""The page's cryptography in JavaScript against Python's: golden vectors, and files made on the fly (needs Node)."""
+
+import base64
+import hashlib
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.paths import TESTS
+from hf_privseg import EncryptedImage, SecretKey, SetrImageProcessor
+from hf_privseg.service.embedding_file import embedding_from_bytes, embedding_to_bytes
+from hf_privseg.setr.ciphers import cipher_for
+from hf_privseg.setr.keys import FAMILIES
+
+HERE = TESTS
+STATIC = HERE.parent / "hf_privseg" / "service" / "static"
+VECTORS = json.loads((HERE / "vectors" / "keys.json").read_text())["keys"]
+INVALID = json.loads((HERE / "vectors" / "invalid_keys.json").read_text())
+
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
+
+TO_BASE64 = "const b64 = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString('base64');"
+
+
+def node(code, **values):
+    """Body of an async function that sees the modules' exports as `js`, and values as constants -> what it returns."""
+    constants = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in values.items())
+    given = json.dumps({"modules": STATIC.as_uri(), "code": TO_BASE64 + constants + code})
+    done = subprocess.run(
+        ["node", str(HERE / "javascript" / "evaluate.mjs")], input=given, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def array(text, dtype):
+    return np.frombuffer(base64.b64decode(text), dtype)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+def test_golden_vectors(vector):
+    lengths = [case["block_length"] for case in vector.get("permutation", [])]
+    label = vector["stream"]["label"].split("/")
+    found = node(
+        """
+        const key = js.SecretKey.fromText(text);
+        const [length, purpose] = [Number(label[3]), label[4]];
+        return {
+          facts: await key.facts(), text: key.toText(), stream: b64(await key.deriveBytes(purpose, length, 40)),
+          orders: await Promise.all(lengths.map(async (n) => b64(await key.permutation(n)))),
+          signs: await Promise.all(lengths.map(async (n) => b64(await key.signs(n)))),
+          haar: b64(await key.haar(12)),
+        };
+        """,
+        text=vector["text"],
+        label=label,
+        lengths=lengths,
+    )
+    key = SecretKey.from_text(vector["text"])
+    assert found["text"] == vector["text"]
+    assert found["facts"] == {"family": vector["family"], "version": 1, "fingerprint": vector["fingerprint"]}
+    assert array(found["stream"], np.uint8).tobytes().hex() == vector["stream"]["first_40_bytes_hex"]
+    for order, signs, case in zip(found["orders"], found["signs"], vector.get("permutation", []), strict=True):
+        order = array(order, np.uint16)
+        assert order[:12].tolist() == case["begins"]
+        assert hashlib.sha256(order.astype(">u2").tobytes()).hexdigest() == case["sha256_uint16_be"]
+        assert np.array_equal(array(signs, np.int8), key.signs(case["block_length"]))
+    np.testing.assert_allclose(array(found["haar"], np.float64).reshape(12, 12), key.haar(12), atol=1e-12)
+
+
+def test_a_random_key_of_full_size_gives_the_same_matrix():
+    key = SecretKey.generate()
+    found = node("return b64(await js.SecretKey.fromText(text).haar(768));", text=key.to_text())
+    np.testing.assert_allclose(array(found, np.float64).reshape(768, 768), key.haar(768), atol=1e-12)
+
+
+def test_invalid_keys_are_refused_without_repeating_them():
+    texts = [case["text"] for case in INVALID]
+    errors = node(
+        "return texts.map((t) => { try { js.SecretKey.fromText(t); return ''; } catch (e) { return e.message; } });",
+        texts=texts,
+    )
+    assert len(errors) > 3
+    for text, error in zip(texts, errors, strict=True):
+        assert error.startswith("a key's text form is 'privseg1.<family>.<base64url>'"), text
+        assert len(text) < 8 or text not in error
+    message = "return (() => { try { new js.SecretKey(new Uint8Array(31)); } catch (e) { return e.message; } })();"
+    assert "exactly 32 bytes" in node(message)
+    message = message.replace("31)", "32), 'rot13'")
+    assert "unknown cipher family 'rot13'; choose one of permutation, " in node(message)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_encrypted_photo_is_the_same_file_content(family):
+    key, size = SecretKey.generate(family), (32, 48)
+    levels = np.random.default_rng(5).integers(0, 256, (*size, 3), np.uint8)
+    rgba = np.concatenate([levels, np.full((*size, 1), 255, np.uint8)], axis=2)
+    found = node(
+        """
+        const me = new js.OwnerClient();
+        await me.loadKey("mine", text);
+        const pixels = Uint8Array.from(Buffer.from(rgba, "base64"));
+        const {file, suffix, picture} = await me.encryptPhoto("mine", pixels, 32, 48, 16, [30, 45]);
+        return {file: b64(file), suffix, picture: b64(picture)};
+        """,
+        text=key.to_text(),
+        rgba=base64.b64encode(rgba.tobytes()).decode(),
+    )
+    image = EncryptedImage.from_bytes(base64.b64decode(found["file"]))  # checks header, shape and hash
+    expected = SetrImageProcessor().encrypt(levels, key)
+    assert found["suffix"] == image.suffix == expected.suffix
+    assert (image.family, image.fingerprint, image.patch_size) == (family, key.fingerprint, 16)
+    assert (image.original_size, image.valid_region) == ((30, 45), size)
+    if image.pixels.dtype == torch.uint8:
+        assert torch.equal(image.pixels, expected.pixels)
+    else:
+        step = float(expected.pixels.abs().max()) / 32767  # rounded to 16 bits
+        torch.testing.assert_close(image.pixels, expected.pixels, rtol=0, atol=0.51 * step)
+    shown = array(found["picture"], np.uint8).reshape(*size, 4)
+    assert np.abs(shown[..., :3].astype(int) - np.array(expected.to_picture()).astype(int)).max() <= 1
+    assert (shown[..., 3] == 255).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_encrypted_embedding_is_that_of_python(family):
+    key = SecretKey.generate(family)
+    weight = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = node(
+        """
+        const me = new js.OwnerClient();
+        await me.loadKey("mine", text);
+        return b64(await me.encryptEmbedding(Uint8Array.from(Buffer.from(plain, "base64")), ["mine"], "mine"));
+        """,
+        text=key.to_text(),
+        plain=base64.b64encode(embedding_to_bytes(weight)).decode(),
+    )
+    encrypted, facts = embedding_from_bytes(base64.b64decode(found))
+    assert facts == {"family": family, "version": 1, "fingerprint": key.fingerprint}
+    torch.testing.assert_close(encrypted, cipher_for(key, patch_size=16).encrypt_weight(weight), rtol=1e-6, atol=1e-6)
+
+
+def test_two_keys_in_a_row_make_the_no_encryption_case_without_a_plain_photo():
+    # b T^-1 under T K E is b K E: what a plain photo is to the model that K encrypted.
+    ours, other = SecretKey.generate(), SecretKey.generate("permutation")
+    weight = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = node(
+        """
+        const me = new js.OwnerClient();
+        await me.loadKey("mine", ours);
+        await me.loadKey("other", other);
+        const file = Uint8Array.from(Buffer.from(plain, "base64"));
+        return b64(await me.encryptEmbedding(file, ["mine", "other"], "other"));
+        """,
+        ours=ours.to_text(),
+        other=other.to_text(),
+        plain=base64.b64encode(embedding_to_bytes(weight)).decode(),
+    )
+    encrypted, facts = embedding_from_bytes(base64.b64decode(found))
+    assert facts["fingerprint"] == other.fingerprint
+    pixels = torch.rand(1, 3, 32, 32) * 2 - 1
+    conv = torch.nn.functional.conv2d
+    seen = conv(cipher_for(other, patch_size=16).encrypt(pixels), encrypted, stride=16)
+    expected = conv(pixels, cipher_for(ours, patch_size=16).encrypt_weight(weight), stride=16)
+    torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_set_up_and_encryption_are_fast_enough():
+    # Seconds of processor time, so that a shared core does not count: three at most once, two for 512 x 512.
+    seconds = node(
+        """
+        const used = () => Object.values(process.cpuUsage()).reduce((a, b) => a + b) / 1e6;
+        const me = new js.OwnerClient();
+        await me.newKey("mine", "orthogonal");
+        const weight = new Float32Array(384 * 768).fill(0.1);
+        let start = used();
+        await me.encryptEmbedding(js.embeddingToFile(weight, [384, 3, 16, 16], {}), ["mine"], "mine");
+        const setUp = used() - start;
+        start = used();
+        await me.encryptPhoto("mine", new Uint8Array(4 * 512 * 512).fill(7), 512, 512, 16, [512, 512]);
+        return [setUp, used() - start];
+        """
+    )
+    print("seconds of processor time for the set-up and for 512 x 512:", seconds)
+    assert seconds[0] <= 3
+    assert seconds[1] <= 2

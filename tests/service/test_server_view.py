@@ -1,0 +1,105 @@
+"""What the server can see: the attacks on a visitor's own ciphertext find what they say."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.tiny_service import embedding_for, processor
+from helpers.tiny_setr import randomize, tiny_model
+from hf_privseg import SecretKey, SetrImageProcessor
+from hf_privseg.attacks.tools.blocks import to_grid
+from hf_privseg.attacks.tools.priors import photo_prior
+from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS, sample_photo
+from hf_privseg.service import SegmentationService
+from hf_privseg.service.sample import SAMPLE
+
+pytest.importorskip("scipy")
+pytest.importorskip("skimage")
+pytest.importorskip("sklearn")
+
+from hf_privseg.service.server_view import ServerView
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return sample_photo("coffee").crop((160, 80, 352, 208))
+
+
+def blocks(image):
+    """(3, height, width) -> (height / 4, width / 4), the mean of each block."""
+    height, width = image.shape[1:]
+    return image.mean(axis=0).reshape(height // 4, 4, width // 4, 4).mean(axis=(1, 3))
+
+
+def correlation(a, b):
+    return np.corrcoef(a.ravel(), b.ravel())[0, 1]
+
+
+@pytest.fixture(scope="module")
+def prior():
+    """Of other photographs than the victim."""
+    return photo_prior(4, exclude=("coffee",))
+
+
+@pytest.mark.parametrize("family", ["permutation", "signed_permutation", "orthogonal", "matrix"])
+def test_a_public_model_gives_the_photo_away_and_a_ciphertext_its_thumbnail(photo, prior, family):
+    # more numbers an embedding than a block: nothing is lost, as far as the linear map goes
+    service = SegmentationService(randomize(tiny_model(hidden_size=64)), processor())
+    key = SecretKey.generate(family)
+    session = service.register_embedding(embedding_for(key, service))["session"]
+    views = ServerView(service, prior).views(processor().encrypt(photo, key).to_bytes(), session)
+    inverted, *guessed, thumbnail = views
+    plain = processor()(photo, return_tensors="pt").pixel_values[0].numpy()
+    assert inverted.title == "With the public model"
+    assert 10 * np.log10(4 / np.mean((inverted.image - plain) ** 2)) > 40
+    assert thumbnail.title == "The thumbnail, from this ciphertext alone"
+    assert thumbnail.image.shape == plain.shape
+    # decoded blocks are clipped, and the matrix family distorts brightness somewhat
+    assert abs(correlation(blocks(thumbnail.image), blocks(plain))) > (0.7 if family == "matrix" else 0.9)
+    (guess,) = guessed
+    assert guess.title == "From this ciphertext alone"
+    # colours may be exchanged
+    found = abs(correlation(guess.image.mean(axis=0), plain.mean(axis=0)))
+    assert found > (0.8 if "permutation" in family else 0.6)
+
+
+def test_an_encrypted_model_leaves_the_ciphertext_alone(photo, prior):
+    key = SecretKey.generate()
+    service = SegmentationService(tiny_model().encrypt_model(key), processor())
+    guess, view = ServerView(service, prior).views(processor().encrypt(photo, key).to_bytes(), "")
+    assert guess.title == "From this ciphertext alone"
+    assert view.title == "The thumbnail, from this ciphertext alone"
+
+
+def test_padding_is_cut_off_and_pictures_are_png(photo):
+    padding = SetrImageProcessor(patch_size=4, do_pad=True)
+    key = SecretKey.generate()
+    service = SegmentationService(tiny_model().encrypt_model(key), padding)
+    *_, view = ServerView(service).views(padding.encrypt(photo.crop((0, 0, 90, 61)), key).to_bytes(), "")
+    assert view.image.shape == (3, 61, 90)
+    answer = view.to_json()
+    assert set(answer) == {"picture", "title", "note"}
+    assert Image.open(io.BytesIO(base64.b64decode(answer["picture"]))).size == (90, 61)
+
+
+def test_the_attacks_do_not_know_the_photo_that_visitors_are_offered():
+    view = ServerView(SegmentationService(tiny_model(), processor()))
+    known = view._prior.grids
+    offered, other = (
+        to_grid(
+            processor()(Image.fromarray(SAMPLE_PHOTOS[name].load()), return_tensors="pt").pixel_values[0].numpy(), 4
+        )
+        for name in (SAMPLE, "flower")
+    )
+    assert len(known) == len(SAMPLE_PHOTOS) - 1
+    assert any(np.array_equal(grid, other) for grid in known)
+    assert not any(np.array_equal(grid, offered) for grid in known)
+
+
+def test_the_checks_of_segmentation_hold_here(photo):
+    service = SegmentationService(tiny_model(), processor())
+    with pytest.raises(ValueError, match="expected a session"):
+        ServerView(service).views(processor().encrypt(photo, SecretKey.generate()).to_bytes(), "")

@@ -1,0 +1,109 @@
+"""Sizes on the patch grid and the way back from logits to the photo."""
+
+import pytest
+import torch
+
+from hf_privseg.setr.patch_grid import PatchGrid, logits_to_photo, padding_before_centring, whole_patches
+
+
+def grid(**settings: object) -> PatchGrid:
+    defaults = {"patch_size": 16, "do_resize": True, "size": None, "resize_factor": 1.0, "do_pad": False}
+    return PatchGrid.of({**defaults, "other": "ignored", **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "photo", "expected"),
+    [
+        ({}, (480, 352), (480, 352)),
+        ({}, (487, 361), (480, 368)),
+        ({}, (488, 360), (496, 368)),
+        ({}, (1, 7), (16, 16)),
+        ({"patch_size": 14}, (480, 352), (476, 350)),
+        ({"patch_size": 4}, (30, 45), (32, 44)),
+        ({"resize_factor": 1.5}, (480, 352), (720, 528)),
+        ({"resize_factor": 0.01}, (480, 352), (16, 16)),
+        ({"size": {"height": 100, "width": 200}}, (480, 352), (96, 208)),
+        ({"size": {"height": 100, "width": 200}, "resize_factor": 2.0}, (480, 352), (96, 208)),
+        ({"size": {"shortest_edge": 256}}, (480, 352), (352, 256)),
+        ({"size": {"shortest_edge": 256, "longest_edge": 300}}, (480, 240), (304, 144)),
+        ({"size": {"shortest_edge": 256, "longest_edge": 1000}}, (480, 240), (512, 256)),
+        ({"do_resize": False}, (487, 361), (487, 361)),
+        ({"do_resize": None}, (487, 361), (487, 361)),
+        ({"do_pad": True}, (487, 361), (487, 361)),
+        ({"do_pad": True, "resize_factor": 0.5}, (487, 361), (244, 181)),
+    ],
+    ids=str,
+)
+def test_the_valid_region_is_the_size_after_resizing(settings, photo, expected):
+    assert grid(**settings).valid_region(photo) == expected
+
+
+def test_padding_goes_to_whole_patches_and_only_where_asked_for():
+    assert grid(do_pad=True).padded((487, 361)) == (496, 368)
+    assert grid(do_pad=True).padded((480, 352)) == (480, 352)
+    assert grid().padded((487, 361)) == (487, 361)
+    assert whole_patches((1, 32), 16) == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"patch_size": 0}, "patch_size is an int >= 1, got 0"),
+        ({"patch_size": 16.0}, "patch_size is an int >= 1, got 16.0"),
+        ({"patch_size": True}, "got True"),
+        ({"resize_factor": 0}, "resize_factor is a positive number, got 0"),
+        ({"resize_factor": float("nan")}, "got nan"),
+        ({"resize_factor": float("inf")}, "got inf"),
+        ({"size": {"height": 100}}, r"size is None, .* got \{'height': 100\}"),
+        ({"size": {"longest_edge": 100}}, r"got \{'longest_edge': 100\}"),
+        ({"size": {"max_height": 1, "max_width": 2}}, "got {'max_height': 1, 'max_width': 2}"),
+        ({"size": {"height": 0, "width": 5}}, "got {'height': 0, 'width': 5}"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        grid(**settings)
+
+
+def pad_level(pad_value: object, dtype: torch.dtype = torch.uint8, **centring: object) -> object:
+    own = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": 0.5, "image_std": 0.5}
+    return padding_before_centring(pad_value, dtype, **{**own, **centring})
+
+
+def test_padding_is_the_nearest_level_before_centring():
+    assert pad_level(0.0) == 128
+    assert [pad_level(-1.0), pad_level(1.0)] == [0, 255]
+    assert pad_level([-1.0, 0.5, 1.0], image_mean=(0.5,) * 3, image_std=(0.5,) * 3) == [0, 191, 255]
+    assert pad_level(0.0, image_mean=(0.485, 0.456, 0.406), image_std=(0.229, 0.224, 0.225)) == [124, 116, 104]
+    assert pad_level(0.25, torch.float32, do_rescale=False) == 0.625
+    assert pad_level(7, do_rescale=False, do_normalize=False) == 7
+
+
+def test_padding_beyond_8_bits_is_refused():
+    with pytest.raises(ValueError, match=r"pad_value in normalised units, got 128: 16448\.0 in 0\.\.255"):
+        pad_level(128)
+
+
+def test_logits_are_cropped_before_they_are_resized():
+    padding_wins = torch.zeros(2, 32, 48)
+    padding_wins[0, :30, :45] = 1
+    padding_wins[1, 30:] = 9
+    padding_wins[1, :, 45:] = 9
+    scores = logits_to_photo(padding_wins, (60, 90), (30, 45), patch_size=16)
+    assert scores.shape == (2, 60, 90)
+    assert torch.equal(scores[0], torch.ones(60, 90))
+    assert torch.equal(scores[1], torch.zeros(60, 90))
+
+
+def test_logits_keep_their_place_through_cropping():
+    ramp = torch.linspace(0, 47, 48).expand(1, 32, 48)
+    scores = logits_to_photo(ramp, (30, 45), (30, 45), patch_size=16)
+    assert torch.equal(scores, ramp[:, :30, :45])
+
+
+def test_logits_without_padding_are_resized_once():
+    logits = torch.randn(3, 8, 12)
+    expected = torch.nn.functional.interpolate(logits[None], size=(31, 47), mode="bilinear")[0]
+    for whole in (None, (32, 48), [32, 48]):
+        assert torch.equal(logits_to_photo(logits, (31, 47), whole, patch_size=16), expected)

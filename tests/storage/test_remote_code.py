@@ -1,0 +1,130 @@
+"""Checkpoints with code: saved here, loaded by a process that cannot import this package."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers.tiny_setr import make_key, tiny_model
+from hf_privseg import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, SetrModel
+from hf_privseg.storage.remote_code import register_remote_code
+
+CLASSES = (SetrConfig, SetrModel, SetrForSemanticSegmentation, SetrImageProcessor)
+
+ELSEWHERE = """
+import shutil
+import sys
+
+sys.modules["hf_privseg"] = None  # importing it fails, installed or not
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+folder, key_text = sys.argv[1], sys.stdin.read()
+model = AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True).eval()
+encoder = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules"), type(model)
+assert (type(encoder).__name__, type(processor).__name__) == ("SetrModel", "SetrImageProcessor")
+
+image = Image.open(folder + "/photo.png")
+with torch.no_grad():
+    plain = model(**processor(image, return_tensors="pt")).logits
+    assert torch.equal(plain, torch.from_numpy(np.load(folder + "/logits.npy")))
+    assert torch.equal(
+        encoder(**processor(image, return_tensors="pt"))[0], model.setr(**processor(image, return_tensors="pt"))[0]
+    )
+
+    # a key of another copy of the module, which is another class
+    other = shutil.copytree(folder, folder + "_copy")
+    key = get_class_from_dynamic_module("keys.SecretKey", other).from_text(key_text)
+    model.encrypt_model(key)
+    encrypted = model(**processor(image, secret_key=key, return_tensors="pt")).logits
+    torch.testing.assert_close(encrypted, plain, rtol=1e-4, atol=1e-5)
+    # an encrypted image of another copy, and a key as bytes
+    ciphertext = AutoImageProcessor.from_pretrained(other, trust_remote_code=True).encrypt(image, key)
+    received = model(**processor(ciphertext, return_tensors="pt")).logits
+    torch.testing.assert_close(received, plain, rtol=1e-4, atol=1e-5)
+    model.decrypt_model(bytes(range(32)))
+    assert model.config.encryption is None
+    # a client embedding of another copy of the module
+    embedding = get_class_from_dynamic_module("client_embedding.ClientEmbedding", other).generate(model)
+    model.encrypt_model(embedding)
+    assert type(embedding) is not get_class_from_dynamic_module("client_embedding.ClientEmbedding", folder)
+    encrypted = model(**processor(image, secret_key=embedding, return_tensors="pt")).logits
+    torch.testing.assert_close(encrypted, plain, rtol=1e-4, atol=1e-5)
+    received = model(**processor(processor.encrypt(image, embedding), return_tensors="pt")).logits
+    torch.testing.assert_close(received, plain, rtol=1e-4, atol=1e-5)
+    model.decrypt_model(embedding)
+
+model.encrypt_model(key).save_pretrained(folder + "_again")
+again = AutoModelForSemanticSegmentation.from_pretrained(folder + "_again", trust_remote_code=True)
+assert again.config.encryption["fingerprint"] == key.fingerprint
+assert "modeling_setr.SetrModel" in again.config.auto_map["AutoModel"]
+print("loaded without the package")
+"""
+
+
+@pytest.fixture
+def remote_code():
+    register_remote_code()
+    yield
+    for cls in CLASSES:
+        cls._auto_class = None
+
+
+@pytest.fixture
+def photo():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (18, 26, 3), dtype=np.uint8))
+
+
+def test_without_the_call_no_code_is_saved(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    SetrImageProcessor(patch_size=4).save_pretrained(tmp_path)
+    assert list(tmp_path.glob("*.py")) == []
+    assert "auto_map" not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_process_without_the_package_loads_encrypts_and_segments(remote_code, photo, tmp_path):
+    model, processor = tiny_model("mla"), SetrImageProcessor(patch_size=4)
+    folder = tmp_path / "checkpoint"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    with torch.no_grad():
+        np.save(folder / "logits.npy", model(**processor(photo, return_tensors="pt")).logits.numpy())
+    photo.save(folder / "photo.png")
+    assert json.loads((folder / "config.json").read_text())["auto_map"] == {
+        "AutoConfig": "configuration_setr.SetrConfig",
+        "AutoModel": "modeling_setr.SetrModel",
+        "AutoModelForSemanticSegmentation": "modeling_setr.SetrForSemanticSegmentation",
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(folder)],
+        cwd=tmp_path,
+        env=environment,
+        input=make_key().to_text(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "loaded without the package" in result.stdout
+
+
+def test_with_the_package_installed_its_own_classes_are_used(remote_code, tmp_path):
+    from transformers import AutoModelForSemanticSegmentation
+
+    tiny_model().save_pretrained(tmp_path)
+    assert (tmp_path / "modeling_setr.py").exists()
+    assert type(AutoModelForSemanticSegmentation.from_pretrained(tmp_path)) is SetrForSemanticSegmentation
