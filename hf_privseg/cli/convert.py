@@ -86,7 +86,7 @@ def convert(
         image_mean=_numbers(image_mean, "--image-mean"),
         image_std=_numbers(image_std, "--image-std"),
     )
-    with new_folder(output) as folder:
+    with new_folder(output, overwrite=force) as folder:
         converted.save_pretrained(folder)
         copy_licences(source, folder)
     report(_facts(output, converted), *_lines(output, converted), as_json=as_json)

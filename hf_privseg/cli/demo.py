@@ -99,7 +99,7 @@ def run_demo(
         key = SecretKey.generate(family)
     photo = _photo(image, console)
     credit = OWN_CREDIT if image else SAMPLE_PHOTOS["china"].credit
-    with new_folder(output_dir) as folder:
+    with new_folder(output_dir, overwrite=replace) as folder:
         (folder / "README.txt").write_text("\n\n".join((_TITLE, HONEST_NOTE, credit)) + "\n", encoding="utf-8")
         ciphertext = _fill(folder, photo, key, model, report, credit, console)
     _print_report(console, output_dir, output_dir / ciphertext.name, key, report, credit)

@@ -60,7 +60,7 @@ def encrypt_model(
     key = read_key(key_file)
     check_model_folder(output, replace=force)
     network, processor = load_model(model)
-    save_model(network.encrypt_model(key), processor, output, licence_from=model)
+    save_model(network.encrypt_model(key), processor, output, licence_from=model, overwrite=force)
     report(
         _written(output, public_facts(key)),
         f"Wrote {output}: encrypted with the key of fingerprint {key.fingerprint} ({key.family}).",
@@ -82,7 +82,7 @@ def decrypt_model(
     check_model_folder(output, replace=force)
     check_fits(key, load_settings(model)[0], model=f"the model {model}")
     network, processor = load_model(model)
-    save_model(network.decrypt_model(key), processor, output, licence_from=model, private=True)
+    save_model(network.decrypt_model(key), processor, output, licence_from=model, private=True, overwrite=force)
     report(
         _written(output, None),
         f"Wrote {output}: the plain model, readable by you alone.",
@@ -110,7 +110,7 @@ def rekey(
     check_model_folder(output, replace=force)
     check_fits(old_key, load_settings(model)[0], model=f"the model {model}")
     network, processor = load_model(model)
-    save_model(network.rekey_model(old_key, new_key), processor, output, licence_from=model)
+    save_model(network.rekey_model(old_key, new_key), processor, output, licence_from=model, overwrite=force)
     report(
         _written(output, public_facts(new_key)),
         f"Wrote {output}: encrypted with the key of fingerprint {new_key.fingerprint} ({new_key.family}), "
@@ -181,7 +181,7 @@ def apply_rekey_update(
     update = RekeyUpdate.from_file(update_file)
     check_model_folder(output, replace=force)
     network, processor = load_model(model)
-    save_model(network.apply_rekey_update(update), processor, output, licence_from=model)
+    save_model(network.apply_rekey_update(update), processor, output, licence_from=model, overwrite=force)
     report(
         _written(output, network.config.encryption),
         f"Wrote {output}: encrypted with the key of fingerprint {update.new.fingerprint} ({update.new.family}), "

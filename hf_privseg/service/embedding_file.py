@@ -4,16 +4,15 @@ It holds one float32 tensor, "weight" (hidden_size, channels, patch_size, patch_
 metadata, as text, with which key: family, version and fingerprint. The bias never changes and stays with the service.
 """
 
-import json
 import re
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 
+from ..setr.errors import HeaderError
 from ..setr.keys import FAMILIES, FORMAT_VERSION
 from ..setr.public_facts import FACTS
+from ..setr.tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 
 
 def embedding_to_bytes(weight: torch.Tensor, facts: dict[str, Any] | None = None) -> bytes:
@@ -24,7 +23,7 @@ def embedding_to_bytes(weight: torch.Tensor, facts: dict[str, Any] | None = None
         facts: {"family", "version", "fingerprint"} of the key that encrypted it; None where it is plain.
     """
     metadata = None if facts is None else {name: str(facts[name]) for name in FACTS}
-    return safetensors.torch.save({"weight": weight.detach().float().cpu().contiguous()}, metadata=metadata)
+    return tensors_to_bytes({"weight": weight.detach().float().cpu()}, metadata)
 
 
 def embedding_from_bytes(data: bytes) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -36,16 +35,18 @@ def embedding_from_bytes(data: bytes) -> tuple[torch.Tensor, dict[str, Any]]:
         ValueError: no safetensors file, not exactly one float32 tensor of finite numbers, or facts out of range.
     """
     try:
-        tensors = list(safetensors.torch.load(data).values())
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
-    except (safetensors.SafetensorError, ValueError, KeyError, RecursionError) as error:
-        raise ValueError(f"expected a safetensors file with an encrypted patch embedding, got {error}") from error
-    if [tensor.dtype for tensor in tensors] != [torch.float32]:
-        kinds = [f"{tensor.dtype} {tuple(tensor.shape)}" for tensor in tensors]
-        raise ValueError(f"expected one float32 tensor, the encrypted projection weight, got {kinds!r:.200}")
-    if not torch.isfinite(tensors[0]).all():
+        header = header_from_bytes(data)
+        kinds = [f"{entry.dtype} {entry.shape}" for entry in header.tensors.values()]
+        if [entry.dtype for entry in header.tensors.values()] != ["F32"]:
+            raise ValueError(f"expected one float32 tensor, the encrypted projection weight, got {kinds!r:.200}")
+        (weight,) = tensors_from_bytes(data).values()
+    except HeaderError as error:
+        raise ValueError(
+            f"expected a safetensors file with an encrypted patch embedding, got something else or a part ({error})"
+        ) from error
+    if not torch.isfinite(weight).all():
         raise ValueError("expected a projection weight of finite numbers, got NaN or infinity")
-    return tensors[0], _checked_facts(metadata)
+    return weight, _checked_facts(header.metadata)
 
 
 def _checked_facts(metadata: dict[str, str]) -> dict[str, Any]:

@@ -20,14 +20,13 @@ import secrets
 from collections.abc import Callable
 from typing import Any, NoReturn, final
 
-import safetensors
-import safetensors.torch
 import torch
 
 from .derivation import NAMESPACE, pseudorandom_key, stream_bytes
-from .errors import EncryptionStateError, InvalidKeyError
-from .files import read_private_file, write_private_file
+from .errors import EncryptionStateError, HeaderError, InvalidKeyError
+from .files import read_private_file, write_whole
 from .keys import FORMAT_VERSION, SecretKey, as_key
+from .tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 
 FAMILY = "embedding"
 
@@ -152,10 +151,10 @@ class ClientEmbedding:
         """The content of the file form. It *is* the secret: never log it."""
         values = (_FORMAT, self.family, self.version, self.fingerprint, self.patch_size, self.num_channels)
         tensors = {
-            "matrix": self.__matrix.contiguous(),
+            "matrix": self.__matrix,
             "fingerprint_key": torch.frombuffer(bytearray(self.__fingerprint_key), dtype=torch.uint8),
         }
-        return safetensors.torch.save(tensors, metadata={_ENTRY: json.dumps(dict(zip(_HEADER, values, strict=True)))})
+        return tensors_to_bytes(tensors, {_ENTRY: json.dumps(dict(zip(_HEADER, values, strict=True)))})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "ClientEmbedding":
@@ -194,7 +193,7 @@ class ClientEmbedding:
             FileExistsError: `path` exists and `overwrite` is False.
         """
         loss = "whatever was encrypted with a client embedding or key that it holds would be lost with it"
-        write_private_file(path, self.to_bytes(), overwrite=overwrite, loss=loss)
+        write_whole(path, self.to_bytes(), overwrite=overwrite, private=True, loss=loss)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> "ClientEmbedding":
@@ -297,10 +296,8 @@ def _parsed(data: bytes) -> tuple[Any, dict[str, torch.Tensor]]:
     if data[:64].lstrip().startswith(b"privseg"):
         raise InvalidKeyError("expected a client embedding, got a key's text form; SecretKey.from_file reads it")
     try:
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_ENTRY])
-        return header, safetensors.torch.load(data)
-    except (ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
+        return header_from_bytes(data).json_entry(_ENTRY), tensors_from_bytes(data)
+    except HeaderError:
         raise InvalidKeyError(
             "expected a file that ClientEmbedding.to_file wrote, got something else or a part of one; copy it again "
             "from where it was made, or make one with ClientEmbedding.generate(model)"

@@ -29,20 +29,20 @@ import io
 import json
 import os
 import re
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from PIL import Image, PngImagePlugin
 
 from .ciphers import CIPHERS
-from .errors import CiphertextError
+from .errors import CiphertextError, HeaderError
+from .files import write_whole
 from .keys import FORMAT_VERSION
 from .stored_pixels import digest_of, restored, stored, with_zeros, without_zeros
+from .tensor_files import header_from_bytes, parse_json, tensors_from_bytes, tensors_to_bytes
 
 MAX_PIXELS = 2**26  # 8192 x 8192; read from the file's own header before anything is decoded
 
@@ -109,7 +109,7 @@ class EncryptedImage:
         if self.pixels.dtype == torch.uint8:
             return _png_bytes(arrays[0], header)
         tensors = {"values": torch.from_numpy(arrays[0]), "scale": torch.from_numpy(arrays[1])}
-        return safetensors.torch.save(tensors, metadata={_ENTRY: header})
+        return tensors_to_bytes(tensors, {_ENTRY: header})
 
     @classmethod
     def from_bytes(cls, data: bytes, *, max_pixels: int | None = None) -> "EncryptedImage":
@@ -154,14 +154,7 @@ class EncryptedImage:
                 f"a ciphertext of the family '{self.family}' is a {self.suffix} file, got {path.name!r}; "
                 f"use {path.with_suffix(self.suffix).name!r}"
             )
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists; choose another path or pass overwrite=True")
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-        try:
-            temporary.write_bytes(self.to_bytes())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, self.to_bytes(), overwrite=overwrite)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> "EncryptedImage":
@@ -251,8 +244,8 @@ def _check_pixels(pixels: torch.Tensor, family: str, patch_size: int, valid_regi
 def _parsed_header(text: str) -> dict[str, Any]:
     """JSON text from a file -> the header, its entries complete; their values are checked by the constructor."""
     try:
-        header = json.loads(text[: _MAX_HEADER_BYTES + 1])
-    except (ValueError, RecursionError) as error:
+        header = parse_json(text, max_bytes=_MAX_HEADER_BYTES)
+    except HeaderError as error:
         raise CiphertextError(
             f"the header of the encrypted image is not JSON of at most {_MAX_HEADER_BYTES} bytes"
         ) from error
@@ -306,25 +299,25 @@ def _read_safetensors(data: bytes, max_pixels: int) -> tuple[str, tuple[np.ndarr
             f"expected a PNG or safetensors file, got {other}: lossy compression or another format after encryption "
             "destroys a ciphertext; send the file exactly as to_file wrote it"
         )
-    length = int.from_bytes(data[:8], "little")
-    if data[8:9] != b"{" or length > 2 * _MAX_HEADER_BYTES:
+    if data[8:9] != b"{":
         raise CiphertextError("expected an encrypted image (a PNG or safetensors file of ours), got unknown content")
     try:
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-        tensors = safetensors.torch.load(data)
-    except (ValueError, RecursionError, KeyError, safetensors.SafetensorError) as error:
+        header = header_from_bytes(data, max_header_bytes=2 * _MAX_HEADER_BYTES)
+        kinds = {name: (entry.dtype, len(entry.shape)) for name, entry in header.tensors.items()}
+        if _ENTRY not in header.metadata or kinds != {"values": ("I16", 3), "scale": ("F32", 1)}:
+            raise CiphertextError(
+                "expected a safetensors file with 'values' (I16, 3 dimensions), 'scale' (F32, 1) and a 'privseg' "
+                f"header, got {kinds!r:.200}; it is no encrypted image"
+            )
+        _, height, width = header.tensors["values"].shape
+        _check_size(height, width, max_pixels)
+        tensors = tensors_from_bytes(data)
+    except HeaderError as error:
         raise CiphertextError(f"the safetensors file is truncated or damaged ({error}); transfer it again") from error
-    kinds = {name: (tensor.dtype, tensor.ndim) for name, tensor in tensors.items()}
-    if _ENTRY not in metadata or kinds != {"values": (torch.int16, 3), "scale": (torch.float32, 1)}:
-        raise CiphertextError(
-            "expected a safetensors file with 'values' (int16), 'scale' (float32) and a 'privseg' header, "
-            f"got {kinds!r:.200}; it is no encrypted image"
-        )
     values, scale = tensors["values"].numpy(), tensors["scale"].numpy()
-    _check_size(values.shape[1], values.shape[2], max_pixels)
     if scale.size != 1 or not 0 < scale[0] < np.inf:
         raise CiphertextError(f"the scale of an encrypted image is one positive number, got {scale.tolist()!r:.80}")
-    return metadata[_ENTRY], (values, scale)
+    return header.metadata[_ENTRY], (values, scale)
 
 
 def _check_size(height: int, width: int, max_pixels: int) -> None:

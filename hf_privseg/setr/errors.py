@@ -4,6 +4,7 @@ ValueError
 ├── InvalidKeyError       the value offered as a key is none: malformed, of the wrong length, of an unknown family
 ├── KeyMismatchError      a sound key, but not the one (or not of the family) that this model or image was made with
 ├── InvalidImageError     pixels that cannot be encrypted: size, channels, dtype, range
+├── HeaderError           a safetensors or JSON header that is damaged, or out of the bounds that strangers' files have
 ├── CiphertextError       an encrypted image that is damaged, resampled, recompressed or not one at all
 └── ConversionError       a checkpoint from elsewhere that cannot become a SETR, or not safely
 RuntimeError
@@ -35,6 +36,10 @@ class InvalidImageError(ValueError):
 
 class CiphertextError(ValueError):
     """The encrypted image is damaged: changed, resized or recompressed after encryption, or never encrypted."""
+
+
+class HeaderError(ValueError):
+    """The header of a file is damaged or out of bounds; readers of our own files raise their own error instead."""
 
 
 class ConversionError(ValueError):

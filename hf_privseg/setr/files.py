@@ -1,4 +1,8 @@
-"""Files that their owner alone may read: written with mode 0600, as a whole or not at all; read with a warning."""
+"""Files and folders that appear as a whole or not at all, and files that their owner alone may read.
+
+What is written goes to a temporary file or folder beside its destination, reaches the disk, and is renamed. A process
+that is killed in the middle leaves the former content in place, and at most something hidden called `.NAME.*.tmp`.
+"""
 
 import os
 import secrets
@@ -9,45 +13,56 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
-def write_private_file(path: str | os.PathLike[str], content: bytes, *, overwrite: bool, loss: str) -> None:
-    """Write `content` to `path`, readable by its owner alone (mode 0600) from the first moment.
 
-    The content appears as a whole or not at all: it is written beside `path` and then renamed.
+def write_whole(
+    path: str | os.PathLike[str], content: bytes, *, overwrite: bool, private: bool = False, loss: str = ""
+) -> None:
+    """Write `content` to `path`, as a whole or not at all.
+
+    Of several writers that do not overwrite, exactly one succeeds.
 
     Args:
-        path: of the file.
-        content: its bytes.
+        path: the file, in a folder that exists. A symbolic link is replaced, not followed.
+        content: all bytes of the file.
         overwrite: whether an existing file is replaced.
-        loss: what would be lost with an existing file, for the error.
+        private: whether only the owner may read the file (mode 0600 from the first moment).
+        loss: what would be lost with an existing file; the error says it.
 
     Raises:
-        FileExistsError: `path` exists and `overwrite` is False.
+        FileExistsError: `path` exists and `overwrite` is False, or `path` is a folder or a device.
+        FileNotFoundError: the folder of `path` does not exist.
     """
     path = Path(path)
-    private = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"expected the path of a file, got {path}, which is a folder or a device")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"expected a path in an existing folder, got {path}; create {path.parent} first")
+    temporary = _beside(path, "tmp")
     try:
-        with os.fdopen(os.open(temporary, private, 0o600), "wb") as file:
+        with os.fdopen(os.open(temporary, _NEW, 0o600 if private else 0o666), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if not overwrite:  # reserve the name: of two writers exactly one succeeds
-            os.close(os.open(path, private, 0o600))
-        os.replace(temporary, path)
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            _publish_new(temporary, path)
     except FileExistsError:
-        raise FileExistsError(f"{path} exists, and {loss}; choose another path or pass overwrite=True") from None
+        reason = f", and {loss}" if loss else ""
+        raise FileExistsError(f"{path} exists{reason}; choose another path or pass overwrite=True") from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def read_private_file(path: str | os.PathLike[str], max_bytes: int, *, noun: str) -> bytes:
-    """The first `max_bytes` bytes of the file; warns the caller's caller if other users of the machine can reach it.
+    """The first `max_bytes` bytes of a file. Warns the caller's caller if other users of the machine can reach it.
 
     Args:
-        path: of the file.
-        max_bytes: what is beyond is not read.
-        noun: what the file is called in the warning.
+        path: the file.
+        max_bytes: how many bytes are read at most.
+        noun: what the warning calls the file.
 
     Raises:
         OSError: the file cannot be read.
@@ -65,24 +80,70 @@ def read_private_file(path: str | os.PathLike[str], max_bytes: int, *, noun: str
 
 
 @contextmanager
-def new_folder(folder: Path, *, private: bool = False) -> Iterator[Path]:
-    """A folder beside `folder` to write into; it becomes `folder`, as a whole or (after an error) not at all.
+def new_folder(folder: Path, *, overwrite: bool, private: bool = False) -> Iterator[Path]:
+    """A temporary folder to write into; it becomes `folder` at the end, and after an error it is removed.
 
     Args:
-        folder: checked beforehand, as by `check_model_folder`; what is there is replaced.
+        folder: the destination. Its parents are created.
+        overwrite: whether an existing folder that is not empty is replaced.
         private: whether the folder is for its owner alone (mode 0700).
+
+    Raises:
+        FileExistsError: `folder` holds something at the end and `overwrite` is False.
     """
     folder = folder.resolve()
-    temporary, retired = (folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.{end}") for end in ("tmp", "old"))
+    temporary = _beside(folder, "tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir(mode=0o700 if private else 0o777)
         yield temporary
-        if folder.exists():
-            folder.rename(retired)
-        temporary.rename(folder)
+        publish_folder(temporary, folder, overwrite=overwrite)
     finally:
-        if retired.exists() and not folder.exists():  # interrupted between the two
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_folder(temporary: Path, folder: Path, *, overwrite: bool) -> None:
+    """Rename `temporary`, once its files have reached the disk, to `folder` on the same file system.
+
+    A process that is killed while it replaces a folder may leave the former one under the hidden name `.NAME.*.old`.
+
+    Raises:
+        FileExistsError: `folder` holds something and `overwrite` is False.
+    """
+    for path in temporary.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+    retired = _beside(folder, "old")
+    try:
+        if overwrite and folder.exists():
+            folder.rename(retired)
+        elif folder.is_dir():
+            folder.rmdir()  # the system refuses unless it is empty
+        temporary.rename(folder)  # the system refuses where somebody was faster
+    except OSError as error:
+        if folder.exists():
+            raise FileExistsError(
+                f"{folder} exists ({error.strerror}); choose another folder or pass overwrite=True"
+            ) from error
+        raise
+    finally:
+        if retired.exists() and not folder.exists():  # interrupted between the two renames
             retired.rename(folder)
-        for left in (temporary, retired):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _publish_new(temporary: Path, path: Path) -> None:
+    """Give the content of `temporary` the name `path`; raises FileExistsError where the name is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: reserve the name, then replace the empty file
+        os.close(os.open(path, _NEW, 0o600))
+        os.replace(temporary, path)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A hidden name that nobody else takes, in the same folder; short enough where `path` has the longest name."""
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}.{ending}")

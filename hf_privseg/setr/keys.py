@@ -27,7 +27,7 @@ from .derivation import (
     stream_words,
 )
 from .errors import InvalidKeyError
-from .files import read_private_file, write_private_file
+from .files import read_private_file, write_whole
 
 FAMILIES = ("permutation", "signed_permutation", "orthogonal", "matrix")
 DEFAULT_FAMILY = "orthogonal"
@@ -127,7 +127,7 @@ class SecretKey:
             FileExistsError: `path` exists and `overwrite` is False.
         """
         loss = "whatever was encrypted with a key that it holds would be lost with it"
-        write_private_file(path, f"{self.to_text()}\n".encode(), overwrite=overwrite, loss=loss)
+        write_whole(path, f"{self.to_text()}\n".encode(), overwrite=overwrite, private=True, loss=loss)
 
     @classmethod
     def from_env(cls, variable: str = "PRIVSEG_KEY") -> "SecretKey":

@@ -30,14 +30,14 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import safetensors
-import safetensors.torch
 import torch
 
 from .ciphers import CIPHERS, cipher_for
-from .files import read_private_file, write_private_file
+from .errors import HeaderError
+from .files import read_private_file, write_whole
 from .keys import FAMILIES, SecretKey, as_key
 from .public_facts import FACTS, public_facts
+from .tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 
 _FORMAT = 1
 _ENTRY = "privseg_rekey_update"
@@ -129,7 +129,7 @@ class RekeyUpdate:
         facts = {name: public_facts(getattr(self, name)) for name in ("old", "new")}
         header = {"format": _FORMAT, **facts, "patch_size": self.patch_size, "num_channels": self.num_channels}
         header["sha256"] = _digest(self.tensors)
-        return safetensors.torch.save(self.tensors, metadata={_ENTRY: json.dumps(header)})
+        return tensors_to_bytes(self.tensors, {_ENTRY: json.dumps(header)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "RekeyUpdate":
@@ -139,10 +139,8 @@ class RekeyUpdate:
             ValueError: anything else: another format, wrong entries or types, changed numbers.
         """
         try:
-            length = int.from_bytes(data[:8], "little")
-            header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][_ENTRY])
-            tensors = safetensors.torch.load(data)
-        except (ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError) as error:
+            header, tensors = header_from_bytes(data).json_entry(_ENTRY), tensors_from_bytes(data)
+        except HeaderError as error:
             raise ValueError("expected a file that RekeyUpdate.to_file wrote, got something else") from error
         if not isinstance(header, dict) or set(header) != set(_HEADER) or header["format"] != _FORMAT:
             raise ValueError(
@@ -165,7 +163,7 @@ class RekeyUpdate:
             FileExistsError: `path` exists and `overwrite` is False.
         """
         loss = "a model that awaits the update in it would lose it"
-        write_private_file(path, self.to_bytes(), overwrite=overwrite, loss=loss)
+        write_whole(path, self.to_bytes(), overwrite=overwrite, private=True, loss=loss)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> "RekeyUpdate":

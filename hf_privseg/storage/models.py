@@ -85,8 +85,9 @@ def save_model(
     *,
     licence_from: str | Path,
     private: bool = False,
+    overwrite: bool = False,
 ) -> None:
-    """Model, processor's settings and the source's licence -> `folder`, as a whole or not at all; replaces a model.
+    """Model, processor's settings and the source's licence -> `folder`, as a whole or not at all.
 
     Args:
         model: plain or encrypted.
@@ -94,8 +95,12 @@ def save_model(
         folder: checked by `check_model_folder` beforehand.
         licence_from: what the model was loaded from; the terms of a folder go with what is made from it.
         private: whether the folder is for its owner alone.
+        overwrite: whether a model that is there is replaced.
+
+    Raises:
+        FileExistsError: `folder` holds something and `overwrite` is False.
     """
-    with new_folder(folder, private=private) as temporary:
+    with new_folder(folder, overwrite=overwrite, private=private) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         copy_licences(Path(_source(licence_from)), temporary)

@@ -19,7 +19,7 @@ WRITES_FOREVER = """
 import sys, time
 from pathlib import Path
 from hf_privseg.setr.files import new_folder
-with new_folder(Path(sys.argv[1])) as folder:
+with new_folder(Path(sys.argv[1]), overwrite=True) as folder:
     (folder / "config.json").write_text("half")
     print("writing", flush=True)
     time.sleep(600)
@@ -66,7 +66,7 @@ def test_an_interruption_between_the_renames_brings_the_former_folder_back(model
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), new_folder(model) as folder:
+    with pytest.raises(KeyboardInterrupt), new_folder(model, overwrite=True) as folder:
         (folder / "config.json").write_text("new")
     assert len(calls) == 3
     assert contents(model) == {"config.json": "former"}
@@ -74,7 +74,7 @@ def test_an_interruption_between_the_renames_brings_the_former_folder_back(model
 
 
 def test_without_an_interruption_the_folder_is_replaced(model):
-    with new_folder(model) as folder:
+    with new_folder(model, overwrite=True) as folder:
         (folder / "weights").write_text("new")
     assert contents(model) == {"weights": "new"}
     assert list(model.parent.iterdir()) == [model]

@@ -413,18 +413,22 @@ def test_key_file_is_private_at_every_moment(tmp_path, monkeypatch, overwrite):
     if overwrite:
         path.write_text("old")
         path.chmod(0o644)
-    fsync, replace = os.fsync, os.replace
+    fsync = os.fsync
 
     def look_then_sync(descriptor):
         seen.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
         fsync(descriptor)
 
-    def look_then_replace(source, target):
-        seen.append(mode_of(Path(source)))
-        replace(source, target)
+    def look_then(publish):
+        def looking(source, target):
+            seen.append(mode_of(Path(source)))
+            publish(source, target)
+
+        return looking
 
     monkeypatch.setattr(os, "fsync", look_then_sync)
-    monkeypatch.setattr(os, "replace", look_then_replace)
+    for name in ("replace", "link"):
+        monkeypatch.setattr(os, name, look_then(getattr(os, name)))
     SecretKey(COUNTING).to_file(path, overwrite=overwrite)
     assert [*seen, mode_of(path)] == [0o600] * 3
 
