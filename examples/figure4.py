@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from hf_privseg import SetrImageProcessor
-from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS
+from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 from hf_privseg.experiments.figure_images import Photo, PhotoArguments, load_photos
 from hf_privseg.experiments.setup import seeded_key
 from hf_privseg.inference.pictures import PROTECTION_NOTE
@@ -42,7 +42,7 @@ class Arguments(PhotoArguments):
 
     images: list[str] = field(
         default_factory=lambda: ["china", "astronaut"],
-        metadata={"help": f"Photo files, or sample photos: {', '.join(SAMPLE_PHOTOS)}."},
+        metadata={"help": f"Photo files, or sample photos: {', '.join(SAMPLE_IMAGES)}."},
     )
     details: list[str] = field(
         default_factory=list,

@@ -17,7 +17,7 @@ from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.audit.audit import FAMILIES, audit, embedding_matrix_of
 from hf_privseg.audit.findings import Finding, worst
 from hf_privseg.audit.report import AuditReport
-from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS
+from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.experiments.figure_images import PhotoArguments, load_photos
 from hf_privseg.inference.pictures import PROTECTION_NOTE, Panel, draw_comparison
@@ -33,7 +33,7 @@ class Arguments(PhotoArguments):
 
     images: list[str] = field(
         default_factory=lambda: ["china"],
-        metadata={"help": f"A photo file, or a sample photo: {', '.join(SAMPLE_PHOTOS)}."},
+        metadata={"help": f"A photo file, or a sample photo: {', '.join(SAMPLE_IMAGES)}."},
     )
     output: str = field(default="outputs/leakage.png", metadata={"help": "The picture: .png, .jpg, .svg or .pdf."})
     model: str | None = field(default=None, metadata={"help": "Plain SETR checkpoint. Default: the embedded one."})

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig
 
 from ..attacks.public_base import embedding_matrix, relative_drift
 from ..attacks.tools.priors import ImagePrior, image_prior, synthetic_prior
-from ..catalog.sample_images import SAMPLE_PHOTOS
+from ..catalog.sample_images import SAMPLE_IMAGES
 from ..checkpoints import default_checkpoint
 from ..convert import convert_checkpoint
 from ..setr import keys
@@ -182,7 +182,7 @@ def _priors(
     prior_images: Sequence[Any], victims: Sequence[np.ndarray], processor: SetrImageProcessor, patch_size: int
 ) -> list[ImagePrior]:
     """Synthetic, photos and, if there are any, in-domain; all prepared as the client prepares its own."""
-    photos = [_prepared(Image.fromarray(photo.load()), processor) for photo in SAMPLE_PHOTOS.values()]
+    photos = [_prepared(Image.fromarray(photo.load()), processor) for photo in SAMPLE_IMAGES.values()]
     photos = [photo for photo in photos if not _occurs(photo, victims)]
     priors = [synthetic_prior(patch_size), image_prior(photos, patch_size, name="photos", num_shifts=2)]
     similar = [_prepared(image, processor) for image in prior_images]

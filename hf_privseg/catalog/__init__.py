@@ -1,1 +1,1 @@
-"""What is known in advance: the classes of published data sets, and sample images that other packages ship."""
+"""Facts about published data sets, and sample images that other packages ship."""

@@ -1,14 +1,16 @@
 """Known data sets: names and colours of their classes, and how their stored labels become classes.
 
-    cityscapes  19 classes; label maps hold the 34 raw ids (`*_labelIds.png`), licence plates (-1) as 255 or 65535
-    ade20k      the 150 classes of scene parsing; label maps hold 0 for what is none of them, then 1 .. 150
-    camvid      the 11-class version of 480 x 360; label maps hold the classes, and 11 for void
+    cityscapes  19 classes. Segmentation maps hold the 34 raw ids (`*_labelIds.png`), licence plates (-1) as 255 or
+                65535.
+    ade20k      the 150 classes of scene parsing. Segmentation maps hold 1 .. 150 for the classes and 0 for the rest.
+    camvid      the 11-class version of 480 x 360 pixels. Segmentation maps hold 0 .. 10, and 11 for void.
 
 Cityscapes: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016.
 ADE20K: Zhou et al., "Scene Parsing through ADE20K Dataset", CVPR 2017.
 CamVid: Brostow, Fauqueur, Cipolla, "Semantic object classes in video", Pattern Recognition Letters 2009; its 11-class
 version: Badrinarayanan, Kendall, Cipolla, "SegNet", TPAMI 2017.
-Names, order and colours are those of the data sets' own tools, or of the first users of ADE20K's 150 classes.
+Names, order and colours are those of the data sets' own tools; for ADE20K, which has no colours, those that its first
+users chose.
 """
 
 from dataclasses import dataclass
@@ -18,15 +20,15 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Preset:
-    """One data set's classes, and its label maps as they are stored.
+    """The classes of one data set, and how its files store them.
 
     Args:
-        class_names: name of class 0, 1, ...
-        palette: its colour, (red, green, blue) in 0..255.
-        label_map: {stored label: class}, what it does not name being void; None where stored labels are classes.
+        class_names: the names of class 0, 1, ...
+        palette: their colours, (red, green, blue) in 0..255.
+        label_map: {stored label: class}; other stored labels are void. None where the stored labels are the classes.
         ignore_labels: stored labels that belong to no class.
-        reduce_labels: whether stored 0 is background and k is class k - 1.
-        credit: who made the data set.
+        reduce_labels: whether a stored 0 is void and a stored k is class k - 1.
+        credit: the authors of the data set.
     """
 
     class_names: tuple[str, ...]
@@ -41,7 +43,7 @@ def preset_named(name: str) -> Preset:
     """A name in `PRESETS` -> that preset.
 
     Raises:
-        ValueError: there is no preset of this name.
+        ValueError: there is no preset of this name; the message lists them.
     """
     if name not in PRESETS:
         raise ValueError(f"expected one of the presets {', '.join(PRESETS)}, got {name!r}")
@@ -49,12 +51,12 @@ def preset_named(name: str) -> Preset:
 
 
 def _colours(hexadecimal: str) -> tuple[Colour, ...]:
-    """Colours as in HTML, six digits each -> (red, green, blue) of each."""
+    """Colours in six hexadecimal digits, separated by spaces -> (red, green, blue) of each."""
     levels = [bytes.fromhex(colour) for colour in hexadecimal.split()]
     return tuple((red, green, blue) for red, green, blue in levels)
 
 
-# raw id: (name, colour), in the order of the 19 classes
+# {raw id: (name, colour)} in the order of the 19 classes
 _CITYSCAPES = {
     7: ("road", "804080"),
     8: ("sidewalk", "F423E8"),
@@ -91,7 +93,7 @@ _CAMVID = {
     "bicyclist": "0080C0",
 }
 
-# a space inside a name is written as an underscore
+# An underscore stands for a space inside a name.
 _ADE20K_NAMES = """
 wall building sky floor tree ceiling road bed windowpane grass cabinet sidewalk person earth door table mountain
 plant curtain chair car water painting sofa shelf house sea mirror rug field armchair seat fence desk rock wardrobe

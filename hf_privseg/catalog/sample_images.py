@@ -1,4 +1,4 @@
-"""Photographs that other packages ship, with their credits and a region worth a closer look: examples without data."""
+"""Sample images that scikit-learn and scikit-image ship in their wheels, so that examples need no download."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,8 +8,14 @@ from PIL import Image
 
 
 @dataclass(frozen=True)
-class SamplePhoto:
-    """A photo's credit, where it is loaded from, and a detail (left, top, width, height) in pixels."""
+class SampleImage:
+    """One sample image: how it is loaded, whom to credit, and a detail that is worth a closer look.
+
+    Args:
+        credit: a sentence for captions, with the author and the licence.
+        load: returns the image, (height, width, 3) uint8 RGB.
+        detail: (left, top, width, height) in pixels.
+    """
 
     credit: str
     load: Callable[[], np.ndarray]
@@ -36,38 +42,37 @@ def _of_skimage(name: str) -> Callable[[], np.ndarray]:
 
 _CC_BY = "Creative Commons Attribution 2.0 (https://creativecommons.org/licenses/by/2.0/)."
 
-# All of them lie in the wheels themselves; nothing is downloaded.
-SAMPLE_PHOTOS = {
-    "china": SamplePhoto(
+SAMPLE_IMAGES = {
+    "china": SampleImage(
         'Photo: "china.jpg", a sample image of scikit-learn, some rights reserved by danielbuechele '
         f"(https://www.flickr.com/photos/danielbuechele/6061409035/), {_CC_BY}",
         _of_sklearn("china.jpg"),
         (95, 150, 144, 80),
     ),
-    "rocket": SamplePhoto(
+    "rocket": SampleImage(
         'Photo: "rocket" of scikit-image, by SpaceX (https://www.flickr.com/photos/spacexphotos/16511594820/), '
         "released into the public domain.",
         _of_skimage("rocket"),
         (250, 130, 144, 80),
     ),
-    "astronaut": SamplePhoto(
+    "astronaut": SampleImage(
         'Photo: "astronaut" of scikit-image, Eileen Collins, by NASA (https://flic.kr/p/r9qvLn), '
         "no known copyright restrictions.",
         _of_skimage("astronaut"),
         (110, 330, 126, 98),
     ),
-    "flower": SamplePhoto(
+    "flower": SampleImage(
         'Photo: "flower.jpg", a sample image of scikit-learn, some rights reserved by its author '
         f"(https://www.flickr.com/photos/vultilion/6056698931/), {_CC_BY}",
         _of_sklearn("flower.jpg"),
         (250, 190, 144, 80),
     ),
-    "coffee": SamplePhoto(
+    "coffee": SampleImage(
         'Photo: "coffee" of scikit-image, by Rachel Michetti, CC0.',
         _of_skimage("coffee"),
         (300, 230, 144, 80),
     ),
-    "chelsea": SamplePhoto(
+    "chelsea": SampleImage(
         'Photo: "chelsea" of scikit-image, by Stefan van der Walt, CC0.',
         _of_skimage("chelsea"),
         (130, 70, 144, 80),
@@ -75,19 +80,19 @@ SAMPLE_PHOTOS = {
 }
 
 
-def sample_photo(name: str) -> Image.Image:
-    """A name in `SAMPLE_PHOTOS` -> RGB picture.
+def sample_image(name: str) -> Image.Image:
+    """A name in `SAMPLE_IMAGES` -> the image, 8-bit RGB.
 
     Raises:
-        KeyError: no such name; lists them.
+        KeyError: there is no sample image of this name; the message lists them.
         ImportError: the package that ships it is not installed.
     """
-    if name not in SAMPLE_PHOTOS:
-        raise KeyError(f"no sample photo is called {name!r}; there are {', '.join(SAMPLE_PHOTOS)}")
+    if name not in SAMPLE_IMAGES:
+        raise KeyError(f"expected a sample image among {', '.join(SAMPLE_IMAGES)}, got {name!r}")
     try:
-        return Image.fromarray(SAMPLE_PHOTOS[name].load())
+        return Image.fromarray(SAMPLE_IMAGES[name].load())
     except ImportError as error:
         raise ImportError(
-            f"the sample photo {name!r} lies in a package that is not installed ({error}); install scikit-learn and "
-            "scikit-image (pip install 'hf-privseg[demo]'), or take a photo of your own"
+            f"the sample image {name!r} comes with a package that is not installed ({error}); install scikit-learn "
+            "and scikit-image (pip install 'hf-privseg[demo]'), or give an image of your own"
         ) from error

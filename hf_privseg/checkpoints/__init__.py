@@ -1,4 +1,4 @@
-"""The checkpoint that comes with the package. Its terms of use are in its folder, and are not those of the code."""
+"""The checkpoint that comes with the package. Its folder states its terms of use, which differ from the code's."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ _DEFAULT = Path(__file__).parent / "setr-vit-s16-camvid"
 
 
 def default_checkpoint() -> Path:
-    """The folder of the embedded plain model: SETR-Naive on ViT-S/16, road scenes (CamVid, 11 classes).
+    """The folder of the embedded plain model: SETR-Naive on ViT-S/16 for road scenes (CamVid, 11 classes).
 
     Raises:
-        FileNotFoundError: the folder is not part of this installation.
+        FileNotFoundError: this installation lacks the folder.
     """
     if not (_DEFAULT / "model.safetensors").is_file():
         raise FileNotFoundError(

@@ -103,7 +103,7 @@ def encrypt(
     """
     from ..setr.ciphers import CIPHERS
     from ..setr.image_processing_setr import SetrImageProcessor
-    from ..storage.images import is_ciphertext, read_photo
+    from ..storage.images import is_ciphertext, read_image
     from ..storage.models import load_settings
 
     key = read_key(key_file)
@@ -118,7 +118,7 @@ def encrypt(
     for image, path in progress(list(zip(images, paths, strict=True)), "Encrypting"):
         if is_ciphertext(image):
             raise EncryptionStateError(f"{image} is encrypted already; give the photo, or use it as it is")
-        processor.encrypt(read_photo(image), key).to_file(path, overwrite=force)
+        processor.encrypt(read_image(image), key).to_file(path, overwrite=force)
     pairs = [{"image": image, "encrypted": path} for image, path in zip(images, paths, strict=True)]
     report(
         {**public_facts(key), "patch_size": processor.patch_size, "images": pairs},
@@ -175,8 +175,8 @@ def segment(
         label_maps.append(segment_image(network, processor, prepared))
         if overlay:  # first, for it may be refused
             photo = plain_photo(image, processor, key)
-            save_picture(visualization.overlay(photo, label_maps[-1], palette), overlay_path)
-        save_picture(visualization.label_map_to_picture(label_maps[-1], palette), path)
+            save_picture(visualization.overlay(photo, label_maps[-1], palette), overlay_path, overwrite=force)
+        save_picture(visualization.label_map_to_picture(label_maps[-1], palette), path, overwrite=force)
     names = cast("dict[int, str]", network.config.id2label)
     results = [
         {"image": image, "segmentation": path, "overlay": overlay_path if overlay else None}
@@ -228,6 +228,7 @@ app.command(epilog="Example:\n\nprivseg convert setr_pup_ade20k.pth setr_pup --l
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends in SystemExit with an exit code that the top of this file explains."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _silence_transformers()
     warnings.showwarning = lambda message, *_, **__: complain("warning", message)
     if any(_KEY_TEXT.search(argument) for argument in arguments):
         complain(
@@ -241,6 +242,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, ImportError, EncryptionStateError, ServiceError) as error:
         complain("error", error)
         raise SystemExit(1) from None
+
+
+def _silence_transformers() -> None:
+    """Leave out progress bars and the library's own warnings: what is wrong with a checkpoint is an error of ours.
+
+    Environment variables do it, since an import of transformers here would make `privseg --help` wait for seconds. A
+    user's own values stay.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging = sys.modules.get("transformers.utils.logging")
+    if logging is not None:  # `python -m hf_privseg.cli` has imported it, so that it has read its variables
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 def _key_for_model(key_file: Path | None, model: str, config: "SetrConfig", is_needed: bool) -> "EncryptionKey | None":

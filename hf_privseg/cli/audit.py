@@ -74,7 +74,7 @@ def audit(
     from ..audit.advice import Deployment
     from ..audit.audit import audit as run_audit
     from ..audit.audit import load_embedding
-    from ..storage.images import read_photo
+    from ..storage.images import read_image
     from ..storage.models import load_model
 
     similar = [] if prior_images is None else [prior_images]
@@ -85,10 +85,10 @@ def audit(
         network.decrypt_model(read_key(key_file))
     result = run_audit(
         network,
-        [read_photo(path) for path in _evenly(_pictures(images), limit)],
+        [read_image(path) for path in _evenly(_pictures(images), limit)],
         processor=processor,
         families=[family] if family else AUDITED,
-        prior_images=[read_photo(path) for path in _evenly(_pictures(similar), _NUM_PRIOR)],
+        prior_images=[read_image(path) for path in _evenly(_pictures(similar), _NUM_PRIOR)],
         public_base=None if public_base is None else load_embedding(public_base),
         encryption=encryption,
         deployment=Deployment(

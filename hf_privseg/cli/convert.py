@@ -68,14 +68,10 @@ def convert(
     Takes SETR models of mmsegmentation, and ViT, DeiT, DINOv2 and timm encoders, which get a decoder to be trained.
     Pickled files are read without running what is in them. The result takes pixels in [-1, 1].
     """
-    from transformers.utils import logging
-
     from ..convert import convert_checkpoint
     from ..setr.files import new_folder
     from ..storage.models import check_model_folder, copy_licences
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     check_model_folder(output, replace=force)
     converted = convert_checkpoint(
         source,

@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from ..catalog.sample_images import SAMPLE_PHOTOS, sample_photo
+from ..catalog.sample_images import SAMPLE_IMAGES, sample_image
 from ..inference import pictures as visualization
 from ..inference.segmentation import segment_image
 from ..setr.configuration_setr import SetrConfig
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.files import new_folder
 from ..setr.keys import SecretKey
-from ..storage.images import read_photo
+from ..storage.images import read_image
 from ..storage.models import load_model, save_model
 
 MAX_SIDE = 640  # of the photo in pixels, so that the demo takes seconds on two cores
@@ -98,7 +98,7 @@ def run_demo(
     with report.timed("make a key"):
         key = SecretKey.generate(family)
     photo = _photo(image, console)
-    credit = OWN_CREDIT if image else SAMPLE_PHOTOS["china"].credit
+    credit = OWN_CREDIT if image else SAMPLE_IMAGES["china"].credit
     with new_folder(output_dir, overwrite=replace) as folder:
         (folder / "README.txt").write_text("\n\n".join((_TITLE, HONEST_NOTE, credit)) + "\n", encoding="utf-8")
         ciphertext = _fill(folder, photo, key, model, report, credit, console)
@@ -143,7 +143,7 @@ def _require_extras() -> None:
 
 def _photo(path: Path | None, console: Console) -> Image.Image:
     """Path of a photo, or None for scikit-learn's sample -> upright RGB, no side longer than MAX_SIDE."""
-    photo = sample_photo("china") if path is None else read_photo(path)
+    photo = sample_image("china") if path is None else read_image(path)
     size = photo.size
     photo.thumbnail((MAX_SIDE, MAX_SIDE))
     if photo.size != size:

@@ -123,8 +123,8 @@ def segment_by_service(
     for image, path, overlay_path, label_map in found:
         if overlay:
             photo = plain_photo(image, processor, key)
-            save_picture(visualization.overlay(photo, label_map, info.palette), overlay_path)
-        save_picture(visualization.label_map_to_picture(label_map, info.palette), path)
+            save_picture(visualization.overlay(photo, label_map, info.palette), overlay_path, overwrite=force)
+        save_picture(visualization.label_map_to_picture(label_map, info.palette), path, overwrite=force)
     if found:
         _report_found(server, info, found, overlay=overlay, as_json=as_json)
     if failure is not None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..catalog.sample_images import SAMPLE_PHOTOS, sample_photo
-from ..storage.images import read_photo
+from ..catalog.sample_images import SAMPLE_IMAGES, sample_image
+from ..storage.images import read_image
 from ..training.arguments import DataArguments
 from .setup import evenly_spaced
 
@@ -23,7 +23,7 @@ class PhotoArguments(DataArguments):
     limit: int = field(default=3, metadata={"help": "Evenly spaced images of the data set."})
     images: list[str] = field(
         default_factory=lambda: ["china", "rocket"],
-        metadata={"help": f"Photo files, or samples that come with packages: {', '.join(SAMPLE_PHOTOS)}."},
+        metadata={"help": f"Photo files, or samples that come with packages: {', '.join(SAMPLE_IMAGES)}."},
     )
     max_side: int = field(default=640, metadata={"help": "Photos of --images are reduced to this many pixels a side."})
 
@@ -65,14 +65,14 @@ def load_photos(args: PhotoArguments, num_labels: int | None = None) -> list[Pho
 
 
 def _from_name(name: str, max_side: int) -> Photo:
-    if name in SAMPLE_PHOTOS:
-        picture, sample = sample_photo(name), SAMPLE_PHOTOS[name]
+    if name in SAMPLE_IMAGES:
+        picture, sample = sample_image(name), SAMPLE_IMAGES[name]
         scale = min(1.0, max_side / max(picture.size))
         left, top, width, height = (round(value * scale) for value in sample.detail)
         return Photo(name, _reduced(picture, max_side), None, sample.credit, (left, top, width, height))
     if not Path(name).is_file():
-        raise FileNotFoundError(f"{name} is neither a file nor one of the samples {', '.join(SAMPLE_PHOTOS)}")
-    picture = _reduced(read_photo(Path(name)), max_side)
+        raise FileNotFoundError(f"{name} is neither a file nor one of the samples {', '.join(SAMPLE_IMAGES)}")
+    picture = _reduced(read_image(Path(name)), max_side)
     return Photo(Path(name).stem, picture, None, "", _centre(picture))
 
 

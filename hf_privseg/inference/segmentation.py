@@ -14,7 +14,7 @@ from ..setr.errors import EncryptionStateError
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.modeling_setr import SetrForSemanticSegmentation
 from ..setr.public_facts import check_fits
-from ..storage.images import is_ciphertext, read_photo
+from ..storage.images import is_ciphertext, read_image
 
 
 def prepare(
@@ -40,13 +40,13 @@ def prepare(
         check_fits(image, config, subject=str(path), model=f"the model {model}")
         return image
     if facts is None:
-        return read_photo(path)
+        return read_image(path)
     if secret_key is None:
         raise EncryptionStateError(
             f"{path} is a plain photo, but the model {model} is encrypted (key of fingerprint {facts['fingerprint']}, "
             f"{facts['family']}); encrypt the photo first (privseg encrypt), or give the key"
         )
-    return processor.encrypt(read_photo(path), secret_key)
+    return processor.encrypt(read_image(path), secret_key)
 
 
 def plain_photo(path: Path, processor: SetrImageProcessor, secret_key: EncryptionKey | None) -> Image.Image:
@@ -56,7 +56,7 @@ def plain_photo(path: Path, processor: SetrImageProcessor, secret_key: Encryptio
         EncryptionStateError: an encrypted image without a key.
     """
     if not is_ciphertext(path):
-        return read_photo(path)
+        return read_image(path)
     if secret_key is None:
         raise EncryptionStateError(f"{path} is encrypted; to show the photo itself, give the key that it needs")
     image = EncryptedImage.from_file(path)

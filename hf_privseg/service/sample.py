@@ -9,7 +9,7 @@ import io
 import re
 from functools import cache
 
-from ..catalog.sample_images import SAMPLE_PHOTOS, sample_photo
+from ..catalog.sample_images import SAMPLE_IMAGES, sample_image
 
 SAMPLE = "china"  # buildings, trees and sky, as in the scenes that the embedded model was trained on
 
@@ -18,7 +18,7 @@ SAMPLE = "china"  # buildings, trees and sky, as in the scenes that the embedded
 def sample_file() -> bytes | None:
     """The photo as a JPEG file; None where the package that ships it is not installed."""
     try:
-        photo = sample_photo(SAMPLE)
+        photo = sample_image(SAMPLE)
     except ImportError:
         return None
     buffer = io.BytesIO()
@@ -28,5 +28,5 @@ def sample_file() -> bytes | None:
 
 def sample_credit() -> str:
     """The photo's credit in HTML; an address in brackets becomes a link that is named after its host."""
-    credit = html.escape(SAMPLE_PHOTOS[SAMPLE].credit)
+    credit = html.escape(SAMPLE_IMAGES[SAMPLE].credit)
     return re.sub(r"\((https://([^/)]+)[^)]*)\)", r'(<a href="\1" target="_blank" rel="noopener">\2</a>)', credit)

@@ -20,7 +20,7 @@ from ..attacks.public_base import embedding_matrix, invert_ciphertexts
 from ..attacks.thumbnail import reconstruct_thumbnail
 from ..attacks.tools.blocks import LinearDecoder, to_grid, to_image
 from ..attacks.tools.priors import ImagePrior, image_prior, synthetic_prior
-from ..catalog.sample_images import SAMPLE_PHOTOS
+from ..catalog.sample_images import SAMPLE_IMAGES
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.modeling_setr import SetrForSemanticSegmentation
 from .engine import SegmentationService
@@ -112,7 +112,7 @@ class ServerView:
             return self._given_prior
         processor = self._service.processor
         try:
-            photos = [Image.fromarray(photo.load()) for name, photo in SAMPLE_PHOTOS.items() if name != SAMPLE]
+            photos = [Image.fromarray(photo.load()) for name, photo in SAMPLE_IMAGES.items() if name != SAMPLE]
         except ImportError:
             return synthetic_prior(processor.patch_size)
         images = [processor(photo, return_tensors="pt").pixel_values[0].numpy() for photo in photos]

@@ -1,1 +1,1 @@
-"""Models and images on disk: loading them, saving them whole, and saying what a file is."""
+"""Models and images on disk: load and save them, and tell what a file is."""

@@ -1,4 +1,4 @@
-"""SETR models on disk: found by folder, Hub id or "default", loaded with their processor, saved as a whole."""
+"""SETR models on disk: load one with its processor by folder, Hub id or "default", and save one as a whole."""
 
 import shutil
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers.utils import logging
 
 from ..checkpoints import default_checkpoint
 from ..setr.configuration_setr import SetrConfig
@@ -16,10 +15,10 @@ from ..setr.modeling_setr import SetrForSemanticSegmentation
 
 
 def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
-    """Folder, Hub id or "default" -> the model's configuration and its processor, without its weights.
+    """Folder, Hub id or "default" -> the configuration and the processor of the model, without its weights.
 
     Raises:
-        OSError: there is no such model, or it has no processor's settings.
+        OSError: there is no such model, or it lacks the processor's settings.
         ValueError: a model of another type.
     """
     source = _source(name)
@@ -32,14 +31,12 @@ def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
 
 
 def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImageProcessor]:
-    """Folder, Hub id or "default" -> the model, ready to predict on the machine's accelerator, and its processor.
+    """Folder, Hub id or "default" -> the model in evaluation mode on the machine's accelerator, and its processor.
 
     Raises:
-        OSError: there is no such model, or it has no processor's settings.
-        ValueError: a model of another type, without a segmentation head, or with damaged weights.
+        OSError: there is no such model, or it lacks the processor's settings.
+        ValueError: the model is of another type, lacks its segmentation head, or has damaged weights.
     """
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what is wrong with a checkpoint is said below
     config, processor = load_settings(name)
     try:
         loaded = SetrForSemanticSegmentation.from_pretrained(_source(name), config=config, output_loading_info=True)
@@ -57,25 +54,27 @@ def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImage
 
 
 def local_folder(name: str | Path) -> Path | None:
-    """Folder, Hub id or "default" -> the model's folder on this machine; None for a Hub id."""
+    """Folder, Hub id or "default" -> the model's folder on this machine, or None for a Hub id."""
     folder = Path(_source(name))
     return folder if folder.is_dir() else None
 
 
 def check_model_folder(folder: Path, *, replace: bool) -> None:
-    """Refuse to write a model where something is; with `replace`, where something other than a model is.
+    """Refuse a folder that holds something; with `replace`, only one that holds something other than a model.
 
-    An empty folder is nothing.
+    An empty folder may be written to.
 
     Raises:
-        FileExistsError: names the folder.
+        FileExistsError: the folder is refused; the message names it.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not replace:
         raise FileExistsError(f"{folder} exists; choose another folder, or replace it with --force")
     if not (folder / "config.json").is_file():
-        raise FileExistsError(f"{folder} exists and holds no model (no config.json), so that it is not replaced")
+        raise FileExistsError(
+            f"{folder} exists and holds no model (no config.json); it is not replaced, choose another folder"
+        )
 
 
 def save_model(
@@ -92,9 +91,9 @@ def save_model(
     Args:
         model: plain or encrypted.
         processor: the model's.
-        folder: checked by `check_model_folder` beforehand.
-        licence_from: what the model was loaded from; the terms of a folder go with what is made from it.
-        private: whether the folder is for its owner alone.
+        folder: the destination; `check_model_folder` says early whether it may be written.
+        licence_from: what the model was loaded from; its LICENSE files are copied.
+        private: whether the folder is for its owner alone (mode 0700).
         overwrite: whether a model that is there is replaced.
 
     Raises:
@@ -107,7 +106,7 @@ def save_model(
 
 
 def copy_licences(source: Path, folder: Path) -> None:
-    """The licence files of a model's folder -> another folder; nothing where `source` is no folder."""
+    """Copy the LICENSE files of a model's folder to another folder; a `source` that is no folder has none."""
     for licence in source.glob("LICENSE*"):
         shutil.copy(licence, folder)
 

@@ -20,7 +20,7 @@ from hf_privseg.attacks.tools.alignment import (
 )
 from hf_privseg.attacks.tools.blocks import to_grid
 from hf_privseg.attacks.tools.statistics import block_statistics
-from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS
+from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 
 
 def moments(length, rng):
@@ -31,7 +31,7 @@ def moments(length, rng):
 
 
 def photo_grid(name, patch_size=8):
-    image = SAMPLE_PHOTOS[name].load().transpose(2, 0, 1) / 127.5 - 1
+    image = SAMPLE_IMAGES[name].load().transpose(2, 0, 1) / 127.5 - 1
     height, width = (side // patch_size * patch_size for side in image.shape[1:])
     return to_grid(image[:, :height, :width], patch_size)
 

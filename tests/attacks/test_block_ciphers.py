@@ -18,10 +18,10 @@ from hf_privseg.attacks.tools.blocks import to_grid, to_image
 from hf_privseg.attacks.tools.metrics import high_pass_correlation, image_metrics, thumbnail
 from hf_privseg.attacks.tools.priors import image_prior
 from hf_privseg.baselines.ciphers import BLOCKWISE_CIPHERS
-from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS
+from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 from hf_privseg.setr.keys import SecretKey
 
-CHINA = SAMPLE_PHOTOS["china"].load().transpose(2, 0, 1)[:, :416] / 127.5 - 1
+CHINA = SAMPLE_IMAGES["china"].load().transpose(2, 0, 1)[:, :416] / 127.5 - 1
 VICTIM, OTHER = CHINA[..., :320], CHINA[..., 320:640]
 KEY = SecretKey((7).to_bytes(32, "big"))
 

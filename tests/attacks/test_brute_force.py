@@ -8,7 +8,7 @@ import torch
 
 from hf_privseg.attacks.brute_force import passphrase_of_fingerprint, seed_of_ciphertext, seed_of_fingerprint
 from hf_privseg.attacks.tools.blocks import to_grid, to_image
-from hf_privseg.catalog.sample_images import sample_photo
+from hf_privseg.catalog.sample_images import sample_image
 from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.keys import FAMILIES, SecretKey
 
@@ -22,7 +22,7 @@ def seeded(seed, family):
 
 
 def encrypted_photo(key):
-    photo = np.asarray(sample_photo("rocket"))[:160, 200:360].transpose(2, 0, 1) / 127.5 - 1
+    photo = np.asarray(sample_image("rocket"))[:160, 200:360].transpose(2, 0, 1) / 127.5 - 1
     cipher = cipher_for(key, patch_size=4, num_channels=3)
     return photo, to_grid(cipher.encrypt(torch.from_numpy(photo)).numpy(), 4)
 

@@ -10,7 +10,7 @@ from hf_privseg.attacks.tools.blocks import LinearDecoder, to_grid, to_image
 from hf_privseg.attacks.tools.components import consensus
 from hf_privseg.attacks.tools.metrics import high_pass_correlation
 from hf_privseg.attacks.tools.priors import image_prior
-from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS
+from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.keys import SecretKey
 
@@ -20,7 +20,7 @@ LENGTH, HIDDEN_SIZE = 192, 96
 
 @pytest.fixture(scope="module")
 def image():
-    return SAMPLE_PHOTOS["chelsea"].load().transpose(2, 0, 1)[:, :296, :448] / 127.5 - 1
+    return SAMPLE_IMAGES["chelsea"].load().transpose(2, 0, 1)[:, :296, :448] / 127.5 - 1
 
 
 @pytest.fixture(scope="module")

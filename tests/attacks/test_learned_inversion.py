@@ -10,7 +10,7 @@ from hf_privseg.attacks.learned_inversion import Budget, train_inverter
 from hf_privseg.attacks.public_base import invert_embedding
 from hf_privseg.attacks.tools.blocks import LinearDecoder, to_grid
 from hf_privseg.attacks.tools.metrics import psnr
-from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS
+from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 
 SMALL = Budget(steps=60, batch_size=4, crop_in_blocks=12, width=64, depth=1)
 
@@ -21,7 +21,7 @@ def narrow():
 
 
 def own_images():
-    return [to_grid(photo(name), 4) for name in sorted(SAMPLE_PHOTOS) if name not in VICTIMS]
+    return [to_grid(photo(name), 4) for name in sorted(SAMPLE_IMAGES) if name not in VICTIMS]
 
 
 def observe(grid, rng):

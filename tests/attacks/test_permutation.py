@@ -10,12 +10,12 @@ from hf_privseg.attacks.permutation import recover_permutation, recover_signs
 from hf_privseg.attacks.tools.blocks import to_grid, to_image
 from hf_privseg.attacks.tools.metrics import high_pass_correlation, key_recovery, thumbnail
 from hf_privseg.attacks.tools.priors import image_prior, photo_prior, synthetic_prior
-from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS
+from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.keys import SecretKey
 
 SIZE = 4
-CHINA = SAMPLE_PHOTOS["china"].load().transpose(2, 0, 1)[:, :424] / 127.5 - 1
+CHINA = SAMPLE_IMAGES["china"].load().transpose(2, 0, 1)[:, :424] / 127.5 - 1
 VICTIM = CHINA[..., :320]
 
 

@@ -7,7 +7,7 @@ import torch
 from hf_privseg.attacks.thumbnail import reconstruct_thumbnail
 from hf_privseg.attacks.tools.blocks import to_grid
 from hf_privseg.attacks.tools.priors import image_prior, synthetic_prior
-from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS
+from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.keys import FAMILIES, SecretKey
 
@@ -15,7 +15,7 @@ PATCH_SIZE = 8
 
 
 def photo(name):
-    image = SAMPLE_PHOTOS[name].load().transpose(2, 0, 1) / 127.5 - 1
+    image = SAMPLE_IMAGES[name].load().transpose(2, 0, 1) / 127.5 - 1
     height, width = (side // PATCH_SIZE * PATCH_SIZE for side in image.shape[1:])
     return image[:, :height, :width]
 

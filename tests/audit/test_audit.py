@@ -18,7 +18,7 @@ from hf_privseg.audit.findings import ATTACKERS
 from hf_privseg.audit.scene import Scene
 from hf_privseg.audit.target import Target
 from hf_privseg.audit.trials import all_trials, seed_trial
-from hf_privseg.catalog.sample_images import sample_photo
+from hf_privseg.catalog.sample_images import sample_image
 from hf_privseg.cli.app import app
 from hf_privseg.setr.public_facts import public_facts
 
@@ -40,7 +40,7 @@ def crops():
     """Victims from one photo, and the attacker's own from another one."""
 
     def cut(name, count):
-        photo = sample_photo(name).resize((320, 240))
+        photo = sample_image(name).resize((320, 240))
         places = [(64 * (n % 4), 64 * (n // 4)) for n in range(count)]
         return [photo.crop((left, top, left + 64, top + 64)) for left, top in places]
 

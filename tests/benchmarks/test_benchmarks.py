@@ -10,7 +10,7 @@ from PIL import Image
 from helpers.paths import BENCHMARKS
 from helpers.tiny_setr import tiny_model
 from hf_privseg import SetrImageProcessor
-from hf_privseg.catalog.sample_images import sample_photo
+from hf_privseg.catalog.sample_images import sample_image
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmarks")
     for kind, name in (("victims", "china"), ("others", "coffee")):
         (folder / kind).mkdir()
-        photo = sample_photo(name).resize((320, 240))
+        photo = sample_image(name).resize((320, 240))
         for index in range(3):
             photo.crop((32 * index, 0, 32 * index + 96, 80)).save(folder / kind / f"{index}.png")
     tiny_model(patch_size=16, image_size=64).save_pretrained(folder / "model")

@@ -83,15 +83,16 @@ def test_without_an_interruption_the_folder_is_replaced(model):
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path, picture = tmp_path / "map.png", Image.new("L", (4, 4), 7)
     save_picture(picture, path)
+    with pytest.raises(FileExistsError, match=r"map\.png exists; choose another path or pass overwrite=True"):
+        save_picture(picture, path)
     former = path.read_bytes()
 
-    def interrupted(self, target, *_):
-        Path(target).write_bytes(b"half")
+    def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Image.Image, "save", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        save_picture(picture, path)
+        save_picture(Image.new("L", (4, 4), 8), path, overwrite=True)
     assert path.read_bytes() == former
     assert list(tmp_path.iterdir()) == [path]
 

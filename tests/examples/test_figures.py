@@ -17,7 +17,7 @@ pytest.importorskip("accelerate", reason="the train extra is not installed")
 pytest.importorskip("matplotlib", reason="the demo extra is not installed")
 
 from hf_privseg import InvalidImageError, SetrForSemanticSegmentation, SetrImageProcessor
-from hf_privseg.catalog import sample_images as sample_photos
+from hf_privseg.catalog import sample_images
 from hf_privseg.experiments.figure_images import Photo, PhotoArguments, load_photos
 from hf_privseg.experiments.setup import evenly_spaced, seeded_key
 from hf_privseg.setr.keys import FAMILIES
@@ -201,8 +201,8 @@ def test_the_picture_of_leakage_has_a_panel_for_each_family_and_the_weights(mode
 # ---------------------------------------------------------------------------------------------------------- photos
 
 
-@pytest.mark.parametrize("name", sample_photos.SAMPLE_PHOTOS)
-def test_every_sample_photo_is_installed_credited_and_holds_its_detail(name):
+@pytest.mark.parametrize("name", sample_images.SAMPLE_IMAGES)
+def test_every_sample_image_is_installed_credited_and_holds_its_detail(name):
     pytest.importorskip("sklearn")
     pytest.importorskip("skimage")
     (photo,) = load_photos(PhotoArguments(images=[name], max_side=320))
@@ -215,15 +215,15 @@ def test_every_sample_photo_is_installed_credited_and_holds_its_detail(name):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(ImportError, match=r"sample photo 'rocket' lies in a package .*skimage.*\[demo\]"):
-        sample_photos.sample_photo("rocket")
+    with pytest.raises(ImportError, match=r"sample image 'rocket' comes with a package .*skimage.*\[demo\]"):
+        sample_images.sample_image("rocket")
 
 
 def test_photos_that_do_not_exist_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg is neither a file nor one of the samples china"):
         load_photos(PhotoArguments(images=["nowhere.jpg"]))
-    with pytest.raises(KeyError, match="no sample photo is called 'moon'; there are china, rocket"):
-        sample_photos.sample_photo("moon")
+    with pytest.raises(KeyError, match=r"expected a sample image among china, rocket, .*, got 'moon'"):
+        sample_images.sample_image("moon")
     (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(InvalidImageError, match=r"text\.jpg cannot be read as a picture"):
+    with pytest.raises(InvalidImageError, match=r"text\.jpg cannot be read as an image"):
         load_photos(PhotoArguments(images=[str(tmp_path / "text.jpg")]))

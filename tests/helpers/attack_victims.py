@@ -8,7 +8,7 @@ import torch
 from hf_privseg import SecretKey
 from hf_privseg.attacks.tools.blocks import to_grid, to_image
 from hf_privseg.attacks.tools.priors import ImagePrior, photo_prior
-from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS
+from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 from hf_privseg.setr.ciphers import cipher_for
 
 PATCH_SIZE = 4
@@ -20,7 +20,7 @@ VICTIMS = ("astronaut", "coffee")
 @cache
 def photo(name: str, side: int = 256) -> np.ndarray:
     """(3, side, side) float64 in [-1, 1], on an 8-bit scale."""
-    return SAMPLE_PHOTOS[name].load()[:side, :side].transpose(2, 0, 1) / 127.5 - 1
+    return SAMPLE_IMAGES[name].load()[:side, :side].transpose(2, 0, 1) / 127.5 - 1
 
 
 @cache

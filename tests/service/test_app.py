@@ -16,7 +16,7 @@ from helpers.leaks import assert_no_secret
 from helpers.tiny_service import ciphertext, embedding_for, processor, service
 from helpers.tiny_setr import tiny_model
 from hf_privseg import SecretKey
-from hf_privseg.catalog.sample_images import sample_photo
+from hf_privseg.catalog.sample_images import sample_image
 from hf_privseg.client.gradio_calls import Deadline, GradioCalls
 from hf_privseg.service import Limits, SegmentationService
 from hf_privseg.service.sample import SAMPLE, sample_credit, sample_file
@@ -187,7 +187,7 @@ def test_the_sample_photo_is_a_plain_public_picture(public):
     with urllib.request.urlopen(f"{public[1]}privseg/sample.jpg") as response:
         kind, data = response.headers["Content-Type"], response.read()
     assert kind == "image/jpeg"
-    found, expected = np.array(Image.open(io.BytesIO(data))), np.array(sample_photo(SAMPLE))
+    found, expected = np.array(Image.open(io.BytesIO(data))), np.array(sample_image(SAMPLE))
     assert np.abs(found.astype(int) - expected).mean() < 4
     with urllib.request.urlopen(public[1]) as response:
         page = response.read().decode()

@@ -26,7 +26,7 @@ from helpers.recording_proxy import recording
 from helpers.tiny_service import embedding_for
 from helpers.tiny_setr import randomize, tiny_model
 from hf_privseg import SecretKey, SetrImageProcessor
-from hf_privseg.catalog.sample_images import sample_photo
+from hf_privseg.catalog.sample_images import sample_image
 from hf_privseg.service import SegmentationService
 from hf_privseg.service.sample import sample_file
 
@@ -83,7 +83,7 @@ def scripts_page(browser, public):
 def photo(tmp_path_factory):
     """Path of a sample photo of 300 x 200 pixels."""
     path = tmp_path_factory.mktemp("photo") / "photo.png"
-    sample_photo("china").resize((300, 200)).save(path)
+    sample_image("china").resize((300, 200)).save(path)
     return path
 
 
@@ -207,7 +207,7 @@ def test_a_visitor_without_a_photo_takes_the_sample_which_is_encrypted_as_any_ot
         key_facts = page.locator('[data-privseg="key-facts"]').text_content()
         screenshot(page, "sample-phone")
     shown = np.array(Image.open(io.BytesIO(base64.b64decode(canvas.partition(",")[2]))).convert("RGB"))
-    assert np.abs(shown.astype(int) - np.array(sample_photo("china"))).mean() < 4
+    assert np.abs(shown.astype(int) - np.array(sample_image("china"))).mean() < 4
     (image,) = recorder.images()
     assert key_facts == f"orthogonal, fingerprint {image.fingerprint}"
     assert image.original_size == shown.shape[:2]

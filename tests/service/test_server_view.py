@@ -12,7 +12,7 @@ from helpers.tiny_setr import randomize, tiny_model
 from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.attacks.tools.blocks import to_grid
 from hf_privseg.attacks.tools.priors import photo_prior
-from hf_privseg.catalog.sample_images import SAMPLE_PHOTOS, sample_photo
+from hf_privseg.catalog.sample_images import SAMPLE_IMAGES, sample_image
 from hf_privseg.service import SegmentationService
 from hf_privseg.service.sample import SAMPLE
 
@@ -25,7 +25,7 @@ from hf_privseg.service.server_view import ServerView
 
 @pytest.fixture(scope="module")
 def photo():
-    return sample_photo("coffee").crop((160, 80, 352, 208))
+    return sample_image("coffee").crop((160, 80, 352, 208))
 
 
 def blocks(image):
@@ -90,11 +90,11 @@ def test_the_attacks_do_not_know_the_photo_that_visitors_are_offered():
     known = view._prior.grids
     offered, other = (
         to_grid(
-            processor()(Image.fromarray(SAMPLE_PHOTOS[name].load()), return_tensors="pt").pixel_values[0].numpy(), 4
+            processor()(Image.fromarray(SAMPLE_IMAGES[name].load()), return_tensors="pt").pixel_values[0].numpy(), 4
         )
         for name in (SAMPLE, "flower")
     )
-    assert len(known) == len(SAMPLE_PHOTOS) - 1
+    assert len(known) == len(SAMPLE_IMAGES) - 1
     assert any(np.array_equal(grid, other) for grid in known)
     assert not any(np.array_equal(grid, offered) for grid in known)
 

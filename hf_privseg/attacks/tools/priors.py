@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...catalog.sample_images import SAMPLE_PHOTOS
+from ...catalog.sample_images import SAMPLE_IMAGES
 from .blocks import to_grid
 from .statistics import BlockStatistics, block_statistics
 
@@ -45,15 +45,15 @@ def image_prior(
 
 
 def photo_prior(patch_size: int, *, exclude: Sequence[str] = (), num_shifts: int = 8) -> ImagePrior:
-    """The photographs in `SAMPLE_PHOTOS` but those in `exclude` (which an attack is tried on) -> prior.
+    """The photographs in `SAMPLE_IMAGES` but those in `exclude` (which an attack is tried on) -> prior.
 
     Raises:
         ValueError: an excluded name is unknown.
     """
-    unknown = sorted(set(exclude) - set(SAMPLE_PHOTOS))
+    unknown = sorted(set(exclude) - set(SAMPLE_IMAGES))
     if unknown:
-        raise ValueError(f"no photo is called {', '.join(unknown)}; there are {', '.join(SAMPLE_PHOTOS)}")
-    chosen = [photo.load() for name, photo in SAMPLE_PHOTOS.items() if name not in exclude]
+        raise ValueError(f"no photo is called {', '.join(unknown)}; there are {', '.join(SAMPLE_IMAGES)}")
+    chosen = [photo.load() for name, photo in SAMPLE_IMAGES.items() if name not in exclude]
     images = [pixels.transpose(2, 0, 1) / 127.5 - 1 for pixels in chosen]
     return image_prior(images, patch_size, name="photos", num_shifts=num_shifts)
 
