@@ -22,7 +22,7 @@ SHIPPED = sorted(path.stem for path in (PACKAGE / "setr").glob("*.py") if path.s
 # From the bottom up.
 LAYERS = (
     {"setr"},
-    {"catalog", "checkpoints"},
+    {"catalog", "checkpoints", "reporting"},
     {"attacks", "baselines", "convert", "storage"},
     {"inference"},
     {"audit", "training"},
@@ -33,7 +33,7 @@ SHIPPED_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "safetensors", "hugg
 ATTACKS_KNOW = {"setr.ciphers", "setr.errors", "setr.keys", "catalog.sample_images"}
 PUBLIC_ROOMS = {
     "attacks", "audit", "baselines", "catalog", "checkpoints", "client", "convert", "experiments", "inference",
-    "service", "storage", "training",
+    "reporting", "service", "storage", "training",
 }  # fmt: skip
 PUBLIC_MODULES = {"setr.ciphers", "setr.errors", "setr.keys"}
 HEAVY = ("datasets", "evaluate", "gradio", "matplotlib", "sklearn", "typer", "rich", "tensorboard")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+
+from ..reporting.tables import markdown_table, terminal_table
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,7 @@ class ResultTable:
 
     def markdown(self) -> str:
         """The title and, after an empty line, the table."""
-        lines = [self.header, ["---"] * len(self.header), *self.rows]
-        return f"{self.title}:\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+        return f"{self.title}:\n\n{markdown_table(self.header, self.rows)}"
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
@@ -41,8 +41,5 @@ def print_tables(tables: Sequence[ResultTable], heading: str, lines: Sequence[st
     """The tables, then the lines under a heading."""
     console = Console(highlight=False, soft_wrap=True)
     for each in tables:
-        table = Table(*each.header, title=each.title, title_justify="left")
-        for cells in each.rows:
-            table.add_row(*cells)
-        console.print(table)
+        console.print(terminal_table(each.title, each.header, each.rows))
     console.print(heading, *lines, sep="\n", markup=False)

@@ -125,7 +125,7 @@ def test_agreement_is_the_share_of_labels_that_the_plain_model_keeps(report):
 def test_networks_are_trained_where_asked_for_and_say_what_they_gained(model, processor, crops, monkeypatch, capfd):
     small = Budget(steps=2, width=8, crop_in_blocks=8)
     for name, value in {"BUDGET": small, "INVERSION": small, "NUM_KEYS": 3}.items():
-        monkeypatch.setattr(f"hf_privseg.attacks.trials.{name}", value)
+        monkeypatch.setattr(f"hf_privseg.audit.trials.{name}", value)
     images, own = ([processor(crop).pixel_values[0].double().numpy() for crop in part] for part in crops)
     scene = Scene(
         images=images[:2],
@@ -209,7 +209,7 @@ def test_a_victim_among_the_prior_images_is_refused(model, processor, crops):
 @pytest.mark.parametrize(("seed", "found"), [(123, 1.0), (None, 0.0)], ids=["a small seed", "random"])
 @pytest.mark.filterwarnings("ignore:SecretKey.from_seed")
 def test_a_key_from_a_small_seed_is_told_by_its_fingerprint(monkeypatch, seed, found):
-    monkeypatch.setattr("hf_privseg.attacks.trials.NUM_SEEDS", 200)
+    monkeypatch.setattr("hf_privseg.audit.trials.NUM_SEEDS", 200)
     key = SecretKey.generate() if seed is None else SecretKey.from_seed(seed)
     outcome = seed_trial(public_facts(key)).run()
     assert outcome.metrics == {"exact": found}

@@ -1,0 +1,1 @@
+"""How results are written for people: tables in Markdown and on the terminal."""

@@ -1,0 +1,21 @@
+"""A table says the same in Markdown and on the terminal, whatever characters its cells hold."""
+
+from rich.console import Console
+
+from hf_privseg.reporting.tables import markdown_table, terminal_table
+
+
+def test_markdown_has_a_line_for_the_head_a_rule_and_a_line_for_each_row():
+    assert markdown_table(["a", "b"], [["1", "2"], ["3", ""]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 |  |\n"
+
+
+def test_a_cell_cannot_break_a_markdown_table():
+    assert markdown_table(["a"], [["x|y\nz"]]).splitlines()[2] == r"| x\|y z |"
+
+
+def test_the_terminal_shows_title_heads_and_cells_as_they_are():
+    console = Console(width=60)
+    with console.capture() as shown:
+        console.print(terminal_table("a [title]", ["head"], [["[bold]cell"]]))
+    text = shown.get()
+    assert all(part in text for part in ("a [title]", "head", "[bold]cell"))
