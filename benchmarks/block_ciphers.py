@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from leakage import read_photos
+from leakage import read_images
 from tqdm.auto import tqdm
 
 from hf_privseg.attacks.block_ciphers import recover_ffx, recover_np, recover_shf
@@ -54,8 +54,8 @@ def main() -> None:
     args = parse_arguments(Arguments, description=__doc__)
     rows = []
     for size in args.block_sizes:
-        victims = read_photos(args.victims, max(args.counts), 16)
-        prior = image_prior(read_photos(args.prior, args.num_prior, 16), size)
+        victims = read_images(args.victims, max(args.counts), 16)
+        prior = image_prior(read_images(args.prior, args.num_prior, 16), size)
         for name in tqdm(BLOCKWISE_CIPHERS, desc=f"blocks of {size}"):
             cipher = BLOCKWISE_CIPHERS[name](SecretKey.generate(), block_size=size)
             grids = [to_grid(cipher.encrypt_centred(torch.from_numpy(image)).numpy(), size) for image in victims]

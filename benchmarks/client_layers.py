@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from leakage import read_photos
+from leakage import read_images
 from tqdm.auto import tqdm
 
 from hf_privseg import SetrForSemanticSegmentation, SetrModel
@@ -82,7 +82,7 @@ def regression(plain: list[Grid], seen: list[Grid]) -> LinearDecoder:
 def squares(pattern: str, limit: int, patch_size: int) -> list[Grid]:
     """Photos as grids of as many blocks across as down, cut from the middle."""
     grids = []
-    for image in read_photos(pattern, limit, patch_size):
+    for image in read_images(pattern, limit, patch_size):
         grid = to_grid(image, patch_size)
         side = min(grid.shape[:2])
         top, left = ((length - side) // 2 for length in grid.shape[:2])

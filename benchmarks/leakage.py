@@ -54,7 +54,7 @@ class Arguments:
     num_scored: int = field(default=4, metadata={"help": "Reconstructions of a trial that are scored."})
 
 
-def read_photos(pattern: str, limit: int, patch_size: int) -> list[np.ndarray]:
+def read_images(pattern: str, limit: int, patch_size: int) -> list[np.ndarray]:
     """A pattern of files -> so many of them, evenly spaced: (3, height, width) in [-1, 1], cropped to blocks."""
     paths = sorted(glob.glob(pattern))
     if not paths:
@@ -70,7 +70,7 @@ def read_photos(pattern: str, limit: int, patch_size: int) -> list[np.ndarray]:
 
 def priors_for(args: Arguments, patch_size: int) -> list[ImagePrior]:
     """From the weakest to the strongest."""
-    similar = read_photos(args.prior, args.num_prior, patch_size)
+    similar = read_images(args.prior, args.num_prior, patch_size)
     return [synthetic_prior(patch_size), photo_prior(patch_size), image_prior(similar, patch_size)]
 
 
@@ -134,7 +134,7 @@ def main() -> None:
     priors = priors_for(args, patch_size)
     groups = dict(entry.split("=", 1) for entry in args.victims)
     for group, pattern in groups.items():
-        victims = read_photos(pattern, max(args.counts), patch_size)
+        victims = read_images(pattern, max(args.counts), patch_size)
         scene = Scene(
             images=victims,
             patch_size=patch_size,

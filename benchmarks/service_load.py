@@ -38,7 +38,7 @@ from hf_privseg.client.segmentation_client import SegmentationClient
 from hf_privseg.setr.errors import RequestRefusedError, ServiceError
 from hf_privseg.setr.keys import FAMILIES
 
-PHOTO_SIZE = (96, 128)  # height, width
+IMAGE_SIZE = (96, 128)  # height, width
 MIB = 2**20
 
 
@@ -77,7 +77,7 @@ def put_under_load(url: str, key: SecretKey, *, clients: int, requests: int, tim
 
     def one_client(number: int) -> tuple[list[float], list[str]]:
         rng = np.random.default_rng(number)
-        photo = Image.fromarray(rng.integers(0, 256, (*PHOTO_SIZE, 3), np.uint8))
+        photo = Image.fromarray(rng.integers(0, 256, (*IMAGE_SIZE, 3), np.uint8))
         seconds, failures = [], []
         with SegmentationClient(url, processor=processor, timeout=timeout, retries=100) as client:
             for _ in range(requests):
@@ -113,7 +113,7 @@ def hostile_files(
         num_bytes: size of the largest one.
         sides: of the decompression bombs, in pixels.
     """
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*PHOTO_SIZE, 3), np.uint8))
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*IMAGE_SIZE, 3), np.uint8))
 
     def contained(key: SecretKey, **settings: int) -> bytes:
         return processor.encrypt(photo, key, **settings).to_bytes()
@@ -185,7 +185,7 @@ def tensor_bomb() -> bytes:
 
 def with_original_size(content: bytes, size: str) -> bytes:
     """A container in safetensors whose header gives another original size."""
-    old, length = f"[{PHOTO_SIZE[0]}, {PHOTO_SIZE[1]}]", int.from_bytes(content[:8], "little")
+    old, length = f"[{IMAGE_SIZE[0]}, {IMAGE_SIZE[1]}]", int.from_bytes(content[:8], "little")
     header = content[8 : 8 + length].replace(f'original_size\\": {old}'.encode(), f'original_size\\": {size}'.encode())
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from hf_privseg import SetrImageProcessor
 from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
-from hf_privseg.experiments.figure_images import Photo, PhotoArguments, load_photos
+from hf_privseg.experiments.figure_images import ImageArguments, Photo, load_images
 from hf_privseg.experiments.setup import seeded_key
 from hf_privseg.inference.pictures import PROTECTION_NOTE
 from hf_privseg.setr.keys import FAMILIES
@@ -37,7 +37,7 @@ FAMILY_TITLES = {
 
 
 @dataclass(kw_only=True)
-class Arguments(PhotoArguments):
+class Arguments(ImageArguments):
     """What the command line takes."""
 
     images: list[str] = field(
@@ -135,7 +135,7 @@ def draw_pair(figure: Figure, picture: Image.Image, box: tuple[float, ...], plac
 
 def main() -> None:
     args: Arguments = parse_arguments(Arguments, description=__doc__)
-    photos = load_photos(args)
+    photos = load_images(args)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     draw(Path(args.output), photos, args)
     print(f"Wrote {args.output}")

@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from hf_privseg.experiments.figure_images import Photo, PhotoArguments, load_photos
+from hf_privseg.experiments.figure_images import ImageArguments, Photo, load_images
 from hf_privseg.experiments.setup import PlainModel, load_plain_model, seeded_key
 from hf_privseg.inference.pictures import PROTECTION_NOTE, Panel, draw_comparison, legend_for, overlay, palette_for
 from hf_privseg.setr.keys import DEFAULT_FAMILY
@@ -29,7 +29,7 @@ from hf_privseg.training.metrics import MeanIoU
 
 
 @dataclass(kw_only=True)
-class Arguments(PhotoArguments):
+class Arguments(ImageArguments):
     """What the command line takes."""
 
     output: str = field(default="outputs/figure5.png", metadata={"help": "The picture: .png, .svg or .pdf."})
@@ -78,7 +78,7 @@ def main() -> None:
     args: Arguments = parse_arguments(Arguments, description=__doc__)
     plain = load_plain_model(args.model, Accelerator(cpu=args.cpu).device)
     config = plain.model.config
-    photos, palette = load_photos(args, config.num_labels), palette_for(config)
+    photos, palette = load_images(args, config.num_labels), palette_for(config)
     with torch.inference_mode():
         maps = predictions(plain, photos, args)
     rows = []

@@ -19,7 +19,7 @@ from hf_privseg.audit.findings import Finding, worst
 from hf_privseg.audit.report import AuditReport
 from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 from hf_privseg.checkpoints import default_checkpoint
-from hf_privseg.experiments.figure_images import PhotoArguments, load_photos
+from hf_privseg.experiments.figure_images import ImageArguments, load_images
 from hf_privseg.inference.pictures import PROTECTION_NOTE, Panel, draw_comparison
 from hf_privseg.setr.keys import DEFAULT_FAMILY
 from hf_privseg.training.arguments import parse_arguments
@@ -28,7 +28,7 @@ ROW = 3  # pictures
 
 
 @dataclass(kw_only=True)
-class Arguments(PhotoArguments):
+class Arguments(ImageArguments):
     """What the command line takes."""
 
     images: list[str] = field(
@@ -68,7 +68,7 @@ def main() -> None:
     args: Arguments = parse_arguments(Arguments, description=__doc__)
     folder = args.model or default_checkpoint()
     model = SetrForSemanticSegmentation.from_pretrained(folder).eval()
-    photo = load_photos(args)[0]
+    photo = load_images(args)[0]
     report = audit(
         model,
         [photo.picture],

@@ -30,7 +30,7 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from hf_privseg import RekeyUpdate, SecretKey, SetrForSemanticSegmentation
-from hf_privseg.experiments.figure_images import Photo, PhotoArguments, load_photos
+from hf_privseg.experiments.figure_images import ImageArguments, Photo, load_images
 from hf_privseg.experiments.setup import PlainModel, load_plain_model, seeded_key
 from hf_privseg.setr.keys import FAMILIES
 from hf_privseg.training.arguments import parse_arguments
@@ -55,7 +55,7 @@ DRIFT_COLUMNS = {"families": "families", "rotations": "rotations", "rekey_model"
 
 
 @dataclass(kw_only=True)
-class Arguments(PhotoArguments):
+class Arguments(ImageArguments):
     """What the command line takes."""
 
     output: str = field(default="outputs/rotate_key.json", metadata={"help": "Where the figures go."})
@@ -191,7 +191,7 @@ def print_table(rows: list[dict[str, Any]], columns: dict[str, str], title: str)
 def main() -> None:
     args: Arguments = parse_arguments(Arguments, description=__doc__)
     plain = load_plain_model(args.model, Accelerator(cpu=args.cpu).device)
-    photos = load_photos(args, plain.model.config.num_labels)
+    photos = load_images(args, plain.model.config.num_labels)
     pairs = replace_in_every_pair(plain, photos, args)
     print_table(pairs, PAIR_COLUMNS, f"A new key, no training, {len(photos)} photos")
     if pairs[0]["mean_iou_before"] is not None:

@@ -42,7 +42,7 @@ def materials(tmp_path_factory):
     tiny_model(num_labels=3, id2label={0: "sky", 1: "road", 2: "tree"}).save_pretrained(folder / "model")
     workplace.processor().save_pretrained(folder / "model")
     (folder / "model" / "LICENSE.md").write_text("terms")
-    ramp = np.add.outer(np.arange(workplace.PHOTO_SIZE[0]) * 5, np.arange(workplace.PHOTO_SIZE[1]) * 3)
+    ramp = np.add.outer(np.arange(workplace.IMAGE_SIZE[0]) * 5, np.arange(workplace.IMAGE_SIZE[1]) * 3)
     Image.fromarray(np.stack([ramp, ramp[::-1], 200 - ramp], axis=-1).clip(0, 255).astype(np.uint8)).save(
         folder / "photo.png"
     )

@@ -152,7 +152,7 @@ def segment(
     service. Each result is an indexed PNG whose pixels are the class numbers.
     """
     from ..inference import pictures as visualization
-    from ..inference.segmentation import plain_photo, prepare, segment_image
+    from ..inference.segmentation import plain_image, prepare, segment_image
     from ..storage.images import is_ciphertext, save_picture
     from ..storage.models import load_model
 
@@ -174,9 +174,9 @@ def segment(
         prepared = prepare(image, model, network.config, processor, key)
         label_maps.append(segment_image(network, processor, prepared))
         if overlay:  # first, for it may be refused
-            photo = plain_photo(image, processor, key)
+            photo = plain_image(image, processor, key)
             save_picture(visualization.overlay(photo, label_maps[-1], palette), overlay_path, overwrite=force)
-        save_picture(visualization.label_map_to_picture(label_maps[-1], palette), path, overwrite=force)
+        save_picture(visualization.segmentation_map_to_picture(label_maps[-1], palette), path, overwrite=force)
     names = cast("dict[int, str]", network.config.id2label)
     results = [
         {"image": image, "segmentation": path, "overlay": overlay_path if overlay else None}

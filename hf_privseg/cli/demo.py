@@ -193,7 +193,7 @@ def _write_pictures(
         name: f"agrees with the plain model on {share:.2%} of pixels" for name, share in report.equal_pixels.items()
     }
     for name in ("plain", "no_encryption", "wrong_key"):
-        picture = visualization.label_map_to_picture(maps[name], palette)
+        picture = visualization.segmentation_map_to_picture(maps[name], palette)
         picture.save(folder / f"segmentation_{name}.png")
     legend = visualization.legend_for(config, list(maps.values()))
     panel = visualization.Panel

@@ -100,7 +100,7 @@ def segment_by_service(
     """
     from ..client.segmentation_client import SegmentationClient
     from ..inference import pictures as visualization
-    from ..inference.segmentation import plain_photo
+    from ..inference.segmentation import plain_image
     from ..storage.images import is_ciphertext, save_picture
 
     missing = next((image for image in images if not image.is_file()), None)
@@ -122,9 +122,9 @@ def segment_by_service(
     found = [item for item in zip(images, paths, overlays, label_maps, strict=True) if item[3] is not None]
     for image, path, overlay_path, label_map in found:
         if overlay:
-            photo = plain_photo(image, processor, key)
+            photo = plain_image(image, processor, key)
             save_picture(visualization.overlay(photo, label_map, info.palette), overlay_path, overwrite=force)
-        save_picture(visualization.label_map_to_picture(label_map, info.palette), path, overwrite=force)
+        save_picture(visualization.segmentation_map_to_picture(label_map, info.palette), path, overwrite=force)
     if found:
         _report_found(server, info, found, overlay=overlay, as_json=as_json)
     if failure is not None:

@@ -38,7 +38,7 @@ from ..setr.errors import (
     ServiceError,
     ServiceUnavailableError,
 )
-from ..setr.image_inputs import flat_photos, is_single, photo_to_levels
+from ..setr.image_inputs import flat_images, image_to_levels, is_single
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.patch_grid import PatchGrid
 from ..setr.public_facts import FACTS, check_fits
@@ -206,7 +206,7 @@ class SegmentationClient:
         """
         key = as_encryption_key(secret_key)
         check_fits(key, self.info, model=f"the model of {self.url}")
-        levels = photo_to_levels(flat_photos(image)[0])
+        levels = image_to_levels(flat_images(image)[0])
         self._check_sizes((levels.shape[-2], levels.shape[-1]))
         return self.processor.encrypt(levels, key)
 

@@ -13,7 +13,7 @@ from .setup import evenly_spaced
 
 
 @dataclass(kw_only=True)
-class PhotoArguments(DataArguments):
+class ImageArguments(DataArguments):
     """Which photos to take: a data set's, or --images."""
 
     dataset: str = field(
@@ -42,7 +42,7 @@ class Photo:
     detail: tuple[int, int, int, int]
 
 
-def load_photos(args: PhotoArguments, num_labels: int | None = None) -> list[Photo]:
+def load_images(args: ImageArguments, num_labels: int | None = None) -> list[Photo]:
     """The photos of the command line, upright and RGB.
 
     Args:

@@ -52,7 +52,7 @@ def palette_for(config: PreTrainedConfig) -> np.ndarray:
     return colours[:count].astype(np.uint8)
 
 
-def label_map_to_picture(label_map: np.ndarray, palette: np.ndarray) -> Image.Image:
+def segmentation_map_to_picture(label_map: np.ndarray, palette: np.ndarray) -> Image.Image:
     """(height, width) integers in [0, num_labels) -> palette picture, whose pixels *are* the labels."""
     picture = Image.fromarray(label_map.astype(np.uint8))
     picture.putpalette(palette.tobytes())
@@ -61,7 +61,7 @@ def label_map_to_picture(label_map: np.ndarray, palette: np.ndarray) -> Image.Im
 
 def overlay(photo: Image.Image, label_map: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> Image.Image:
     """RGB photo and its (height, width) label map -> RGB picture of the photo, tinted by class."""
-    return Image.blend(photo.convert("RGB"), label_map_to_picture(label_map, palette).convert("RGB"), opacity)
+    return Image.blend(photo.convert("RGB"), segmentation_map_to_picture(label_map, palette).convert("RGB"), opacity)
 
 
 def class_shares(label_maps: Sequence[np.ndarray], num_labels: int) -> np.ndarray:

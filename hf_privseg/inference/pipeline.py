@@ -14,7 +14,7 @@ from ..setr.client_embedding import EncryptionKey, as_encryption_key
 from ..setr.configuration_setr import SetrConfig
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.errors import EncryptionStateError
-from ..setr.image_inputs import flat_photos, photo_to_levels
+from ..setr.image_inputs import flat_images, image_to_levels
 from ..setr.public_facts import check_fits
 
 
@@ -70,8 +70,8 @@ class SetrSegmentationPipeline(ImageSegmentationPipeline):
             target_size, valid_region = image.original_size, image.valid_region
         else:
             _check_photo(secret_key, config)
-            (photo,) = flat_photos(image)
-            image = photo_to_levels(photo)
+            (photo,) = flat_images(image)
+            image = image_to_levels(photo)
             target_size, valid_region = tuple(image.shape[-2:]), None
         # Not cast to the model's dtype: the projection is in float32, and rounding a ciphertext to 16 bits costs more
         # than the rest of the network does.

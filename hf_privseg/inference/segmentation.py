@@ -49,7 +49,7 @@ def prepare(
     return processor.encrypt(read_image(path), secret_key)
 
 
-def plain_photo(path: Path, processor: SetrImageProcessor, secret_key: EncryptionKey | None) -> Image.Image:
+def plain_image(path: Path, processor: SetrImageProcessor, secret_key: EncryptionKey | None) -> Image.Image:
     """Path of a photo or an encrypted image -> the photo at its own size, decrypted if need be.
 
     Raises:

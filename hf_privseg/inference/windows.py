@@ -25,9 +25,9 @@ from transformers import PreTrainedModel
 from ..setr.client_embedding import EncryptionKey, as_encryption_key
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.errors import CiphertextError, EncryptionStateError
-from ..setr.image_inputs import photo_to_levels
+from ..setr.image_inputs import image_to_levels
 from ..setr.image_processing_setr import SetrImageProcessor
-from ..setr.patch_grid import PatchGrid, logits_to_photo
+from ..setr.patch_grid import PatchGrid, logits_to_image_size
 
 Encrypt = Callable[[torch.Tensor], torch.Tensor]
 
@@ -104,7 +104,7 @@ class Inference:
             self._check_ciphertext(patch_size)
             pixel_values = processor(image, secret_key=secret_key, return_tensors="pt").pixel_values
             return self._on_photo(model, pixel_values, image.original_size, image.valid_region, patch_size)
-        photo = photo_to_levels(image, to_rgb=bool(processor.do_convert_rgb), keep_floats=not processor.do_rescale)
+        photo = image_to_levels(image, to_rgb=bool(processor.do_convert_rgb), keep_floats=not processor.do_rescale)
         if secret_key is not None:
             encrypt = partial(processor.encrypt_pixels, secret_key=as_encryption_key(secret_key))
         views = [(scale, mirrored) for scale in self.scales for mirrored in (False, True)[: 1 + self.flip]]
@@ -150,10 +150,10 @@ class Inference:
         """(1, 3, height, width) resized, maybe padded pixels -> (num_labels, *photo_size) float32 logits."""
         if self.crop_size is None:
             logits = _forward(model, pixel_values, encrypt)
-            return logits_to_photo(logits, photo_size, valid_region, patch_size).float()
+            return logits_to_image_size(logits, photo_size, valid_region, patch_size).float()
         logits = self._slide(model, pixel_values, self.crop_size, encrypt)
         height, width = valid_region
-        return logits_to_photo(logits[:, :height, :width], photo_size, None, patch_size)
+        return logits_to_image_size(logits[:, :height, :width], photo_size, None, patch_size)
 
     def _slide(
         self, model: PreTrainedModel, pixel_values: torch.Tensor, crop_size: int, encrypt: Encrypt | None

@@ -28,27 +28,27 @@ from transformers.image_utils import ChannelDimension, infer_channel_dimension_f
 from .errors import InvalidImageError
 
 _ARRAY = (np.ndarray, torch.Tensor)
-_PHOTO_NDIM, _LABEL_NDIM = 3, 2
+_IMAGE_NDIM, _LABEL_NDIM = 3, 2
 _LABEL_MODES = ("1", "L", "P", "I")  # and "I;16...": one channel that holds indices
 
 
 def is_single(images: Any) -> bool:
     """Whether this is one photo, not a list of photos nor a batch of them in one array."""
     if isinstance(images, _ARRAY):
-        return images.ndim <= _PHOTO_NDIM
+        return images.ndim <= _IMAGE_NDIM
     return isinstance(images, str | bytes) or not isinstance(images, Sequence)
 
 
-def flat_photos(images: Any) -> list[Any]:
+def flat_images(images: Any) -> list[Any]:
     """A photo, a batch as one array, or (nested) lists of them -> flat list of single photos, files opened."""
     if isinstance(images, str | os.PathLike):
         return [_opened(images)]
     if not is_single(images):
-        return [photo for item in images for photo in flat_photos(item)]
+        return [photo for item in images for photo in flat_images(item)]
     return [images]
 
 
-def flat_label_maps(label_maps: Any) -> list[Any]:
+def flat_segmentation_maps(label_maps: Any) -> list[Any]:
     """A label map, a batch as one array, or a list of maps -> flat list of single label maps, files opened."""
     if isinstance(label_maps, str | os.PathLike):
         return [_opened(label_maps)]
@@ -59,7 +59,7 @@ def flat_label_maps(label_maps: Any) -> list[Any]:
     return [label_maps]
 
 
-def photo_to_levels(
+def image_to_levels(
     image: Any, *, to_rgb: bool = True, keep_floats: bool = False, channels: str | ChannelDimension | None = None
 ) -> torch.Tensor:
     """One photo -> (3, height, width) uint8, on the CPU or on the device of the tensor that came.
@@ -84,7 +84,7 @@ def photo_to_levels(
     return _as_rgb(levels) if to_rgb else levels.contiguous()
 
 
-def label_map_to_indices(label_map: Any) -> torch.Tensor:
+def segmentation_map_to_indices(label_map: Any) -> torch.Tensor:
     """One label map (PIL image of one channel or palette, (height, width) array of integers) -> the same, int64.
 
     Raises:
@@ -183,9 +183,9 @@ def _as_tensor(image: Any) -> torch.Tensor:
 
 def _channels_first(array: torch.Tensor, channels: str | ChannelDimension | None) -> torch.Tensor:
     """(height, width), (channels, height, width) or (height, width, channels) -> (channels, height, width)."""
-    if array.ndim == _PHOTO_NDIM - 1:
+    if array.ndim == _IMAGE_NDIM - 1:
         return array[None]
-    if array.ndim != _PHOTO_NDIM:
+    if array.ndim != _IMAGE_NDIM:
         raise InvalidImageError(
             f"expected an image of shape (height, width), (channels, height, width) or (height, width, channels), "
             f"got {tuple(array.shape)}"

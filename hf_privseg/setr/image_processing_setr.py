@@ -21,8 +21,8 @@ from .ciphers import cipher_for
 from .client_embedding import EncryptionKey, as_encryption_key
 from .encrypted_image import EncryptedImage
 from .errors import CiphertextError, EncryptionStateError, InvalidImageError, KeyMismatchError
-from .image_inputs import flat_label_maps, flat_photos, is_single, label_map_to_indices, photo_to_levels
-from .patch_grid import PatchGrid, logits_to_photo, padding_before_centring
+from .image_inputs import flat_images, flat_segmentation_maps, image_to_levels, is_single, segmentation_map_to_indices
+from .patch_grid import PatchGrid, logits_to_image_size, padding_before_centring
 
 IGNORE_INDEX = 255  # the label of pixels that belong to no class
 
@@ -241,7 +241,7 @@ class SetrImageProcessor(TorchvisionBackend):
                     f"got {len(sizes)} (and {len(regions)})"
                 )
             each = zip(scores, sizes, regions, strict=True)
-            scores = [logits_to_photo(*item, patch_size=self.patch_size) for item in each]
+            scores = [logits_to_image_size(*item, patch_size=self.patch_size) for item in each]
         maps = [score.argmax(dim=0) for score in scores]
         if not return_segmentation_scores:
             return maps
@@ -252,7 +252,7 @@ class SetrImageProcessor(TorchvisionBackend):
 
     def process_image(self, image: Any, **settings: Any) -> torch.Tensor:  # type: ignore[override]
         """One photo -> (3, height, width) uint8; other channel counts only with `do_convert_rgb=False`."""
-        levels = photo_to_levels(
+        levels = image_to_levels(
             image,
             to_rgb=bool(settings["do_convert_rgb"]),
             keep_floats=not settings["do_rescale"],
@@ -289,7 +289,7 @@ class SetrImageProcessor(TorchvisionBackend):
 
     def _prepare_images_structure(self, images: Any, expected_ndims: int = 3) -> list[Any]:
         """Any nesting of photos, paths and batches -> flat list of photos."""
-        photos = flat_photos(images)
+        photos = flat_images(images)
         if not photos:
             raise InvalidImageError("expected at least one image, got an empty list")
         return photos
@@ -333,7 +333,7 @@ class SetrImageProcessor(TorchvisionBackend):
         self, segmentation_maps: Any, photo_sizes: list[tuple[int, int]], **settings: Any
     ) -> list[torch.Tensor]:
         """Label maps of the photos' sizes -> (height, width) int64 on the patch grid."""
-        maps = [label_map_to_indices(label_map) for label_map in flat_label_maps(segmentation_maps)]
+        maps = [segmentation_map_to_indices(label_map) for label_map in flat_segmentation_maps(segmentation_maps)]
         sizes = [(label_map.shape[0], label_map.shape[1]) for label_map in maps]
         if sizes != photo_sizes:
             raise InvalidImageError(

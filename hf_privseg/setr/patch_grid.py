@@ -110,7 +110,7 @@ def padding_before_centring(
     return value.tolist()
 
 
-def logits_to_photo(
+def logits_to_image_size(
     logits: torch.Tensor, photo_size: tuple[int, int], valid_region: tuple[int, int] | None, patch_size: int
 ) -> torch.Tensor:
     """(num_labels, any, any) logits over a padded input -> (num_labels, *photo_size) over the photo, bilinearly.

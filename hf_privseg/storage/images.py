@@ -7,7 +7,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..setr.errors import InvalidImageError
 from ..setr.files import write_whole
-from ..setr.image_inputs import photo_to_levels
+from ..setr.image_inputs import image_to_levels
 
 
 def read_image(path: Path) -> Image.Image:
@@ -19,7 +19,7 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as picture:
-            levels = photo_to_levels(picture)
+            levels = image_to_levels(picture)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InvalidImageError(f"{path} cannot be read as an image ({error}); give one that Pillow reads") from error
     return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())

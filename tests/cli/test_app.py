@@ -13,7 +13,7 @@ from PIL import Image
 
 from helpers.leaks import assert_no_secret
 from helpers.tiny_setr import tiny_config
-from helpers.workplace import PHOTO_SIZE, processor
+from helpers.workplace import IMAGE_SIZE, processor
 from hf_privseg import EncryptedImage, SecretKey, SetrForSemanticSegmentation, SetrImageProcessor, SetrModel
 from hf_privseg import checkpoints as checkpoints_module
 from hf_privseg.cli.app import main
@@ -175,7 +175,7 @@ def test_a_model_that_is_not_there_is_named(place):
 def test_default_is_the_embedded_checkpoint(place, monkeypatch):
     monkeypatch.setattr(checkpoints_module, "_DEFAULT", place.folder / "model")
     place.succeed("segment", "default", place.folder / "photo.png", "-o", place.folder / "out.png")
-    assert place.label_map("out.png").shape == PHOTO_SIZE
+    assert place.label_map("out.png").shape == IMAGE_SIZE
 
 
 def test_a_missing_embedded_checkpoint_is_said(place, monkeypatch):
@@ -196,7 +196,7 @@ def test_encrypt_writes_what_the_processor_encrypts(place):
     (path,) = (place.folder / "out").iterdir()
     assert path.name.startswith("photo.encrypted.")
     found, expected = EncryptedImage.from_file(path), processor().encrypt(place.folder / "photo.png", place.key)
-    assert found.original_size == PHOTO_SIZE
+    assert found.original_size == IMAGE_SIZE
     assert found.patch_size == 4
     # float families are stored as 16 bits
     assert torch.allclose(found.pixels.float(), expected.pixels.float(), rtol=0, atol=1e-3)
@@ -286,7 +286,7 @@ def test_segmenting_a_ciphertext_without_a_key_gives_the_plain_model_s_map(place
     assert "sky" in out
     assert "share of pixels" in out
     plain, found = place.label_map("plain.png"), place.label_map("out/photo.segmentation.png")
-    assert found.shape == PHOTO_SIZE
+    assert found.shape == IMAGE_SIZE
     assert len(np.unique(plain)) > 1
     assert (found == plain).mean() > 0.99  # a tie may fall the other way
 
@@ -357,7 +357,7 @@ def test_an_overlay_of_a_ciphertext_needs_the_key(place):
     assert f"{ciphertext} is encrypted; to show the photo itself, give the key" in place.fail(*arguments)
     assert not list((place.folder / "out").iterdir())
     place.succeed(*arguments, "-k", place.key_file)
-    assert place.label_map("out/photo.overlay.png").shape == (*PHOTO_SIZE, 3)
+    assert place.label_map("out/photo.overlay.png").shape == (*IMAGE_SIZE, 3)
 
 
 @pytest.mark.parametrize("existing", ["photo.segmentation.png", "photo.overlay.png"])

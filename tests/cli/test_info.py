@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from helpers.leaks import assert_no_secret
-from helpers.workplace import PHOTO_SIZE
+from helpers.workplace import IMAGE_SIZE
 from hf_privseg import RekeyUpdate, SecretKey, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.setr.keys import FAMILIES
@@ -78,7 +78,7 @@ def test_an_encrypted_image_by_its_content(place):
         **facts_of(place.key),
         "patch_size": 4,
         "size": {"height": 24, "width": 32},
-        "original_size": {"height": PHOTO_SIZE[0], "width": PHOTO_SIZE[1]},
+        "original_size": {"height": IMAGE_SIZE[0], "width": IMAGE_SIZE[1]},
         "valid_region": {"height": 24, "width": 32},
         "path": str(path),
         "num_bytes": path.stat().st_size,

@@ -18,7 +18,7 @@ pytest.importorskip("matplotlib", reason="the demo extra is not installed")
 
 from hf_privseg import InvalidImageError, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.catalog import sample_images
-from hf_privseg.experiments.figure_images import Photo, PhotoArguments, load_photos
+from hf_privseg.experiments.figure_images import ImageArguments, Photo, load_images
 from hf_privseg.experiments.setup import evenly_spaced, seeded_key
 from hf_privseg.setr.keys import FAMILIES
 
@@ -205,7 +205,7 @@ def test_the_picture_of_leakage_has_a_panel_for_each_family_and_the_weights(mode
 def test_every_sample_image_is_installed_credited_and_holds_its_detail(name):
     pytest.importorskip("sklearn")
     pytest.importorskip("skimage")
-    (photo,) = load_photos(PhotoArguments(images=[name], max_side=320))
+    (photo,) = load_images(ImageArguments(images=[name], max_side=320))
     assert max(photo.picture.size) == 320
     left, top, width, height = photo.detail
     assert left + width <= photo.picture.width
@@ -221,9 +221,9 @@ def test_a_missing_package_is_named(monkeypatch):
 
 def test_photos_that_do_not_exist_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg is neither a file nor one of the samples china"):
-        load_photos(PhotoArguments(images=["nowhere.jpg"]))
+        load_images(ImageArguments(images=["nowhere.jpg"]))
     with pytest.raises(KeyError, match=r"expected a sample image among china, rocket, .*, got 'moon'"):
         sample_images.sample_image("moon")
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(InvalidImageError, match=r"text\.jpg cannot be read as an image"):
-        load_photos(PhotoArguments(images=[str(tmp_path / "text.jpg")]))
+        load_images(ImageArguments(images=[str(tmp_path / "text.jpg")]))

@@ -10,7 +10,7 @@ from helpers.leaks import assert_no_secret
 from hf_privseg import SetrImageProcessor
 from hf_privseg.cli.app import main
 
-PHOTO_SIZE = (22, 31)  # height, width; not on the patch grid of the tiny model (4)
+IMAGE_SIZE = (22, 31)  # height, width; not on the patch grid of the tiny model (4)
 
 
 class Workplace:

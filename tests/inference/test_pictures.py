@@ -42,7 +42,7 @@ def test_more_labels_than_an_indexed_png_holds_are_refused() -> None:
 def test_the_pixels_of_the_picture_are_the_labels(tmp_path) -> None:
     labels = np.arange(6).reshape(2, 3)
     palette = visualization.palette_for(tiny_config(num_labels=6))
-    visualization.label_map_to_picture(labels, palette).save(tmp_path / "map.png")
+    visualization.segmentation_map_to_picture(labels, palette).save(tmp_path / "map.png")
     with Image.open(tmp_path / "map.png") as picture:
         assert np.array_equal(np.array(picture), labels)
         assert np.array_equal(np.array(picture.convert("RGB")), palette[labels])

@@ -13,7 +13,13 @@ from PIL import Image
 from helpers.leaks import assert_no_secret
 from hf_privseg import InvalidImageError, SecretKey
 from hf_privseg.setr import image_inputs
-from hf_privseg.setr.image_inputs import flat_label_maps, flat_photos, is_single, label_map_to_indices, photo_to_levels
+from hf_privseg.setr.image_inputs import (
+    flat_images,
+    flat_segmentation_maps,
+    image_to_levels,
+    is_single,
+    segmentation_map_to_indices,
+)
 
 RNG = np.random.default_rng(7)
 PIXELS = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)  # height 20, width 30
@@ -21,8 +27,8 @@ PHOTO = Image.fromarray(PIXELS)
 
 
 def levels(image: object, **options: object) -> np.ndarray:
-    """photo_to_levels, channels last."""
-    result = photo_to_levels(image, **options)
+    """image_to_levels, channels last."""
+    result = image_to_levels(image, **options)
     assert result.dtype == torch.uint8
     assert result.is_contiguous()
     return result.permute(1, 2, 0).numpy()
@@ -69,7 +75,7 @@ def test_16_bits_are_scaled_and_not_clipped(mode):
 
 def test_a_16_bit_png_from_a_file_is_scaled(tmp_path):
     Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)).save(tmp_path / "x.png")
-    (photo,) = flat_photos(tmp_path / "x.png")
+    (photo,) = flat_images(tmp_path / "x.png")
     assert levels(photo)[..., 1].ravel().tolist() == list(range(256))
 
 
@@ -101,7 +107,7 @@ def test_the_exif_orientation_is_applied(orientation):
 def test_an_animation_gives_its_first_frame(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
-    (photo,) = flat_photos(str(tmp_path / "x.gif"))
+    (photo,) = flat_images(str(tmp_path / "x.gif"))
     assert levels(photo)[0, 0].tolist() == [255, 0, 0]
 
 
@@ -169,9 +175,9 @@ def test_the_layout_can_be_told_where_it_is_ambiguous():
 
 
 def test_channels_stay_as_they_are_without_conversion():
-    assert photo_to_levels(PHOTO.convert("L"), to_rgb=False).shape == (1, 20, 30)
-    assert photo_to_levels(PHOTO.convert("RGBA"), to_rgb=False).shape == (4, 20, 30)
-    assert photo_to_levels(np.zeros((20, 30, 5), np.uint8), to_rgb=False, channels="channels_last").shape == (
+    assert image_to_levels(PHOTO.convert("L"), to_rgb=False).shape == (1, 20, 30)
+    assert image_to_levels(PHOTO.convert("RGBA"), to_rgb=False).shape == (4, 20, 30)
+    assert image_to_levels(np.zeros((20, 30, 5), np.uint8), to_rgb=False, channels="channels_last").shape == (
         5,
         20,
         30,
@@ -180,9 +186,9 @@ def test_channels_stay_as_they_are_without_conversion():
 
 def test_floats_that_the_caller_scaled_can_be_kept():
     image = torch.randn(3, 4, 5)
-    assert torch.equal(photo_to_levels(image, keep_floats=True), image)
+    assert torch.equal(image_to_levels(image, keep_floats=True), image)
     transparent = torch.cat([torch.ones(3, 1, 1), torch.tensor([[[0.25]]])])
-    assert photo_to_levels(transparent - torch.tensor([1.0, 0, 0, 0])[:, None, None], keep_floats=True)[
+    assert image_to_levels(transparent - torch.tensor([1.0, 0, 0, 0])[:, None, None], keep_floats=True)[
         :, 0, 0
     ].tolist() == [0.75, 1.0, 1.0]
 
@@ -213,12 +219,12 @@ def test_floats_that_the_caller_scaled_can_be_kept():
 )
 def test_what_is_no_image_is_refused_with_what_came(image, message):
     with pytest.raises(InvalidImageError, match=message):
-        photo_to_levels(image)
+        image_to_levels(image)
 
 
 def test_five_channels_are_refused_even_if_their_place_is_told():
     with pytest.raises(InvalidImageError, match=r"expected 1, 3 or 4 channels, got 5 \(shape \(5, 4, 6\)\)"):
-        photo_to_levels(np.zeros((4, 6, 5), np.uint8), channels="channels_last")
+        image_to_levels(np.zeros((4, 6, 5), np.uint8), channels="channels_last")
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WebP"])
@@ -229,7 +235,7 @@ def test_truncated_files_are_refused(format, tmp_path):
     with pytest.raises(
         InvalidImageError, match=r"cannot be decoded .*truncated, damaged|cut\.img', which cannot be read"
     ):
-        photo_to_levels(flat_photos(tmp_path / "cut.img")[0])
+        image_to_levels(flat_images(tmp_path / "cut.img")[0])
 
 
 def test_a_closed_file_is_refused(tmp_path):
@@ -237,7 +243,7 @@ def test_a_closed_file_is_refused(tmp_path):
     image = Image.open(tmp_path / "x.png")
     image.close()
     with pytest.raises(InvalidImageError, match="cannot be decoded"):
-        photo_to_levels(image)
+        image_to_levels(image)
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
@@ -245,9 +251,9 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20 * 30 - 1)
     monkeypatch.setattr(image, "load", lambda: pytest.fail("decoded"))
     with pytest.raises(InvalidImageError, match="at most 599 pixels, got 30 x 20; if it is no decompression bomb"):
-        photo_to_levels(image)
+        image_to_levels(image)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert photo_to_levels(PHOTO).shape == (3, 20, 30)
+    assert image_to_levels(PHOTO).shape == (3, 20, 30)
 
 
 class Web:
@@ -273,9 +279,10 @@ def test_paths_urls_and_base64_are_opened(tmp_path, monkeypatch):
         f"data:image/png;base64,{text}",
     ]
     for source in sources:
-        assert np.array_equal(levels(flat_photos(source)[0]), PIXELS)
-    assert len(flat_photos(sources)) == len(sources)
-    assert np.array_equal(label_map_to_indices(flat_label_maps(tmp_path / "x.png")[0].getchannel(0)), PIXELS[..., 0])
+        assert np.array_equal(levels(flat_images(source)[0]), PIXELS)
+    assert len(flat_images(sources)) == len(sources)
+    (opened,) = flat_segmentation_maps(tmp_path / "x.png")
+    assert np.array_equal(segmentation_map_to_indices(opened.getchannel(0)), PIXELS[..., 0])
 
 
 @pytest.mark.parametrize(
@@ -293,7 +300,7 @@ def test_paths_urls_and_base64_are_opened(tmp_path, monkeypatch):
 def test_sources_that_cannot_be_read_are_refused(source, message, monkeypatch):
     monkeypatch.setattr(image_inputs, "get_session", Web)
     with pytest.raises(InvalidImageError, match=message) as caught:
-        flat_photos(source)
+        flat_images(source)
     assert caught.value.__cause__ is None
 
 
@@ -303,8 +310,8 @@ def test_a_key_in_the_place_of_an_image_is_not_repeated(form):
     secret = base64.urlsafe_b64decode(key.to_text().rpartition(".")[2] + "=")
     value = {"text": key.to_text(), "hex": secret.hex(), "bytes": secret, "object": key}[form]
     for use in (
-        lambda: photo_to_levels(flat_photos(value)[0]),
-        lambda: label_map_to_indices(flat_label_maps(value)[0]),
+        lambda: image_to_levels(flat_images(value)[0]),
+        lambda: segmentation_map_to_indices(flat_segmentation_maps(value)[0]),
     ):
         with pytest.raises(InvalidImageError) as caught:
             use()
@@ -313,9 +320,9 @@ def test_a_key_in_the_place_of_an_image_is_not_repeated(form):
 
 def test_nested_lists_and_batches_are_flattened():
     batch = np.stack([PIXELS, PIXELS])
-    assert len(flat_photos([[PHOTO, batch], (PIXELS,)])) == 4
-    assert flat_photos([]) == []
-    assert len(flat_photos(batch)) == 2
+    assert len(flat_images([[PHOTO, batch], (PIXELS,)])) == 4
+    assert flat_images([]) == []
+    assert len(flat_images(batch)) == 2
 
 
 @pytest.mark.parametrize(
@@ -356,8 +363,8 @@ INDICES = RNG.integers(0, 200, (20, 30), dtype=np.uint8)
     ids=["uint8", "int32", "big endian", "torch", "1HW", "HW1", "L", "I;16", "I"],
 )
 def test_label_maps_of_every_kind_give_the_same_indices(label_map):
-    (flat,) = flat_label_maps(label_map)
-    indices = label_map_to_indices(flat)
+    (flat,) = flat_segmentation_maps(label_map)
+    indices = segmentation_map_to_indices(flat)
     assert indices.dtype == torch.int64
     assert np.array_equal(indices, INDICES)
 
@@ -365,12 +372,12 @@ def test_label_maps_of_every_kind_give_the_same_indices(label_map):
 def test_a_palette_label_map_gives_indices_not_colours():
     image = Image.fromarray(np.array([[0, 1, 2, 255]], np.uint8), "P")
     image.putpalette([200, 100, 50] * 256)
-    assert label_map_to_indices(image).tolist() == [[0, 1, 2, 255]]
+    assert segmentation_map_to_indices(image).tolist() == [[0, 1, 2, 255]]
 
 
 def test_label_maps_beyond_8_bits_and_negative_ones_are_kept():
-    assert label_map_to_indices(np.array([[-100, 70000]])).tolist() == [[-100, 70000]]
-    assert label_map_to_indices(np.array([[True, False]])).tolist() == [[1, 0]]
+    assert segmentation_map_to_indices(np.array([[-100, 70000]])).tolist() == [[-100, 70000]]
+    assert segmentation_map_to_indices(np.array([[True, False]])).tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -390,4 +397,4 @@ def test_label_maps_beyond_8_bits_and_negative_ones_are_kept():
 )
 def test_what_is_no_label_map_is_refused(label_map, message):
     with pytest.raises(InvalidImageError, match=message):
-        label_map_to_indices(label_map)
+        segmentation_map_to_indices(label_map)

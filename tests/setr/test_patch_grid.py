@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_privseg.setr.patch_grid import PatchGrid, logits_to_photo, padding_before_centring, whole_patches
+from hf_privseg.setr.patch_grid import PatchGrid, logits_to_image_size, padding_before_centring, whole_patches
 
 
 def grid(**settings: object) -> PatchGrid:
@@ -90,7 +90,7 @@ def test_logits_are_cropped_before_they_are_resized():
     padding_wins[0, :30, :45] = 1
     padding_wins[1, 30:] = 9
     padding_wins[1, :, 45:] = 9
-    scores = logits_to_photo(padding_wins, (60, 90), (30, 45), patch_size=16)
+    scores = logits_to_image_size(padding_wins, (60, 90), (30, 45), patch_size=16)
     assert scores.shape == (2, 60, 90)
     assert torch.equal(scores[0], torch.ones(60, 90))
     assert torch.equal(scores[1], torch.zeros(60, 90))
@@ -98,7 +98,7 @@ def test_logits_are_cropped_before_they_are_resized():
 
 def test_logits_keep_their_place_through_cropping():
     ramp = torch.linspace(0, 47, 48).expand(1, 32, 48)
-    scores = logits_to_photo(ramp, (30, 45), (30, 45), patch_size=16)
+    scores = logits_to_image_size(ramp, (30, 45), (30, 45), patch_size=16)
     assert torch.equal(scores, ramp[:, :30, :45])
 
 
@@ -106,4 +106,4 @@ def test_logits_without_padding_are_resized_once():
     logits = torch.randn(3, 8, 12)
     expected = torch.nn.functional.interpolate(logits[None], size=(31, 47), mode="bilinear")[0]
     for whole in (None, (32, 48), [32, 48]):
-        assert torch.equal(logits_to_photo(logits, (31, 47), whole, patch_size=16), expected)
+        assert torch.equal(logits_to_image_size(logits, (31, 47), whole, patch_size=16), expected)
