@@ -22,7 +22,7 @@ import typer
 
 from ..setr.errors import EncryptionStateError, ServiceError
 from ..setr.keys import DEFAULT_FAMILY, SecretKey
-from ..setr.public_facts import check_fits, public_facts
+from ..setr.public_facts import check_key_fits
 from .audit import audit
 from .convert import convert
 from .info import info
@@ -72,7 +72,7 @@ def keygen(
     key = SecretKey.generate(family)
     write_secret(key, path, force=force)
     report(
-        {"path": path, **public_facts(key)},
+        {"path": path, **key.facts.to_dict()},
         f"Wrote {path}: family {key.family}, fingerprint {key.fingerprint}, readable by you alone.",
         "Keep a copy in a safe place: without it nothing that is encrypted with it can be used again.",
         f"Next: privseg encrypt-model default encrypted_model --key-file {path}",
@@ -111,7 +111,7 @@ def encrypt(
     if model is not None:
         config, processor = load_settings(model)
         if config.encryption is not None:
-            check_fits(key, config, model=f"the model {model}")
+            check_key_fits(key.facts, config.key_facts, model=f"the model {model}")
             encrypted_model = model
     ending = ".png" if CIPHERS[key.family].acts_on_uint8 else ".safetensors"
     paths = output_paths(images, output, f".encrypted{ending}", force=force)
@@ -121,7 +121,7 @@ def encrypt(
         processor.encrypt(read_image(image), key).to_file(path, overwrite=force)
     pairs = [{"image": image, "encrypted": path} for image, path in zip(images, paths, strict=True)]
     report(
-        {**public_facts(key), "patch_size": processor.patch_size, "images": pairs},
+        {**key.facts.to_dict(), "patch_size": processor.patch_size, "images": pairs},
         f"Wrote {named(paths)}, encrypted with the key of fingerprint {key.fingerprint} ({key.family}).",
         f"Next: privseg segment {encrypted_model} {paths[0]} --output results",
         as_json=as_json,
@@ -263,5 +263,5 @@ def _key_for_model(key_file: Path | None, model: str, config: "SetrConfig", is_n
     if key_file is None and (config.encryption is None or not is_needed or KEY_VARIABLE not in os.environ):
         return None
     key = read_key(key_file)
-    check_fits(key, config, model=f"the model {model}")
+    check_key_fits(key.facts, config.key_facts, model=f"the model {model}")
     return key

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ..setr.public_facts import check_fits, public_facts
+from ..setr.public_facts import check_key_fits
 from .options import Force, Json, KeyFile, Model, ModelFolder, read_key
 from .output import report, write_secret
 
@@ -39,7 +39,7 @@ def make_client_embedding(
     write_secret(embedding, output, force=force)
     length, rank = embedding.shape
     report(
-        {"path": output, "block_length": length, "numbers_sent": rank, **public_facts(embedding)},
+        {"path": output, "block_length": length, "numbers_sent": rank, **embedding.facts.to_dict()},
         f"Wrote {output}: {rank} numbers for the {length} of a block, fingerprint {embedding.fingerprint}, readable "
         "by you alone.",
         f"Next: privseg encrypt-model {model} encrypted_model --key-file {output}",
@@ -62,7 +62,7 @@ def encrypt_model(
     network, processor = load_model(model)
     save_model(network.encrypt_model(key), processor, output, licence_from=model, overwrite=force)
     report(
-        _written(output, public_facts(key)),
+        _written(output, key.facts.to_dict()),
         f"Wrote {output}: encrypted with the key of fingerprint {key.fingerprint} ({key.family}).",
         f"Next: privseg encrypt PHOTOS --model {output} --output encrypted{_key_option(key_file)}",
         as_json=as_json,
@@ -80,7 +80,7 @@ def decrypt_model(
 
     key = read_key(key_file)
     check_model_folder(output, replace=force)
-    check_fits(key, load_settings(model)[0], model=f"the model {model}")
+    check_key_fits(key.facts, load_settings(model)[0].key_facts, model=f"the model {model}")
     network, processor = load_model(model)
     save_model(network.decrypt_model(key), processor, output, licence_from=model, private=True, overwrite=force)
     report(
@@ -108,11 +108,11 @@ def rekey(
 
     old_key, new_key = _two_keys(key_file, new_key_file)
     check_model_folder(output, replace=force)
-    check_fits(old_key, load_settings(model)[0], model=f"the model {model}")
+    check_key_fits(old_key.facts, load_settings(model)[0].key_facts, model=f"the model {model}")
     network, processor = load_model(model)
     save_model(network.rekey_model(old_key, new_key), processor, output, licence_from=model, overwrite=force)
     report(
-        _written(output, public_facts(new_key)),
+        _written(output, new_key.facts.to_dict()),
         f"Wrote {output}: encrypted with the key of fingerprint {new_key.fingerprint} ({new_key.family}), "
         f"no longer with {old_key.fingerprint} ({old_key.family}).",
         f"Next: privseg encrypt PHOTOS --model {output} --output encrypted --key-file {new_key_file}",
@@ -148,7 +148,7 @@ def make_rekey_update(
     config = SetrConfig()
     if model is not None:
         config = load_settings(model)[0]
-        check_fits(old_key, config, model=f"the model {model}")
+        check_key_fits(old_key.facts, config.key_facts, model=f"the model {model}")
     keys = cast("tuple[SecretKey, SecretKey]", (old_key, new_key))  # what is no SecretKey is refused there
     update = RekeyUpdate.between(*keys, patch_size=config.patch_size, num_channels=config.num_channels)
     try:

@@ -148,5 +148,5 @@ def _report_found(
     ]
     written = [item[1] for item in found] + [item[2] for item in found] * overlay
     print_shares([label_map for *_, label_map in found], names, info.palette, to_stderr=as_json)
-    facts = {"server": server, "encryption": dict(info.encryption), "images": results}
+    facts = {"server": server, "encryption": info.key_facts.to_dict(), "images": results}
     report(facts, f"Wrote {named(written)}.", as_json=as_json)

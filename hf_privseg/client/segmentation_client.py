@@ -17,7 +17,6 @@ smaller than agreed on, or photos greatly enlarged, would show what the method i
 
 import io
 import os
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..setr.client_embedding import EncryptionKey, as_encryption_key
-from ..setr.encrypted_image import EncryptedImage
+from ..setr.encrypted_image import EncryptedImage, is_encrypted_image
 from ..setr.errors import (
     EncryptionStateError,
     InvalidImageError,
@@ -41,7 +40,7 @@ from ..setr.errors import (
 from ..setr.image_inputs import flat_images, image_to_levels, is_single
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.patch_grid import PatchGrid
-from ..setr.public_facts import FACTS, check_fits
+from ..setr.public_facts import KeyFacts, check_image_fits, check_key_fits
 from ..storage.images import is_ciphertext
 from .gradio_calls import Deadline, GradioCalls
 
@@ -61,7 +60,7 @@ class ServiceInfo:
     """The public facts of a service's model, as its endpoint /model_info tells them.
 
     Args:
-        encryption: {"family", "version", "fingerprint"} of the key that the model is encrypted with.
+        key_facts: about the key that the model is encrypted with.
         patch_size: side of a patch, and so of the cipher's blocks, in pixels.
         labels: the name of each class.
         palette: (num_labels, 3) uint8, a colour for each class.
@@ -70,7 +69,7 @@ class ServiceInfo:
         preprocessor: settings of the model's image processor.
     """
 
-    encryption: Mapping[str, Any]
+    key_facts: KeyFacts
     patch_size: int
     labels: tuple[str, ...]
     palette: np.ndarray
@@ -100,7 +99,7 @@ class ServiceInfo:
         try:
             labels = tuple(str(answer["labels"][str(index)]) for index in range(len(answer["labels"])))
             facts = cls(
-                encryption={name: answer["encryption"][name] for name in FACTS},
+                key_facts=KeyFacts.from_dict(answer["encryption"]),
                 patch_size=answer["patch_size"],
                 labels=tuple("".join(c for c in name if c.isprintable())[:80] for name in labels),
                 palette=np.array(answer["palette"], np.uint8).reshape(-1, 3)[: len(labels)],
@@ -110,15 +109,12 @@ class ServiceInfo:
             )
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise ServiceError(
-                f"the service at {url} describes its model in an unknown form ({type(error).__name__}: {error!s:.80})"
+                f"the service at {url} describes its model in an unknown form ({type(error).__name__}: {error!s:.200})"
                 "; update hf-privseg, or check the address"
             ) from error
-        whole = (facts.patch_size, facts.max_pixels, facts.max_upload_bytes, facts.encryption["version"])
+        whole = (facts.patch_size, facts.max_pixels, facts.max_upload_bytes)
         if any(type(number) is not int or number < 1 for number in whole) or not 0 < len(labels) <= _MAX_LABELS:
             raise ServiceError(f"the service at {url} describes its model with sizes {whole!r:.80} that make no sense")
-        names = (facts.encryption["family"], facts.encryption["fingerprint"])
-        if not all(isinstance(name, str) and re.fullmatch(r"\w{1,40}", name, re.ASCII) for name in names):
-            raise ServiceError(f"the service at {url} describes the key of its model as {names!r:.80}, which is none")
         if len(facts.palette) != len(labels):
             raise ServiceError(
                 f"expected {len(labels)} colours from {url}, as it has labels, got {len(facts.palette)}"
@@ -205,7 +201,7 @@ class SegmentationClient:
             ServiceError: the service gives no answer, or asks for settings that would show too much.
         """
         key = as_encryption_key(secret_key)
-        check_fits(key, self.info, model=f"the model of {self.url}")
+        check_key_fits(key.facts, self.info.key_facts, model=f"the model of {self.url}")
         levels = image_to_levels(flat_images(image)[0])
         self._check_sizes((levels.shape[-2], levels.shape[-1]))
         return self.processor.encrypt(levels, key)
@@ -226,7 +222,7 @@ class SegmentationClient:
             ServiceError: it answers otherwise than it should.
         """
         encrypted = self._encrypted(image, secret_key)
-        check_fits(encrypted, self.info, model=f"the model of {self.url}")
+        check_image_fits(encrypted, self.info.key_facts, self.info.patch_size, model=f"the model of {self.url}")
         content = encrypted.to_bytes()
         if len(content) > self.info.max_upload_bytes:
             raise InvalidImageError(
@@ -268,7 +264,7 @@ class SegmentationClient:
         images = [images] if is_single(images) else list(images)
         if secret_key is not None:
             secret_key = as_encryption_key(secret_key)
-            check_fits(secret_key, self.info, model=f"the model of {self.url}")
+            check_key_fits(secret_key.facts, self.info.key_facts, model=f"the model of {self.url}")
         label_maps: list[np.ndarray | None] = [None] * len(images)
         failures: dict[int, Exception] = {}
         pool = ThreadPoolExecutor(concurrency)
@@ -307,7 +303,7 @@ class SegmentationClient:
         """A photo, an encrypted image or the path of either -> encrypted image."""
         if isinstance(image, str | os.PathLike) and os.path.exists(image) and is_ciphertext(Path(image)):
             image = EncryptedImage.from_file(image)
-        if isinstance(image, EncryptedImage):
+        if is_encrypted_image(image):
             return image
         if secret_key is None:
             raise EncryptionStateError(

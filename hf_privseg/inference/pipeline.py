@@ -11,11 +11,9 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.pipelines import ImageSegmentationPipeline
 
 from ..setr.client_embedding import EncryptionKey, as_encryption_key
-from ..setr.configuration_setr import SetrConfig
-from ..setr.encrypted_image import EncryptedImage
-from ..setr.errors import EncryptionStateError
+from ..setr.encrypted_image import is_encrypted_image
 from ..setr.image_inputs import flat_images, image_to_levels
-from ..setr.public_facts import check_fits
+from ..setr.public_facts import check_image_fits, check_plain_image_fits
 
 
 class SetrSegmentationPipeline(ImageSegmentationPipeline):
@@ -65,13 +63,13 @@ class SetrSegmentationPipeline(ImageSegmentationPipeline):
             CiphertextError: encrypted in blocks of another size.
         """
         config = self.model.config
-        if type(image).__name__ == EncryptedImage.__name__:  # of this or another copy of its module
-            check_fits(image, config)
+        if is_encrypted_image(image):
+            check_image_fits(image, config.key_facts, config.patch_size)
             target_size, valid_region = image.original_size, image.valid_region
         else:
-            _check_photo(secret_key, config)
-            (photo,) = flat_images(image)
-            image = image_to_levels(photo)
+            check_plain_image_fits(None if secret_key is None else secret_key.facts, config.key_facts)
+            (plain,) = flat_images(image)
+            image = image_to_levels(plain)
             target_size, valid_region = tuple(image.shape[-2:]), None
         # Not cast to the model's dtype: the projection is in float32, and rounding a ciphertext to 16 bits costs more
         # than the rest of the network does.
@@ -106,18 +104,6 @@ class SetrSegmentationPipeline(ImageSegmentationPipeline):
             }
             for index in segmentation.unique().tolist()
         ]
-
-
-def _check_photo(secret_key: EncryptionKey | None, config: SetrConfig) -> None:
-    """Refuse to show a plain photo to an encrypted model, whose provider is not meant to see it."""
-    if secret_key is not None:
-        check_fits(secret_key, config)
-    elif config.encryption is not None:
-        raise EncryptionStateError(
-            f"got a plain photo for a model that is encrypted (family {config.encryption['family']}, key fingerprint "
-            f"{config.encryption['fingerprint']}): it would be disclosed, and the result would be of no use; pass "
-            "secret_key=key, or an EncryptedImage from `processor.encrypt(photo, secret_key)`"
-        )
 
 
 __all__ = ["SetrSegmentationPipeline"]

@@ -13,7 +13,7 @@ from ..setr.encrypted_image import EncryptedImage
 from ..setr.errors import EncryptionStateError
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.modeling_setr import SetrForSemanticSegmentation
-from ..setr.public_facts import check_fits
+from ..setr.public_facts import check_image_fits, check_plain_image_fits
 from ..storage.images import is_ciphertext, read_image
 
 
@@ -34,19 +34,14 @@ def prepare(
         KeyMismatchError: the image was encrypted with another key than the model.
         CiphertextError: the image is damaged, or encrypted in blocks of another size.
     """
-    facts = config.encryption
+    names = {"subject": str(path), "model": f"the model {model}"}
     if is_ciphertext(path):
         image = EncryptedImage.from_file(path)
-        check_fits(image, config, subject=str(path), model=f"the model {model}")
+        check_image_fits(image, config.key_facts, config.patch_size, **names)
         return image
-    if facts is None:
-        return read_image(path)
-    if secret_key is None:
-        raise EncryptionStateError(
-            f"{path} is a plain photo, but the model {model} is encrypted (key of fingerprint {facts['fingerprint']}, "
-            f"{facts['family']}); encrypt the photo first (privseg encrypt), or give the key"
-        )
-    return processor.encrypt(read_image(path), secret_key)
+    check_plain_image_fits(None if secret_key is None else secret_key.facts, config.key_facts, **names)
+    plain = read_image(path)
+    return plain if secret_key is None else processor.encrypt(plain, secret_key)
 
 
 def plain_image(path: Path, processor: SetrImageProcessor, secret_key: EncryptionKey | None) -> Image.Image:
@@ -69,10 +64,10 @@ def segment_image(
 ) -> np.ndarray:
     """An encrypted image or an upright RGB photo -> (height, width) int64 class indices, at the photo's own size."""
     regions: list[tuple[int, int]] | None
-    if isinstance(image, EncryptedImage):
-        size, regions = image.original_size, [image.valid_region]
-    else:
+    if isinstance(image, Image.Image):
         size, regions = (image.height, image.width), None
+    else:
+        size, regions = image.original_size, [image.valid_region]
     inputs = processor(images=cast(Any, image), return_tensors="pt").to(model.device)
     maps = processor.post_process_semantic_segmentation(model(**inputs), [size], valid_regions=regions)
     return cast(torch.Tensor, maps[0]).cpu().numpy()

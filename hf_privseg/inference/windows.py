@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from ..setr.client_embedding import EncryptionKey, as_encryption_key
-from ..setr.encrypted_image import EncryptedImage
+from ..setr.encrypted_image import is_encrypted_image
 from ..setr.errors import CiphertextError, EncryptionStateError
 from ..setr.image_inputs import image_to_levels
 from ..setr.image_processing_setr import SetrImageProcessor
@@ -92,7 +92,7 @@ class Inference:
             CiphertextError: an encrypted image, and a window off its patch grid, a scale other than 1, or `flip`.
             EncryptionStateError: an encrypted image together with a key, or `encrypt` with either.
         """
-        is_encrypted = type(image).__name__ == EncryptedImage.__name__  # of this or another copy of its module
+        is_encrypted = is_encrypted_image(image)
         if encrypt is not None and (is_encrypted or secret_key is not None):
             raise EncryptionStateError(
                 "expected one way to encrypt a photo, got `encrypt` together with "

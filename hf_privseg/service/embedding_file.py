@@ -4,29 +4,25 @@ It holds one float32 tensor, "weight" (hidden_size, channels, patch_size, patch_
 metadata, as text, with which key: family, version and fingerprint. The bias never changes and stays with the service.
 """
 
-import re
-from typing import Any
-
 import torch
 
 from ..setr.errors import HeaderError
-from ..setr.keys import FAMILIES, FORMAT_VERSION
-from ..setr.public_facts import FACTS
+from ..setr.public_facts import FORMAT_VERSION, KeyFacts
 from ..setr.tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 
 
-def embedding_to_bytes(weight: torch.Tensor, facts: dict[str, Any] | None = None) -> bytes:
+def embedding_to_bytes(weight: torch.Tensor, facts: KeyFacts | None = None) -> bytes:
     """(hidden_size, channels, patch_size, patch_size) float -> the file's content.
 
     Args:
         weight: stored as float32.
-        facts: {"family", "version", "fingerprint"} of the key that encrypted it; None where it is plain.
+        facts: about the key that encrypted it; None where it is plain.
     """
-    metadata = None if facts is None else {name: str(facts[name]) for name in FACTS}
+    metadata = None if facts is None else {name: str(value) for name, value in facts.to_dict().items()}
     return tensors_to_bytes({"weight": weight.detach().float().cpu()}, metadata)
 
 
-def embedding_from_bytes(data: bytes) -> tuple[torch.Tensor, dict[str, Any]]:
+def embedding_from_bytes(data: bytes) -> tuple[torch.Tensor, KeyFacts]:
     """The content of a file with an encrypted weight -> that weight, float32, and the facts about its key.
 
     The name of the tensor does not matter. The facts are what the file says: nothing here can verify them.
@@ -46,19 +42,15 @@ def embedding_from_bytes(data: bytes) -> tuple[torch.Tensor, dict[str, Any]]:
         ) from error
     if not torch.isfinite(weight).all():
         raise ValueError("expected a projection weight of finite numbers, got NaN or infinity")
-    return weight, _checked_facts(header.metadata)
+    return weight, _facts_of(header.metadata)
 
 
-def _checked_facts(metadata: dict[str, str]) -> dict[str, Any]:
-    """A file's metadata, all of it text -> {"family", "version", "fingerprint"}."""
-    found = {name: metadata.get(name) for name in FACTS}
-    if (
-        found["family"] not in FAMILIES
-        or found["version"] != str(FORMAT_VERSION)
-        or not re.fullmatch("[0-9a-f]{16}", found["fingerprint"] or "")
-    ):
-        raise ValueError(
-            f"expected in the file's metadata a family ({', '.join(FAMILIES)}), the version {FORMAT_VERSION} and a "
-            f"fingerprint of 16 hexadecimal characters, got {found!r:.200}"
-        )
-    return {**found, "version": FORMAT_VERSION}
+def _facts_of(metadata: dict[str, str]) -> KeyFacts:
+    """A file's metadata, all of it text -> the facts about the key."""
+    facts: dict[str, object] = {name: metadata.get(name) for name in ("family", "version", "fingerprint")}
+    if facts["version"] == str(FORMAT_VERSION):
+        facts["version"] = FORMAT_VERSION
+    try:
+        return KeyFacts.from_dict(facts)
+    except ValueError as error:
+        raise ValueError(f"expected the facts about a key in the file's metadata, but {error}") from None

@@ -24,7 +24,7 @@ from ..setr.errors import CiphertextError
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.keys import FAMILIES, FORMAT_VERSION
 from ..setr.modeling_setr import SetrForSemanticSegmentation
-from ..setr.public_facts import check_fits
+from ..setr.public_facts import check_image_fits
 from .embedding_file import embedding_from_bytes, embedding_to_bytes
 from .model_view import with_projection_weight
 
@@ -182,7 +182,7 @@ class SegmentationService:
                     f"{what} has at most {limit} pixels here, got {rows} x {columns}; reduce the photo, then encrypt"
                 )
         theirs = "the model of this service" if not session else "the embedding registered for this session"
-        check_fits(image, model.config, model=theirs)
+        check_image_fits(image, model.config.key_facts, model.config.patch_size, model=theirs)
         return image, model
 
     @property
@@ -209,12 +209,9 @@ class SegmentationService:
             return self._sessions[session].model
 
     def _require_public(self, reason: str) -> None:
-        facts = self.model.config.encryption
+        facts = self.model.config.key_facts
         if facts is not None:
-            raise ValueError(
-                f"the model of this service is encrypted (key fingerprint {facts['fingerprint']}, family "
-                f"{facts['family']}): {reason}"
-            )
+            raise ValueError(f"the model of this service is encrypted ({facts}): {reason}")
 
     def _forget_ended(self) -> None:
         now = self._clock()

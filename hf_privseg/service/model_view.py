@@ -12,19 +12,20 @@ import torch
 from torch import nn
 
 from ..setr.modeling_setr import SetrForSemanticSegmentation
+from ..setr.public_facts import KeyFacts
 
 _PATH = ("setr", "embeddings", "patch_embeddings", "projection")
 
 
 def with_projection_weight(
-    model: SetrForSemanticSegmentation, weight: torch.Tensor, encryption: dict[str, Any] | None
+    model: SetrForSemanticSegmentation, weight: torch.Tensor, key_facts: KeyFacts
 ) -> SetrForSemanticSegmentation:
     """Model, another weight (hidden_size, channels, patch_size, patch_size) float -> a view of it with that weight.
 
     Args:
         model: stays as it is.
         weight: replaces the projection's; not copied where dtype and device are those of the model's.
-        encryption: what `config.encryption` of the view says, {"family", "version", "fingerprint"}.
+        key_facts: about the key that encrypted the weight; `config.encryption` of the view says them.
 
     Raises:
         ValueError: a weight of another shape.
@@ -35,7 +36,7 @@ def with_projection_weight(
         raise ValueError(f"expected a projection weight of shape {tuple(own.shape)}, got {tuple(weight.shape)}")
     modules[-1].weight = nn.Parameter(weight.to(own), requires_grad=False)
     config = deepcopy(model.config)
-    config.encryption = encryption
+    config.encryption = key_facts.to_dict()
     view.config = config
     return view
 

@@ -18,17 +18,16 @@ import json
 import os
 import secrets
 from collections.abc import Callable
-from typing import Any, NoReturn, final
+from typing import Any, ClassVar, NoReturn, final
 
 import torch
 
 from .derivation import NAMESPACE, pseudorandom_key, stream_bytes
-from .errors import EncryptionStateError, HeaderError, InvalidKeyError
+from .errors import HeaderError, InvalidKeyError
 from .files import read_private_file, write_whole
-from .keys import FORMAT_VERSION, SecretKey, as_key
+from .keys import SecretKey, as_key
+from .public_facts import EMBEDDING_FAMILY, FORMAT_VERSION, KeyFacts, check_plain_model
 from .tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
-
-FAMILY = "embedding"
 
 _FORMAT = 1
 _ENTRY = "privseg_client_embedding"
@@ -59,6 +58,8 @@ class ClientEmbedding:
     """
 
     __slots__ = ("__fingerprint_key", "__matrix", "_fingerprint", "_memo", "num_channels", "patch_size")
+
+    _privseg_kind: ClassVar[str] = "client embedding"  # recognises the class in another copy of this module
 
     def __init__(self, matrix: torch.Tensor, fingerprint_key: bytes, *, patch_size: int, num_channels: int) -> None:
         """The content of a file -> client embedding; `generate` and `from_file` are the ways to get one.
@@ -93,12 +94,7 @@ class ClientEmbedding:
             EncryptionStateError: the model is encrypted.
             ValueError: its patch embedding is zero, or has infinite numbers or NaN.
         """
-        facts = model.config.encryption
-        if facts is not None:
-            raise EncryptionStateError(
-                f"expected a plain model, but this one is encrypted (family {facts['family']}, key fingerprint "
-                f"{facts['fingerprint']}); decrypt it with decrypt_model first"
-            )
+        check_plain_model(model.config.key_facts)
         weight = model.base_model.embeddings.patch_embeddings.projection.weight.detach()
         rows = weight.to("cpu", torch.float64).reshape(len(weight), -1)
         if not rows.isfinite().all() or not rows.any():
@@ -118,7 +114,7 @@ class ClientEmbedding:
     @property
     def family(self) -> str:
         """ "embedding", the cipher family; no `SecretKey` has it."""
-        return FAMILY
+        return EMBEDDING_FAMILY
 
     @property
     def version(self) -> int:
@@ -129,6 +125,11 @@ class ClientEmbedding:
     def fingerprint(self) -> str:
         """16 hexadecimal characters, public: another one for every client embedding, and no test of guesses."""
         return self._fingerprint
+
+    @property
+    def facts(self) -> KeyFacts:
+        """The three public facts: family, version and fingerprint."""
+        return KeyFacts(self.family, self.version, self.fingerprint)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -167,14 +168,14 @@ class ClientEmbedding:
         problem = None
         if not isinstance(header, dict) or set(header) != set(_HEADER):
             problem = f"entries {sorted(header) if isinstance(header, dict) else type(header).__name__!r:.160}"
-        elif [header[name] for name in _HEADER[:3]] != [_FORMAT, FAMILY, FORMAT_VERSION]:
+        elif [header[name] for name in _HEADER[:3]] != [_FORMAT, EMBEDDING_FAMILY, FORMAT_VERSION]:
             problem = f"{ ({name: header[name] for name in _HEADER[:3]})!r:.160}"
         elif set(tensors) != {"matrix", "fingerprint_key"} or tensors["fingerprint_key"].dtype != torch.uint8:
             problem = f"the tensors {sorted(tensors)!r:.160}"
         if problem:
             raise InvalidKeyError(
-                f"expected a client embedding of format {_FORMAT}, family {FAMILY!r} and version {FORMAT_VERSION} "
-                f"with the entries {sorted(_HEADER)}, got {problem}; a later version may have written it"
+                f"expected a client embedding of format {_FORMAT}, family {EMBEDDING_FAMILY!r} and version "
+                f"{FORMAT_VERSION} with the entries {sorted(_HEADER)}, got {problem}; a later version may be needed"
             )
         fingerprint_key = tensors["fingerprint_key"].numpy().tobytes()
         geometry = {name: header[name] for name in ("patch_size", "num_channels")}
@@ -224,7 +225,7 @@ class ClientEmbedding:
         numbers = self.__matrix.contiguous().numpy()
         digest = hashlib.sha256(f"{self.patch_size},{self.num_channels},{numbers.shape[1]},".encode())
         digest.update(numbers.astype("<f8").tobytes())
-        label = f"{NAMESPACE}/{FAMILY}/fingerprint/{digest.hexdigest()}"
+        label = f"{NAMESPACE}/{EMBEDDING_FAMILY}/fingerprint/{digest.hexdigest()}"
         return stream_bytes(pseudorandom_key(self.__fingerprint_key), label, 8).hex()
 
     def __eq__(self, other: object) -> bool:
@@ -236,7 +237,7 @@ class ClientEmbedding:
         return hash(self.fingerprint)
 
     def __repr__(self) -> str:
-        return f"ClientEmbedding(family={FAMILY!r}, shape={self.shape}, fingerprint={self.fingerprint!r})"
+        return f"ClientEmbedding(family={EMBEDDING_FAMILY!r}, shape={self.shape}, fingerprint={self.fingerprint!r})"
 
     def __getstate__(self) -> NoReturn:
         """Refuse pickle, copy and deepcopy, which all ask for the state here."""
@@ -257,7 +258,7 @@ def as_encryption_key(value: Any) -> EncryptionKey:
     """
     if isinstance(value, ClientEmbedding):
         return value
-    if type(value).__name__ == "ClientEmbedding" and hasattr(value, "to_bytes"):  # of another copy: rebuilt once
+    if getattr(type(value), "_privseg_kind", None) == ClientEmbedding._privseg_kind:  # of another copy: rebuilt once
         return value.remember(ClientEmbedding, lambda: ClientEmbedding.from_bytes(value.to_bytes()))
     return as_key(value)
 

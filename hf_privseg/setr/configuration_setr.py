@@ -5,7 +5,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .public_facts import FACTS
+from .public_facts import KeyFacts
 
 # Where the four feature maps are taken, as fractions of the depth. For ViT-L this gives layers 9, 14, 19, 23 (naive,
 # pup) and 5, 11, 17, 23 (mla), as in the published models.
@@ -109,6 +109,11 @@ class SetrConfig(PreTrainedConfig):
         """How many layers feed the decoder and the auxiliary heads."""
         return len(self.out_indices or ())
 
+    @property
+    def key_facts(self) -> KeyFacts | None:
+        """The public facts in `encryption`; None for a plain model."""
+        return None if self.encryption is None else KeyFacts.from_dict(self.encryption)
+
     def validate_image_size(self) -> None:
         """Refuses a training size without a whole patch."""
         if min(self.grid_size) < 1:
@@ -140,15 +145,13 @@ class SetrConfig(PreTrainedConfig):
 
     def validate_encryption(self) -> None:
         """Refuses anything but the three public facts."""
-        facts = self.encryption
-        if facts is None:
-            return
-        if set(facts) != set(FACTS) or any(not isinstance(facts[name], kind) for name, kind in FACTS.items()):
-            # Only the names are shown: a value that does not belong here might be a secret.
+        try:
+            _ = self.key_facts
+        except ValueError as error:
             raise ValueError(
-                f"encryption must be None or exactly {{'family': str, 'version': int, 'fingerprint': str}}, got the "
-                f"fields {sorted(facts)}. It is set by `encrypt_model`; there is no need to write it by hand."
-            )
+                "encryption must be None or exactly {'family': str, 'version': int, 'fingerprint': str}, but "
+                f"{error}. It is set by `encrypt_model`; there is no need to write it by hand."
+            ) from None
 
 
 def _refuse_secrets(settings: dict[str, Any]) -> None:

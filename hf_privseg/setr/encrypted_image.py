@@ -28,10 +28,9 @@ attackers: it is not keyed. Nothing in a container is secret, and nothing is eve
 import io
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ from PIL import Image, PngImagePlugin
 from .ciphers import CIPHERS
 from .errors import CiphertextError, HeaderError
 from .files import write_whole
-from .keys import FORMAT_VERSION
+from .public_facts import FORMAT_VERSION, KeyFacts
 from .stored_pixels import digest_of, restored, stored, with_zeros, without_zeros
 from .tensor_files import header_from_bytes, parse_json, tensors_from_bytes, tensors_to_bytes
 
@@ -76,6 +75,8 @@ class EncryptedImage:
         CiphertextError: a fact of the wrong type or range, or pixels that do not fit the facts.
     """
 
+    _privseg_kind: ClassVar[str] = "encrypted image"  # recognises the class in another copy of this module
+
     pixels: torch.Tensor
     family: str
     fingerprint: str
@@ -89,6 +90,11 @@ class EncryptedImage:
         for name in ("original_size", "valid_region"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _check_pixels(self.pixels, self.family, self.patch_size, self.valid_region)
+
+    @property
+    def facts(self) -> KeyFacts:
+        """The public facts about the key that encrypted the image."""
+        return KeyFacts(self.family, self.version, self.fingerprint)
 
     @property
     def suffix(self) -> str:
@@ -199,15 +205,18 @@ class EncryptedImage:
         )
 
 
+def is_encrypted_image(value: object) -> TypeGuard[EncryptedImage]:
+    """Whether `value` is an `EncryptedImage`, of this or (with remote code) another copy of this module."""
+    return getattr(type(value), "_privseg_kind", None) == EncryptedImage._privseg_kind
+
+
 def _check_facts(facts: dict[str, Any]) -> None:
     """Refuse facts of the wrong type or range; they may come from a file that anyone wrote."""
+    try:
+        KeyFacts(facts["family"], facts["version"], facts["fingerprint"])
+    except ValueError as error:
+        raise CiphertextError(f"the key of an encrypted image: {error}") from None
     expectations = {
-        "family": (f"one of {', '.join(CIPHERS)}", lambda value: isinstance(value, str) and value in CIPHERS),
-        "version": (f"{FORMAT_VERSION}", lambda value: type(value) is int and value == FORMAT_VERSION),
-        "fingerprint": (
-            "16 hexadecimal characters",
-            lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value),
-        ),
         "patch_size": ("a positive int", lambda value: type(value) is int and value > 0),
         "original_size": (f"two positive ints, {MAX_PIXELS} pixels at most", _is_size),
         "valid_region": (f"two positive ints, {MAX_PIXELS} pixels at most", _is_size),

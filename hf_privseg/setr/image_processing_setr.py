@@ -19,10 +19,11 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from .block_cipher import BlockCipher
 from .ciphers import cipher_for
 from .client_embedding import EncryptionKey, as_encryption_key
-from .encrypted_image import EncryptedImage
-from .errors import CiphertextError, EncryptionStateError, InvalidImageError, KeyMismatchError
+from .encrypted_image import EncryptedImage, is_encrypted_image
+from .errors import CiphertextError, EncryptionStateError, InvalidImageError
 from .image_inputs import flat_images, flat_segmentation_maps, image_to_levels, is_single, segmentation_map_to_indices
 from .patch_grid import PatchGrid, logits_to_image_size, padding_before_centring
+from .public_facts import check_key_fits
 
 IGNORE_INDEX = 255  # the label of pixels that belong to no class
 
@@ -141,7 +142,7 @@ class SetrImageProcessor(TorchvisionBackend):
             EncryptionStateError: an encrypted image together with a key.
             ValueError: settings that cannot be encrypted with.
         """
-        if any(map(_is_encrypted, _as_list(images))):
+        if any(map(is_encrypted_image, _as_list(images))):
             self._check_ciphertexts(_as_list(images), segmentation_maps, secret_key, kwargs)
             return self._from_ciphertexts(_as_list(images), **kwargs)
         key = None if secret_key is None else as_encryption_key(secret_key)
@@ -162,7 +163,7 @@ class SetrImageProcessor(TorchvisionBackend):
         Raises:
             As `preprocess`.
         """
-        if any(map(_is_encrypted, _as_list(images))):
+        if any(map(is_encrypted_image, _as_list(images))):
             raise EncryptionStateError(
                 "expected photos, got an EncryptedImage: encrypting twice would ruin it; use it as it is"
             )
@@ -194,14 +195,10 @@ class SetrImageProcessor(TorchvisionBackend):
             KeyMismatchError: the image was encrypted with another key.
             EncryptionStateError: it was encrypted with a client embedding.
         """
-        if not _is_encrypted(images):
+        if not is_encrypted_image(images):
             return [self.decrypt(image, secret_key) for image in images]
         key = as_encryption_key(secret_key)
-        if key.fingerprint != images.fingerprint:
-            raise KeyMismatchError(
-                f"the image was encrypted with the key of fingerprint {images.fingerprint} ({images.family}), got "
-                f"{key.fingerprint} ({key.family}); take the key that encrypted it"
-            )
+        check_key_fits(key.facts, images.facts, model="the encrypted image")
         pixels = cipher_for(key, patch_size=images.patch_size).decrypt(images.pixels)
         if pixels.is_floating_point():
             pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -360,7 +357,7 @@ class SetrImageProcessor(TorchvisionBackend):
         self, images: Sequence[Any], segmentation_maps: Any, secret_key: Any, settings: dict[str, Any]
     ) -> None:
         """Refuse whatever cannot be done to encrypted images, or not without being noticed."""
-        if not all(map(_is_encrypted, images)):
+        if not all(map(is_encrypted_image, images)):
             raise InvalidImageError("expected either photos or EncryptedImages, got both; process them in two calls")
         if secret_key is not None:
             raise EncryptionStateError(
@@ -418,11 +415,6 @@ def _batch_feature(data: dict[str, list[torch.Tensor]], return_tensors: Any) -> 
             "size={'height': ..., 'width': ...}, or process the images one by one"
         )
     return BatchFeature(data=data, tensor_type=return_tensors)
-
-
-def _is_encrypted(image: Any) -> bool:
-    """Whether it is an EncryptedImage, of this or (with remote code) another copy of its module."""
-    return type(image).__name__ == EncryptedImage.__name__
 
 
 def _as_list(images: Any) -> Any:

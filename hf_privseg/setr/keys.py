@@ -12,7 +12,7 @@ import secrets
 import unicodedata
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn, final
+from typing import Any, ClassVar, NoReturn, final
 
 import numpy as np
 
@@ -28,10 +28,9 @@ from .derivation import (
 )
 from .errors import InvalidKeyError
 from .files import read_private_file, write_whole
+from .public_facts import FAMILIES, FORMAT_VERSION, KeyFacts
 
-FAMILIES = ("permutation", "signed_permutation", "orthogonal", "matrix")
 DEFAULT_FAMILY = "orthogonal"
-FORMAT_VERSION = 1
 
 _KEY_BYTES = 32
 _SALT_BYTES = 16
@@ -52,6 +51,8 @@ class SecretKey:
     """
 
     __slots__ = ("__secret", "_family", "_memo")
+
+    _privseg_kind: ClassVar[str] = "secret key"  # recognises the class in another copy of this module
 
     def __init__(self, secret_bytes: bytes, family: str = DEFAULT_FAMILY) -> None:
         """Exactly 32 bytes, from a source of cryptographic randomness -> key.
@@ -206,6 +207,11 @@ class SecretKey:
         """
         return stream_bytes(self._prk(), f"{NAMESPACE}/{self._family}/fingerprint", 8).hex()
 
+    @property
+    def facts(self) -> KeyFacts:
+        """The three public facts: family, version and fingerprint."""
+        return KeyFacts(self.family, self.version, self.fingerprint)
+
     def derive_bytes(self, purpose: str, block_length: int, num_bytes: int) -> bytes:
         """The first `num_bytes` bytes of the stream with label "hf-privseg/v1/<family>/<block_length>/<purpose>"."""
         return stream_bytes(self._prk(), self._label(purpose, block_length), num_bytes)
@@ -295,7 +301,7 @@ def as_key(value: Any) -> SecretKey:
         return value
     if isinstance(value, bytes):
         return SecretKey(value)
-    if type(value).__name__ == "SecretKey" and hasattr(value, "to_text"):
+    if getattr(type(value), "_privseg_kind", None) == SecretKey._privseg_kind:  # of another copy
         rebuilt = SecretKey.from_text(value.to_text())
         rebuilt._memo = getattr(value, "_memo", rebuilt._memo)
         return rebuilt
@@ -327,3 +333,6 @@ def _problem_in_base64url(text: str) -> str | None:
     if text[-1] not in "AEIMQUYcgkosw048":  # 43 characters hold 258 bits, and the last two are zero
         return "ends in a character that no key ends in (mistyped or cut)"
     return None
+
+
+__all__ = ["DEFAULT_FAMILY", "FAMILIES", "FORMAT_VERSION", "SecretKey", "as_key"]

@@ -9,8 +9,7 @@ import torch
 
 from .ciphers import cipher_for
 from .client_embedding import EncryptionKey, as_encryption_key
-from .errors import EncryptionStateError
-from .public_facts import check_fits, public_facts
+from .public_facts import check_key_fits, check_plain_model
 from .rekey_update import RekeyUpdate
 
 
@@ -46,16 +45,13 @@ class EncryptableEmbedding:
             KeyMismatchError: a client embedding that was made from another model.
         """
         secret_key = as_encryption_key(secret_key)
-        facts = self.config.encryption
-        if facts is not None:
-            raise EncryptionStateError(
-                f"Expected a plain model, but this one is encrypted already (family {facts['family']}, key "
-                f"fingerprint {facts['fingerprint']}). Use `rekey_model(old_key, new_key)` to change its key, or "
-                "`decrypt_model(old_key)` first."
-            )
+        check_plain_model(
+            self.config.key_facts,
+            advice="change its key with rekey_model(old_key, new_key), or decrypt it with decrypt_model(old_key)",
+        )
         weight = self._projection.weight
         weight.copy_(self._cipher(secret_key).encrypt_weight(weight))
-        self.config.encryption = public_facts(secret_key)
+        self.config.encryption = secret_key.facts.to_dict()
         return self
 
     @torch.no_grad()
@@ -68,7 +64,7 @@ class EncryptableEmbedding:
             KeyMismatchError: the model is encrypted with another key.
         """
         secret_key = as_encryption_key(secret_key)
-        check_fits(secret_key, self.config)
+        check_key_fits(secret_key.facts, self.config.key_facts)
         weight = self._projection.weight
         weight.copy_(self._cipher(secret_key).decrypt_weight(weight))
         self.config.encryption = None
@@ -87,12 +83,12 @@ class EncryptableEmbedding:
                 made from another model.
         """
         old_key, new_key = as_encryption_key(old_key), as_encryption_key(new_key)
-        check_fits(old_key, self.config)
+        check_key_fits(old_key.facts, self.config.key_facts)
         weight = self._projection.weight
         # In float64, so that a key update rounds once and not twice.
         plain = self._cipher(old_key).decrypt_weight(weight.double())
         weight.copy_(self._cipher(new_key).encrypt_weight(plain))
-        self.config.encryption = public_facts(new_key)
+        self.config.encryption = new_key.facts.to_dict()
         return self
 
     @torch.no_grad()
@@ -104,9 +100,9 @@ class EncryptableEmbedding:
             KeyMismatchError: the model is not encrypted with the update's old key.
             ValueError: the update was made for a patch embedding of another shape.
         """
-        check_fits(update.old, self.config, subject="the old key of the update")
+        check_key_fits(update.old, self.config.key_facts, subject="the old key of the update")
         self._projection.weight.copy_(update.apply_to_weight(self._projection.weight))
-        self.config.encryption = public_facts(update.new)
+        self.config.encryption = update.new.to_dict()
         return self
 
 

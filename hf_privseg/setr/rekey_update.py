@@ -27,16 +27,15 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 
 from .ciphers import CIPHERS, cipher_for
 from .errors import HeaderError
 from .files import read_private_file, write_whole
-from .keys import FAMILIES, SecretKey, as_key
-from .public_facts import FACTS, public_facts
+from .keys import SecretKey, as_key
+from .public_facts import EMBEDDING_FAMILY, KeyFacts
 from .tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 
 _FORMAT = 1
@@ -52,8 +51,7 @@ class RekeyUpdate:
     Made by `between`; `model.apply_rekey_update(update)` applies it. It is not pickled or copied.
 
     Args:
-        old, new: have the public facts of the keys as attributes family, version and fingerprint; nothing else of
-            them is kept.
+        old, new: the public facts about the two keys.
         patch_size, num_channels: of the patch embedding; L = num_channels * patch_size**2.
         tensors: {"order": (L,) int64, "signs": (L,) int8} between permutation families, with
             W_hat_new[:, i] = signs[i] W_hat_old[:, order[i]] for the weight W_hat of shape (hidden_size, L); else
@@ -63,15 +61,18 @@ class RekeyUpdate:
         ValueError: a fact or a tensor of the wrong form.
     """
 
-    old: Any
-    new: Any
+    old: KeyFacts
+    new: KeyFacts
     patch_size: int
     num_channels: int
     tensors: dict[str, torch.Tensor]
 
     def __post_init__(self) -> None:
-        for name in ("old", "new"):
-            object.__setattr__(self, name, SimpleNamespace(**_checked_facts(name, public_facts(getattr(self, name)))))
+        if EMBEDDING_FAMILY in (self.old.family, self.new.family):
+            raise ValueError(
+                f"a rekey update leads from one SecretKey to another, got families {self.old.family!r} and "
+                f"{self.new.family!r}; a client embedding belongs to the plain model, from which a new one is made"
+            )
         for name in ("patch_size", "num_channels"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
@@ -101,9 +102,9 @@ class RekeyUpdate:
         identity = torch.eye(length, dtype=torch.float64).reshape(length, num_channels, patch_size, patch_size)
         matrix = new_cipher.encrypt_weight(old_cipher.decrypt_weight(identity)).reshape(length, length)
         tensors = {"matrix": matrix}
-        if _is_exact(old, new):
+        if _is_exact(old.facts, new.facts):
             tensors = {"order": matrix.abs().argmax(dim=0), "signs": matrix.sum(dim=0).to(torch.int8)}
-        return cls(old, new, patch_size, num_channels, tensors)
+        return cls(old.facts, new.facts, patch_size, num_channels, tensors)
 
     def apply_to_weight(self, weight: torch.Tensor) -> torch.Tensor:
         """(hidden_size, channels, patch_size, patch_size) float under the old key -> the same under the new one.
@@ -126,7 +127,7 @@ class RekeyUpdate:
 
     def to_bytes(self) -> bytes:
         """The content of the file form: safetensors, the facts in its metadata. Nothing is lost."""
-        facts = {name: public_facts(getattr(self, name)) for name in ("old", "new")}
+        facts = {"old": self.old.to_dict(), "new": self.new.to_dict()}
         header = {"format": _FORMAT, **facts, "patch_size": self.patch_size, "num_channels": self.num_channels}
         header["sha256"] = _digest(self.tensors)
         return tensors_to_bytes(self.tensors, {_ENTRY: json.dumps(header)})
@@ -147,7 +148,7 @@ class RekeyUpdate:
                 f"expected a rekey update of format {_FORMAT} with the entries {sorted(_HEADER)}, got "
                 f"{sorted(header) if isinstance(header, dict) else header!r:.80}; a later version may have written it"
             )
-        old, new = (SimpleNamespace(**_checked_facts(name, header[name])) for name in ("old", "new"))
+        old, new = (_facts_of(header, name) for name in ("old", "new"))
         update = cls(old, new, header["patch_size"], header["num_channels"], tensors)
         if header["sha256"] != _digest(update.tensors):
             raise ValueError(
@@ -191,21 +192,16 @@ class RekeyUpdate:
         )
 
 
-def _is_exact(old: Any, new: Any) -> bool:
+def _is_exact(old: KeyFacts, new: KeyFacts) -> bool:
     """Whether both keys only reorder and negate."""
     return all(CIPHERS[facts.family].acts_on_uint8 for facts in (old, new))
 
 
-def _checked_facts(name: str, facts: Any) -> dict[str, Any]:
-    """{"family", "version", "fingerprint"} of the right types; they may come from a file that anyone wrote."""
-    sound = isinstance(facts, dict) and set(facts) == set(FACTS)
-    if not sound or any(type(facts[fact]) is not kind for fact, kind in FACTS.items()):
-        raise ValueError(f"{name} of a rekey update is {{'family', 'version', 'fingerprint'}}, got {facts!r:.120}")
-    if facts["family"] not in FAMILIES:
-        raise ValueError(
-            f"{name} of a rekey update is of family {facts['family']!r:.40}; choose among {', '.join(FAMILIES)}"
-        )
-    return facts
+def _facts_of(header: dict[str, object], name: str) -> KeyFacts:
+    try:
+        return KeyFacts.from_dict(header[name])
+    except ValueError as error:
+        raise ValueError(f"{name} of a rekey update: {error}") from None
 
 
 def _check_tensors(tensors: dict[str, torch.Tensor], length: int, exact: bool) -> None:

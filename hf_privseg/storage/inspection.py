@@ -10,7 +10,6 @@ from ..setr.client_embedding import ClientEmbedding
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.keys import SecretKey
-from ..setr.public_facts import public_facts
 from ..setr.rekey_update import RekeyUpdate
 from .models import load_settings, local_folder
 
@@ -68,13 +67,13 @@ def _resizing(processor: SetrImageProcessor) -> dict[str, Any]:
 
 
 def _of_key(path: Path) -> dict[str, Any]:
-    return {"kind": "secret key", **public_facts(SecretKey.from_file(path))}
+    return {"kind": "secret key", **SecretKey.from_file(path).facts.to_dict()}
 
 
 def _of_client_embedding(path: Path) -> dict[str, Any]:
     embedding = ClientEmbedding.from_file(path)
     facts = {"block_length": embedding.shape[0], "numbers_sent": embedding.shape[1]}
-    return {"kind": "client embedding", **public_facts(embedding), **facts}
+    return {"kind": "client embedding", **embedding.facts.to_dict(), **facts}
 
 
 def _of_rekey_update(path: Path) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def _of_encrypted_image(path: Path) -> dict[str, Any]:
             "give its folder"
         ) from error
     sizes = {"size": image.pixels.shape[1:], "original_size": image.original_size, "valid_region": image.valid_region}
-    facts = {"kind": "encrypted image", **public_facts(image), "patch_size": image.patch_size}
+    facts = {"kind": "encrypted image", **image.facts.to_dict(), "patch_size": image.patch_size}
     return facts | {name: {"height": size[0], "width": size[1]} for name, size in sizes.items()}
 
 

@@ -20,7 +20,6 @@ from hf_privseg.audit.target import Target
 from hf_privseg.audit.trials import all_trials, seed_trial
 from hf_privseg.catalog.sample_images import sample_image
 from hf_privseg.cli.app import app
-from hf_privseg.setr.public_facts import public_facts
 
 PATCH_SIZE = 4
 
@@ -211,7 +210,7 @@ def test_a_victim_among_the_prior_images_is_refused(model, processor, crops):
 def test_a_key_from_a_small_seed_is_told_by_its_fingerprint(monkeypatch, seed, found):
     monkeypatch.setattr("hf_privseg.audit.trials.NUM_SEEDS", 200)
     key = SecretKey.generate() if seed is None else SecretKey.from_seed(seed)
-    outcome = seed_trial(public_facts(key)).run()
+    outcome = seed_trial(key.facts.to_dict()).run()
     assert outcome.metrics == {"exact": found}
     assert str(seed) not in outcome.note  # the report must not hand the key on
 

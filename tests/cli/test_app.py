@@ -147,7 +147,7 @@ def test_encrypt_model_leaves_nothing_half_done(place, monkeypatch):
 
 def test_encrypt_model_refuses_an_encrypted_model(place):
     message = place.fail("encrypt-model", place.encrypted_model(), place.folder / "twice", "-k", place.key_file)
-    assert f"encrypted already (family orthogonal, key fingerprint {place.key.fingerprint})" in message
+    assert f"is encrypted (key fingerprint {place.key.fingerprint}, family orthogonal, version 1)" in message
 
 
 def test_a_model_of_another_type_is_refused(place):
@@ -300,8 +300,8 @@ def test_photos_for_an_encrypted_model_are_encrypted_here_first(place):
 
 def test_a_plain_photo_for_an_encrypted_model_needs_a_key(place):
     message = place.fail("segment", place.encrypted_model(), place.folder / "photo.png", "-o", place.folder / "out")
-    assert f"{place.folder / 'photo.png'} is a plain photo, but the model" in message
-    assert f"key of fingerprint {place.key.fingerprint}" in message
+    assert f"{place.folder / 'photo.png'} is plain, but the model" in message
+    assert f"key fingerprint {place.key.fingerprint}" in message
 
 
 def test_a_ciphertext_for_a_plain_model_is_refused(place):

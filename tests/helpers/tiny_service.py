@@ -24,7 +24,7 @@ def service(**kwargs):
 
 def embedding_for(key, of, patch_size=4):
     weight = cipher_for(key, patch_size=patch_size).encrypt_weight(projection(of.model).weight)
-    return embedding_to_bytes(weight, {"family": key.family, "version": key.version, "fingerprint": key.fingerprint})
+    return embedding_to_bytes(weight, key.facts)
 
 
 def ciphertext(key, seed=0):

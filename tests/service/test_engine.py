@@ -17,6 +17,7 @@ from hf_privseg.service import Limits, SegmentationService
 from hf_privseg.service.embedding_file import embedding_from_bytes, embedding_to_bytes
 from hf_privseg.service.model_view import with_projection_weight
 from hf_privseg.setr.ciphers import cipher_for
+from hf_privseg.setr.public_facts import KeyFacts
 
 FAMILIES = ["permutation", "signed_permutation", "orthogonal", "matrix"]
 FACTS = {"family": "orthogonal", "version": 1, "fingerprint": "0123456789abcdef"}
@@ -29,7 +30,9 @@ def test_a_view_computes_with_its_own_weight_and_shares_everything_else():
     model, key = tiny_model("mla"), make_key()
     expected = model(pixels()).logits
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    view = with_projection_weight(model, cipher_for(key, patch_size=4).encrypt_weight(projection(model).weight), FACTS)
+    view = with_projection_weight(
+        model, cipher_for(key, patch_size=4).encrypt_weight(projection(model).weight), KeyFacts(**FACTS)
+    )
     encrypted = cipher_for(key, patch_size=4).encrypt(pixels())
     torch.testing.assert_close(view(encrypted).logits, expected, rtol=1e-3, atol=1e-4)
     assert (view(pixels()).logits - expected).abs().max() > 0.1
@@ -42,7 +45,7 @@ def test_a_view_computes_with_its_own_weight_and_shares_everything_else():
 
 def test_a_view_refuses_a_weight_of_another_shape():
     with pytest.raises(ValueError, match=r"shape \(32, 3, 4, 4\), got \(32, 3, 8, 8\)"):
-        with_projection_weight(tiny_model(), torch.zeros(32, 3, 8, 8), FACTS)
+        with_projection_weight(tiny_model(), torch.zeros(32, 3, 8, 8), KeyFacts(**FACTS))
 
 
 # ---------------------------------------------------------------------------------------------------------- sessions
@@ -173,6 +176,13 @@ def test_many_labels_lower_the_limit_of_the_original_size():
     assert SegmentationService(model, processor()).model_info()["max_original_pixels"] == 2**28 // 150
 
 
+def with_metadata(**changes):
+    """An embedding's file whose metadata say otherwise."""
+    return safetensors.torch.save(
+        {"weight": torch.zeros(32, 3, 4, 4)}, metadata={name: str(value) for name, value in FACTS.items()} | changes
+    )
+
+
 def test_a_limit_is_positive():
     with pytest.raises(ValueError, match="max_sessions is at least 1, got 0"):
         Limits(max_sessions=0)
@@ -182,12 +192,12 @@ def test_a_limit_is_positive():
     ("data", "message"),
     [
         (b"rubbish", "expected a safetensors file with an encrypted patch embedding, got "),
-        (embedding_to_bytes(torch.zeros(32, 3, 4, 4)), "'family': None"),
-        (embedding_to_bytes(torch.zeros(32, 3, 4, 4), FACTS | {"version": 2}), "version 1 .* got .*'version': '2'"),
-        (embedding_to_bytes(torch.zeros(32, 3, 4, 4), FACTS | {"fingerprint": "x" * 16}), "16 hexadecimal.*xxxx"),
-        (embedding_to_bytes(torch.zeros(32, 3, 4, 4), FACTS | {"family": "rot13"}), "got .*rot13"),
-        (embedding_to_bytes(torch.full((32, 3, 4, 4), torch.nan), FACTS), "got NaN or infinity"),
-        (embedding_to_bytes(torch.zeros(8, 3, 4, 4), FACTS), r"shape \(32, 3, 4, 4\), got \(8, 3, 4, 4\)"),
+        (embedding_to_bytes(torch.zeros(32, 3, 4, 4)), "the family of a key is .*, got a NoneType"),
+        (with_metadata(version="2"), "the version of a key is the number 1, got a str of 1 characters"),
+        (with_metadata(fingerprint="x" * 16), "16 hexadecimal characters, got a str of 16 characters"),
+        (with_metadata(family="rot13"), "got 'rot13'"),
+        (embedding_to_bytes(torch.full((32, 3, 4, 4), torch.nan), KeyFacts(**FACTS)), "got NaN or infinity"),
+        (embedding_to_bytes(torch.zeros(8, 3, 4, 4), KeyFacts(**FACTS)), r"shape \(32, 3, 4, 4\), got \(8, 3, 4, 4\)"),
         (safetensors.torch.save({"a": torch.zeros(2).half()}), r"one float32 tensor.*F16 \(2,\)"),
         (safetensors.torch.save({"a": torch.zeros(2), "b": torch.zeros(1)}), "one float32 tensor"),
     ],
@@ -210,6 +220,6 @@ def test_what_the_service_says_and_serves_is_public():
     weight = safetensors.torch.load(public.public_embedding())["weight"]
     assert torch.equal(weight, projection(public.model).weight)
     weight, facts = embedding_from_bytes(embedding_for(key, public))
-    assert facts["fingerprint"] == key.fingerprint
+    assert facts == key.facts
     assert re.fullmatch(r"[\w-]{22}", public.register_embedding(embedding_for(key, public))["session"])
     assert_no_secret(embedding_for(key, public), key)

@@ -415,12 +415,14 @@ def test_cipher_for_takes_bare_bytes_as_the_default_family_and_nothing_else():
 
 
 def test_cipher_for_refuses_a_key_of_a_family_that_a_newer_copy_knows():
-    class SecretKey:
+    class Newer:
+        _privseg_kind = SecretKey._privseg_kind
+
         def to_text(self):
             return "privseg1.hadamard." + "A" * 43
 
     with pytest.raises(InvalidKeyError, match=r"names no known family \(choose one of permutation, .*, matrix"):
-        cipher_for(SecretKey(), patch_size=4)
+        cipher_for(Newer(), patch_size=4)
 
 
 # A matrix that the user supplies

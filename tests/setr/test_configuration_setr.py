@@ -6,6 +6,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 
 from hf_privseg import SecretKey, SetrConfig
+from hf_privseg.setr.public_facts import KeyFacts
 
 FACTS = {"family": "orthogonal", "version": 1, "fingerprint": "0123456789abcdef"}
 SECRET_NAMES = ["secret_key", "key", "private_key", "passphrase"]
@@ -103,15 +104,27 @@ def test_layers_that_do_not_exist_or_stay_unused_are_refused(indices):
 
 
 @pytest.mark.parametrize(
-    "facts",
-    [{}, {"family": "orthogonal"}, {**FACTS, "version": "1"}, {**FACTS, "secret_key": "c2VjcmV0"}],
-    ids=["empty", "incomplete", "wrong_type", "additional"],
+    ("facts", "came"),
+    [
+        ({}, "the fields []"),
+        ({"family": "orthogonal"}, "the fields ['family']"),
+        ({**FACTS, "version": "1"}, "the number 1, got a str of 1 characters"),
+        ({**FACTS, "version": True}, "the number 1, got True"),
+        ({**FACTS, "fingerprint": "c2VjcmV0"}, "16 hexadecimal characters, got a str of 8 characters"),
+        ({**FACTS, "secret_key": "c2VjcmV0"}, "the fields ['family', 'fingerprint', 'secret_key', 'version']"),
+    ],
+    ids=["empty", "incomplete", "wrong_type", "bool", "not_hexadecimal", "additional"],
 )
-def test_encryption_facts_are_exactly_three_and_a_stray_value_is_not_shown(facts):
+def test_encryption_facts_are_exactly_three_and_a_stray_value_is_not_shown(facts, came):
     with pytest.raises(StrictDataclassError, match="encryption must be None or exactly") as error:
         tiny(encryption=facts)
-    assert f"got the fields {sorted(facts)}" in str(error.value)
+    assert came in str(error.value)
     assert "c2VjcmV0" not in str(error.value)
+
+
+def test_the_facts_of_a_config_are_those_of_its_key():
+    assert tiny().key_facts is None
+    assert tiny(encryption=FACTS).key_facts == KeyFacts(**FACTS)
 
 
 @pytest.mark.parametrize("name", SECRET_NAMES)

@@ -146,7 +146,7 @@ def test_what_is_no_key_or_twice_the_same_is_refused():
     ):
         RekeyUpdate.between(make_key(), SECRET, patch_size=4)
     with pytest.raises(ValueError, match="patch_size of a rekey update is an int >= 1, got True"):
-        RekeyUpdate(*keys(), True, 3, {})
+        RekeyUpdate(*(key.facts for key in keys()), True, 3, {})
 
 
 # ------------------------------------------------------------------------------------------------------------ the file
@@ -216,15 +216,31 @@ FACTS = {"family": "permutation", "version": 1, "fingerprint": "0" * 16}
         ({"num_channels": 1}, r"expected a rekey update with .*\(16,\).* got .*\(48,\)"),
         (
             {"old": FACTS | {"version": "1"}},
-            r"old of a rekey update is \{'family', .*\}, got .*'version': '1'",
+            "old of a rekey update: the version of a key is the number 1, got a str of 1 characters",
         ),
-        ({"new": FACTS | {"family": "rot13"}}, "new of a rekey update is of family 'rot13'; choose among permutation"),
+        (
+            {"new": FACTS | {"family": "rot13"}},
+            "new of a rekey update: the family .* is one of permutation, .*, got 'rot13'",
+        ),
+        ({"new": FACTS | {"family": "embedding"}}, "got families 'permutation' and 'embedding'; a client embedding"),
         ({"new": FACTS | {"family": "matrix"}}, r"expected a rekey update with .*matrix.*float64.* got .*order"),
         ({"tensors": {"order": torch.zeros(48, dtype=torch.int64)}}, r"order .* holds each of 0 \.\. 47 once"),
         ({"tensors": {"signs": torch.zeros(48, dtype=torch.int8)}}, r"signs .* are \+1 and -1, but some"),
         ({"tensors": {"order": torch.arange(48)}}, "not those that were written .their SHA-256 differs"),
     ],
-    ids=["format", "entries", "type", "geometry", "facts", "family", "kind", "order", "signs", "digest"],
+    ids=[
+        "format",
+        "entries",
+        "type",
+        "geometry",
+        "facts",
+        "family",
+        "client embedding",
+        "kind",
+        "order",
+        "signs",
+        "digest",
+    ],
 )
 def test_a_file_that_is_not_what_it_should_be_is_refused_and_named(change, message, tmp_path):
     path = tmp_path / "x.rekey"
