@@ -25,8 +25,8 @@ from hf_privseg import SetrForSemanticSegmentation
 from hf_privseg.attacks.public_base import relative_drift
 from hf_privseg.attacks.tools.priors import ImagePrior, image_prior, photo_prior, synthetic_prior
 from hf_privseg.audit.audit import FAMILIES, embedding_matrix_of, fresh_keys, load_embedding, segmenter
-from hf_privseg.audit.report import METRICS
 from hf_privseg.audit.scene import Scene, Trial
+from hf_privseg.audit.summary import METRICS
 from hf_privseg.audit.trials import all_trials, public_base_trials
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.experiments.setup import Records

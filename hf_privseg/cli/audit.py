@@ -134,14 +134,10 @@ def _evenly(paths: list[Path], limit: int) -> list[Path]:
 
 def _print_table(result: "AuditReport", *, to_stderr: bool) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    from ..audit.report import EXPLANATION, table_rows
+    from ..audit.summary import EXPLANATION, table_rows
+    from ..reporting.tables import terminal_table
 
-    head, rows = table_rows(result.findings)
-    table = Table(*head, title="What attackers recover", title_justify="left")
-    for row in rows:
-        table.add_row(*row)
     console = Console(stderr=to_stderr)
-    console.print(table)
+    console.print(terminal_table("What attackers recover", *table_rows(result.findings)))
     console.print(EXPLANATION, style="dim")

@@ -6,7 +6,6 @@ mmsegmentation. Paper: Zheng et al., "Rethinking Semantic Segmentation from a Se
 Transformers", CVPR 2021. The encryption: Kiya et al., J. Imaging 2022, 8(9), 233, section 3.2.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, capture_outputs, maybe_install_capturing_hooks
+from transformers.utils.output_capturing import capture_outputs, maybe_install_capturing_hooks
 
 from .configuration_setr import SetrConfig
 from .model_card import write_model_card
@@ -54,26 +53,6 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, ignore_index: 
     logits = nn.functional.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
     total = nn.functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
     return total / (labels != ignore_index).sum().clamp(min=1)
-
-
-class RecordedModule(nn.Module):
-    """A module whose output transformers records, by a forward hook that is a closure and cannot be pickled.
-
-    Its state leaves that hook out. `SetrModel` installs the hooks anew when it is unpickled or copied.
-    """
-
-    @property
-    def is_recorded(self) -> bool:
-        """Whether the hook is installed."""
-        return any(_records(hook) for hook in self._forward_hooks.values())
-
-    def __getstate__(self) -> dict[str, Any]:
-        hooks = {number: hook for number, hook in self._forward_hooks.items() if not _records(hook)}
-        return {**self.__dict__, "_forward_hooks": OrderedDict(hooks)}
-
-
-def _records(hook: Any) -> bool:
-    return getattr(hook, "__module__", None) == maybe_install_capturing_hooks.__module__
 
 
 # ----------------------------------------------------------------------------------------------------- embeddings
@@ -181,7 +160,7 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-class SetrAttention(RecordedModule):
+class SetrAttention(nn.Module):
     """Multi-head self-attention through transformers' attention interface (SDPA unless asked otherwise)."""
 
     def __init__(self, config: SetrConfig):
@@ -226,7 +205,7 @@ class SetrMLP(nn.Module):
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
 
 
-class SetrLayer(RecordedModule, GradientCheckpointingLayer):
+class SetrLayer(GradientCheckpointingLayer):
     """A pre-norm transformer layer with stochastic depth."""
 
     def __init__(self, config: SetrConfig, drop_path_rate: float):
@@ -476,14 +455,6 @@ class SetrModel(SetrPreTrainedModel):
         self.layers = nn.ModuleList(SetrLayer(config, rate) for rate in rates)
         self.post_init()
         # Hooks are otherwise installed at the first call, which torch.compile(fullgraph=True) cannot trace.
-        maybe_install_capturing_hooks(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the state of a pickled or copied model, and install the hooks that it leaves out."""
-        super().__setstate__(state)
-        # In a new process no constructor has told transformers yet what this class records.
-        dict.__setitem__(_CAN_RECORD_REGISTRY, str(type(self)), self._can_record_outputs)
-        self._output_capturing_hooks_installed = any(layer.is_recorded for layer in self.layers)
         maybe_install_capturing_hooks(self)
 
     @merge_with_config_defaults

@@ -11,7 +11,8 @@ from PIL import Image
 
 from hf_privseg.audit.advice import Deployment, advise
 from hf_privseg.audit.findings import Finding, as_picture, verdicts, worst
-from hf_privseg.audit.report import AuditReport, table_rows
+from hf_privseg.audit.report import AuditReport
+from hf_privseg.audit.summary import table_rows
 
 PICTURE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
 
