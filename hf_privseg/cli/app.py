@@ -42,8 +42,8 @@ from .output import (
 from .service import PatchSize, Server, Timeout, segment_by_service, serve
 
 if TYPE_CHECKING:
-    from ..setr.client_embedding import EncryptionKey
     from ..setr.configuration_setr import SetrConfig
+    from ..setr.encryption_key import EncryptionKey
 
 _KEY_TEXT = re.compile(r"privseg\d+\.\w+\.[\w-]{8}")
 

@@ -13,7 +13,7 @@ from .options import Force, Json, KeyFile, Model, ModelFolder, read_key
 from .output import report, write_secret
 
 if TYPE_CHECKING:
-    from ..setr.client_embedding import EncryptionKey
+    from ..setr.encryption_key import EncryptionKey
     from ..setr.keys import SecretKey
 
 NewKeyFile = Annotated[Path, typer.Option("--new-key-file", "-n", help="File with the key that comes after it.")]

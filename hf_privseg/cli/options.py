@@ -15,7 +15,7 @@ from ..setr.errors import InvalidKeyError
 from ..setr.keys import FAMILIES, SecretKey
 
 if TYPE_CHECKING:
-    from ..setr.client_embedding import EncryptionKey
+    from ..setr.encryption_key import EncryptionKey
 
 KEY_VARIABLE = "PRIVSEG_KEY"
 
@@ -66,7 +66,7 @@ def read_key(key_file: Path | None) -> "EncryptionKey":
         OSError: the file cannot be read.
     """
     if key_file is not None:
-        from ..setr.client_embedding import key_from_file
+        from ..setr.encryption_key import key_from_file
 
         return key_from_file(key_file)
     if KEY_VARIABLE not in os.environ:

@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..setr.client_embedding import EncryptionKey
+    from ..setr.encryption_key import EncryptionKey
 
 # A name with one of these is meant as a file's, and must then have the ending of what is written.
 _FILE_ENDINGS = (".png", ".safetensors", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")

@@ -28,8 +28,8 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..setr.client_embedding import EncryptionKey, as_encryption_key
 from ..setr.encrypted_image import EncryptedImage, is_encrypted_image
+from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import (
     EncryptionStateError,
     InvalidImageError,

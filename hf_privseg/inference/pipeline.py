@@ -10,8 +10,8 @@ from PIL import Image
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.pipelines import ImageSegmentationPipeline
 
-from ..setr.client_embedding import EncryptionKey, as_encryption_key
 from ..setr.encrypted_image import is_encrypted_image
+from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.image_inputs import flat_images, image_to_levels
 from ..setr.public_facts import check_image_fits, check_plain_image_fits
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..setr.client_embedding import EncryptionKey
 from ..setr.configuration_setr import SetrConfig
 from ..setr.encrypted_image import EncryptedImage
+from ..setr.encryption_key import EncryptionKey
 from ..setr.errors import EncryptionStateError
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.modeling_setr import SetrForSemanticSegmentation

@@ -22,8 +22,8 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ..setr.client_embedding import EncryptionKey, as_encryption_key
 from ..setr.encrypted_image import is_encrypted_image
+from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import CiphertextError, EncryptionStateError
 from ..setr.image_inputs import image_to_levels
 from ..setr.image_processing_setr import SetrImageProcessor

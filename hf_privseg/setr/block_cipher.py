@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NoReturn
 
 import torch
 
-from .client_embedding import EncryptionKey, as_encryption_key
+from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import InvalidImageError, KeyMismatchError
 
 

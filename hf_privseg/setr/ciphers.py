@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 
 from .block_cipher import BlockCipher, DenseCipher
-from .client_embedding import ClientEmbedding, EncryptionKey, as_encryption_key
+from .client_embedding import ClientEmbedding
+from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import EncryptionStateError, InvalidKeyError, KeyMismatchError
 from .keys import SecretKey
 

@@ -15,30 +15,29 @@ and the numbers of A, little-endian, row by row: whoever lacks the random bytes 
 import hashlib
 import hmac
 import json
-import os
 import secrets
-from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn, final
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar, NoReturn, TypeGuard, TypeVar, cast, final
 
 import torch
 
 from .derivation import NAMESPACE, pseudorandom_key, stream_bytes
 from .errors import HeaderError, InvalidKeyError
-from .files import read_private_file, write_whole
-from .keys import SecretKey, as_key
+from .keys import SecretKey
+from .private_file import PrivateFile
 from .public_facts import EMBEDDING_FAMILY, FORMAT_VERSION, KeyFacts, check_plain_model
 from .tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 
+_T = TypeVar("_T")
 _FORMAT = 1
 _ENTRY = "privseg_client_embedding"
 _HEADER = ("format", "family", "version", "fingerprint", "patch_size", "num_channels")
 _FINGERPRINT_KEY_BYTES = 32
-_MAX_FILE_BYTES = 2**28  # A of 5792 x 5792 numbers
 _RANK_TOLERANCE = 2.0**-23  # the rounding of a float32 weight: below it a singular value is noise
 
 
 @final
-class ClientEmbedding:
+class ClientEmbedding(PrivateFile):
     """The client's part A (L, r) float64 of one model's patch embedding: a secret in the place of a `SecretKey`.
 
     Make one from the plain model with `generate`; `encrypt_model`, `rekey_model`, the processor and the pipeline take
@@ -59,7 +58,9 @@ class ClientEmbedding:
 
     __slots__ = ("__fingerprint_key", "__matrix", "_fingerprint", "_memo", "num_channels", "patch_size")
 
-    _privseg_kind: ClassVar[str] = "client embedding"  # recognises the class in another copy of this module
+    _privseg_kind: ClassVar[str] = "client embedding"
+    _loss: ClassVar[str] = "whatever was encrypted with a client embedding or key that it holds would be lost with it"
+    _max_file_bytes: ClassVar[int] = 2**28  # A of 5792 x 5792 numbers
 
     def __init__(self, matrix: torch.Tensor, fingerprint_key: bytes, *, patch_size: int, num_channels: int) -> None:
         """The content of a file -> client embedding; `generate` and `from_file` are the ways to get one.
@@ -82,7 +83,7 @@ class ClientEmbedding:
         self.__matrix, self.__fingerprint_key = matrix.detach(), fingerprint_key
         self.patch_size, self.num_channels = patch_size, num_channels
         self._fingerprint = self._derived_fingerprint()
-        self._memo: dict[Any, Any] = {}
+        self._memo: dict[Hashable, Any] = {}
 
     @classmethod
     def generate(cls, model: Any) -> "ClientEmbedding":
@@ -142,11 +143,11 @@ class ClientEmbedding:
         """A, (L, r) float64, the object's own. It *is* the secret: never log it, never write to it."""
         return self.__matrix
 
-    def remember(self, name: Any, make: Callable[[], Any]) -> Any:
+    def remember(self, name: Hashable, make: Callable[[], _T]) -> _T:
         """make(), called once for this object and `name`; the result lives as long as the object."""
         if name not in self._memo:
             self._memo[name] = make()
-        return self._memo[name]
+        return cast(_T, self._memo[name])
 
     def to_bytes(self) -> bytes:
         """The content of the file form. It *is* the secret: never log it."""
@@ -187,28 +188,12 @@ class ClientEmbedding:
             )
         return embedding
 
-    def to_file(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the file form to `path`, readable by its owner alone (mode 0600), as a whole or not at all.
-
-        Raises:
-            FileExistsError: `path` exists and `overwrite` is False.
-        """
-        loss = "whatever was encrypted with a client embedding or key that it holds would be lost with it"
-        write_whole(path, self.to_bytes(), overwrite=overwrite, private=True, loss=loss)
+    def _file_content(self) -> bytes:
+        return self.to_bytes()
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> "ClientEmbedding":
-        """Path of a file that `to_file` wrote -> client embedding; warns if other users of the machine can read it.
-
-        Raises:
-            InvalidKeyError: as `from_bytes`; names the file.
-            OSError: the file cannot be read.
-        """
-        data = read_private_file(path, _MAX_FILE_BYTES, noun="client embedding")
-        try:
-            return cls.from_bytes(data)
-        except InvalidKeyError as error:
-            raise InvalidKeyError(f"{path}: {error}") from None
+    def _from_file_content(cls, content: bytes) -> "ClientEmbedding":
+        return cls.from_bytes(content)
 
     def to_text(self) -> NoReturn:
         """Refuse: a `SecretKey` has a text form, a client embedding has a file.
@@ -239,40 +224,10 @@ class ClientEmbedding:
     def __repr__(self) -> str:
         return f"ClientEmbedding(family={EMBEDDING_FAMILY!r}, shape={self.shape}, fingerprint={self.fingerprint!r})"
 
-    def __getstate__(self) -> NoReturn:
-        """Refuse pickle, copy and deepcopy, which all ask for the state here."""
-        raise TypeError(
-            "a ClientEmbedding is neither pickled nor copied, for it holds the patch embedding; pass the path of its "
-            "file and read it with ClientEmbedding.from_file where it is used"
-        )
 
-
-EncryptionKey = SecretKey | ClientEmbedding  # what encrypts a model and the images for it
-
-
-def as_encryption_key(value: Any) -> EncryptionKey:
-    """A ClientEmbedding (of this or another copy of this module), or whatever `as_key` takes -> the key itself.
-
-    Raises:
-        InvalidKeyError: anything else; names the constructor to call.
-    """
-    if isinstance(value, ClientEmbedding):
-        return value
-    if getattr(type(value), "_privseg_kind", None) == ClientEmbedding._privseg_kind:  # of another copy: rebuilt once
-        return value.remember(ClientEmbedding, lambda: ClientEmbedding.from_bytes(value.to_bytes()))
-    return as_key(value)
-
-
-def key_from_file(path: str | os.PathLike[str]) -> EncryptionKey:
-    """Path of a key file or of a client embedding's file -> what is in it; the content decides, not the name.
-
-    Raises:
-        InvalidKeyError: neither of them; names the file.
-        OSError: the file cannot be read.
-    """
-    with open(path, "rb") as file:
-        is_safetensors = file.read(9)[8:] == b"{"
-    return ClientEmbedding.from_file(path) if is_safetensors else SecretKey.from_file(path)
+def is_client_embedding(value: object) -> TypeGuard[ClientEmbedding]:
+    """Whether `value` is a `ClientEmbedding`, of this or (with remote code) another copy of this module."""
+    return ClientEmbedding._recognises(value)
 
 
 def _check_matrix(matrix: torch.Tensor, length: int) -> None:

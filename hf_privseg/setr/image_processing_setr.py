@@ -18,8 +18,8 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .block_cipher import BlockCipher
 from .ciphers import cipher_for
-from .client_embedding import EncryptionKey, as_encryption_key
 from .encrypted_image import EncryptedImage, is_encrypted_image
+from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import CiphertextError, EncryptionStateError, InvalidImageError
 from .image_inputs import flat_images, flat_segmentation_maps, image_to_levels, is_single, segmentation_map_to_indices
 from .patch_grid import PatchGrid, logits_to_image_size, padding_before_centring

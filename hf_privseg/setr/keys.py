@@ -11,8 +11,8 @@ import re
 import secrets
 import unicodedata
 import warnings
-from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn, final
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar, TypeVar, cast, final
 
 import numpy as np
 
@@ -27,11 +27,12 @@ from .derivation import (
     stream_words,
 )
 from .errors import InvalidKeyError
-from .files import read_private_file, write_whole
+from .private_file import PrivateFile
 from .public_facts import FAMILIES, FORMAT_VERSION, KeyFacts
 
 DEFAULT_FAMILY = "orthogonal"
 
+_T = TypeVar("_T")
 _KEY_BYTES = 32
 _SALT_BYTES = 16
 _PREFIX = f"privseg{FORMAT_VERSION}"
@@ -39,7 +40,7 @@ _BASE64_LENGTH = 43  # 32 bytes in base64url without padding
 
 
 @final
-class SecretKey:
+class SecretKey(PrivateFile):
     """32 secret bytes bound to one cipher family and one format version.
 
     Make one with `generate`, or read one with `from_file`, `from_env` or `from_text`. `to_text` is the only way to
@@ -52,7 +53,9 @@ class SecretKey:
 
     __slots__ = ("__secret", "_family", "_memo")
 
-    _privseg_kind: ClassVar[str] = "secret key"  # recognises the class in another copy of this module
+    _privseg_kind: ClassVar[str] = "key"
+    _loss: ClassVar[str] = "whatever was encrypted with a key that it holds would be lost with it"
+    _max_file_bytes: ClassVar[int] = 4096
 
     def __init__(self, secret_bytes: bytes, family: str = DEFAULT_FAMILY) -> None:
         """Exactly 32 bytes, from a source of cryptographic randomness -> key.
@@ -67,7 +70,7 @@ class SecretKey:
             )
         self.__secret = secret_bytes
         self._family = _checked_family(family)
-        self._memo: dict[Any, Any] = {}
+        self._memo: dict[Hashable, Any] = {}
 
     @classmethod
     def generate(cls, family: str = DEFAULT_FAMILY) -> "SecretKey":
@@ -101,34 +104,16 @@ class SecretKey:
         """The text form `privseg1.<family>.<base64url without padding>`. It *is* the secret: never log it."""
         return f"{_PREFIX}.{self._family}.{base64.urlsafe_b64encode(self.__secret).rstrip(b'=').decode()}"
 
-    @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> "SecretKey":
-        """Path of a file that holds the text form -> key; warns if other users of the machine can read the file.
+    def _file_content(self) -> bytes:
+        return f"{self.to_text()}\n".encode()
 
-        Raises:
-            InvalidKeyError: the file holds something else, or `path` is a key's text itself.
-            OSError: the file cannot be read.
-        """
-        if str(path).strip().startswith(f"{_PREFIX}."):
-            raise InvalidKeyError("SecretKey.from_file expects a path, got a key's text; use SecretKey.from_text")
-        content = read_private_file(path, 4096, noun="key file")
+    @classmethod
+    def _from_file_content(cls, content: bytes) -> "SecretKey":
         if content[8:9] == b"{":
             raise InvalidKeyError(
-                f"key file {path} is no text; if it is a client embedding, ClientEmbedding.from_file reads it"
+                "the file is no text; if it is a client embedding, ClientEmbedding.from_file reads it"
             )
-        text = content.decode("utf-8-sig", errors="replace")
-        return cls._from_source(text, f"key file {path}")
-
-    def to_file(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the text form and a newline to `path`, readable by its owner alone (mode 0600) from the first moment.
-
-        The content appears as a whole or not at all: it is written beside `path` and then renamed.
-
-        Raises:
-            FileExistsError: `path` exists and `overwrite` is False.
-        """
-        loss = "whatever was encrypted with a key that it holds would be lost with it"
-        write_whole(path, f"{self.to_text()}\n".encode(), overwrite=overwrite, private=True, loss=loss)
+        return cls.from_text(content.decode("utf-8-sig", errors="replace"))
 
     @classmethod
     def from_env(cls, variable: str = "PRIVSEG_KEY") -> "SecretKey":
@@ -140,7 +125,10 @@ class SecretKey:
         text = os.environ.get(variable)
         if text is None:
             raise InvalidKeyError(f"the environment variable {variable} is not set; it should hold a key's text form")
-        return cls._from_source(text, f"environment variable {variable}")
+        try:
+            return cls.from_text(text)
+        except InvalidKeyError as error:
+            raise InvalidKeyError(f"environment variable {variable}: {error}") from None
 
     @classmethod
     def from_passphrase(cls, passphrase: str, *, family: str = DEFAULT_FAMILY, salt: bytes) -> "SecretKey":
@@ -245,18 +233,11 @@ class SecretKey:
 
         return self._remember_array("haar", block_length, purpose, make)
 
-    def remember(self, name: Any, make: Callable[[], Any]) -> Any:
+    def remember(self, name: Hashable, make: Callable[[], _T]) -> _T:
         """make(), called once for this key object and `name`; the result lives as long as the key."""
         if name not in self._memo:
             self._memo[name] = make()
-        return self._memo[name]
-
-    @classmethod
-    def _from_source(cls, text: str, source: str) -> "SecretKey":
-        try:
-            return cls.from_text(text)
-        except InvalidKeyError as error:
-            raise InvalidKeyError(f"{source}: {error}") from None
+        return cast(_T, self._memo[name])
 
     def _remember_array(self, kind: str, length: int, purpose: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         array = self.remember((kind, length, purpose), make)
@@ -280,15 +261,8 @@ class SecretKey:
     def __repr__(self) -> str:
         return f"SecretKey(family={self._family!r}, fingerprint={self.fingerprint!r})"
 
-    def __getstate__(self) -> NoReturn:
-        """Refuse pickle, copy and deepcopy, which all ask for the state here."""
-        raise TypeError(
-            "a SecretKey is neither pickled nor copied, so that it does not end in a cache or a file; "
-            "pass the path of a key file and read it with SecretKey.from_file where the key is used"
-        )
 
-
-def as_key(value: Any) -> SecretKey:
+def as_key(value: object) -> SecretKey:
     """A SecretKey (of this or another copy of this module), or exactly 32 bytes (default family) -> SecretKey.
 
     Remote code may be loaded as a module of its own, whose SecretKey is another class: such a key is rebuilt from its
@@ -301,7 +275,7 @@ def as_key(value: Any) -> SecretKey:
         return value
     if isinstance(value, bytes):
         return SecretKey(value)
-    if getattr(type(value), "_privseg_kind", None) == SecretKey._privseg_kind:  # of another copy
+    if SecretKey._recognises(value):
         rebuilt = SecretKey.from_text(value.to_text())
         rebuilt._memo = getattr(value, "_memo", rebuilt._memo)
         return rebuilt

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 
 from .ciphers import cipher_for
-from .client_embedding import EncryptionKey, as_encryption_key
+from .encryption_key import EncryptionKey, as_encryption_key
 from .public_facts import check_key_fits, check_plain_model
 from .rekey_update import RekeyUpdate
 

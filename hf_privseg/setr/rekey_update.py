@@ -25,27 +25,25 @@ confidential between the owner and the server, in a file of mode 0600: with one 
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import ClassVar
 
 import torch
 
 from .ciphers import CIPHERS, cipher_for
 from .errors import HeaderError
-from .files import read_private_file, write_whole
 from .keys import SecretKey, as_key
+from .private_file import PrivateFile
 from .public_facts import EMBEDDING_FAMILY, KeyFacts
 from .tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 
 _FORMAT = 1
 _ENTRY = "privseg_rekey_update"
 _HEADER = ("format", "old", "new", "patch_size", "num_channels", "sha256")
-_MAX_FILE_BYTES = 2**28  # a dense map of 5792 x 5792 numbers
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RekeyUpdate:
+class RekeyUpdate(PrivateFile):
     """The map U of an old and a new key, and public facts: what it belongs to.
 
     Made by `between`; `model.apply_rekey_update(update)` applies it. It is not pickled or copied.
@@ -60,6 +58,10 @@ class RekeyUpdate:
     Raises:
         ValueError: a fact or a tensor of the wrong form.
     """
+
+    _privseg_kind: ClassVar[str] = "rekey update"
+    _loss: ClassVar[str] = "a model that awaits the update in it would lose it"
+    _max_file_bytes: ClassVar[int] = 2**28  # a dense map of 5792 x 5792 numbers
 
     old: KeyFacts
     new: KeyFacts
@@ -157,39 +159,16 @@ class RekeyUpdate:
             )
         return update
 
-    def to_file(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the update to `path`, by custom NAME.rekey, readable by its owner alone, as a whole or not at all.
-
-        Raises:
-            FileExistsError: `path` exists and `overwrite` is False.
-        """
-        loss = "a model that awaits the update in it would lose it"
-        write_whole(path, self.to_bytes(), overwrite=overwrite, private=True, loss=loss)
+    def _file_content(self) -> bytes:
+        return self.to_bytes()
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> "RekeyUpdate":
-        """Path of a file that `to_file` wrote -> the update; warns if other users of the machine can read the file.
-
-        Raises:
-            ValueError: as `from_bytes`; names the file.
-            OSError: the file cannot be read.
-        """
-        data = read_private_file(path, _MAX_FILE_BYTES, noun="rekey update")
-        try:
-            return cls.from_bytes(data)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+    def _from_file_content(cls, content: bytes) -> "RekeyUpdate":
+        return cls.from_bytes(content)
 
     def __repr__(self) -> str:
         old, new = (f"{facts.family} {facts.fingerprint}" for facts in (self.old, self.new))
         return f"RekeyUpdate({old} -> {new}, patch_size={self.patch_size}, num_channels={self.num_channels})"
-
-    def __getstate__(self) -> NoReturn:
-        """Refuse pickle, copy and deepcopy: an update is confidential between the owner and the server."""
-        raise TypeError(
-            "a RekeyUpdate is neither pickled nor copied, for it is confidential; write it with to_file and pass the "
-            "path of the file"
-        )
 
 
 def _is_exact(old: KeyFacts, new: KeyFacts) -> bool:

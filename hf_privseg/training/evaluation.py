@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ..inference.windows import Encrypt, Inference
-from ..setr.client_embedding import EncryptionKey
 from ..setr.encrypted_image import EncryptedImage
+from ..setr.encryption_key import EncryptionKey
 from ..setr.image_processing_setr import SetrImageProcessor
 from .data import LabelMap
 from .metrics import MeanIoU

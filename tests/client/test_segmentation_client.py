@@ -10,6 +10,7 @@ from PIL import Image
 
 from helpers.leaks import assert_no_secret
 from helpers.loopback import Relay, ScriptedService, event, fault, running
+from helpers.second_copy import second_copy
 from helpers.tiny_setr import tiny_model
 from hf_privseg import (
     EncryptedImage,
@@ -104,6 +105,17 @@ def test_photos_encrypted_images_and_paths_of_both_are_one(client, engine, key, 
         np.testing.assert_array_equal(client.segment(image, key), expected)
     for image in (encrypted, tmp_path / "photo.encrypted.safetensors"):
         np.testing.assert_array_equal(client.segment(image), expected)
+
+
+def test_key_and_encrypted_image_of_another_copy_of_the_module_are_taken(client, engine, key, photo):
+    encrypted = engine.processor.encrypt(photo, key)
+    foreign = second_copy("encrypted_image").EncryptedImage.from_bytes(encrypted.to_bytes())
+    foreign_key = second_copy("keys").SecretKey.from_text(key.to_text())
+    expected = local_map(engine, key, photo)
+    np.testing.assert_array_equal(client.segment(foreign), expected)
+    np.testing.assert_array_equal(client.segment(photo, foreign_key), expected)
+    maps = client.segment_batch([foreign, photo], foreign_key, progress=False)
+    np.testing.assert_array_equal(maps, [expected, expected])
 
 
 def test_the_owners_processor_takes_precedence(url, engine, key, photo):

@@ -22,6 +22,7 @@ from hf_privseg import (
     SetrImageProcessor,
     SetrSegmentationPipeline,
 )
+from hf_privseg.inference.segmentation import segment_image
 from hf_privseg.setr.keys import FAMILIES
 
 LABELS = {0: "road", 1: "sky", 2: "car", 3: "tree", 4: "person"}
@@ -152,6 +153,19 @@ def test_bytes_are_a_key_and_a_key_of_another_copy_of_the_module_too():
     expected = segment(photo(), secret_key=make_key())
     assert_same(segment(photo(), secret_key=bytes(range(32))), expected)
     assert_same(segment(photo(), secret_key=other), expected)
+
+
+def test_an_encrypted_image_of_another_copy_of_the_module_is_one():
+    model, processor = model_and_processor()
+    key = make_key("permutation")
+    encrypted = processor.encrypt(photo(), key)
+    foreign = second_copy("encrypted_image").EncryptedImage.from_bytes(encrypted.to_bytes())
+    plain = make_pipeline(model, processor)
+    with pytest.raises(EncryptionStateError, match=r"the encrypted image .* but the model is plain"):
+        plain(foreign)
+    segment = make_pipeline(model.encrypt_model(key), processor)
+    assert_same(segment(foreign), segment(encrypted))
+    assert np.array_equal(segment_image(model, processor, foreign), segment_image(model, processor, encrypted))
 
 
 @pytest.mark.parametrize("family", ["permutation", "orthogonal"])

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from helpers.golden import TOLERANCE, needs_golden, reference
+from helpers.second_copy import second_copy
 from helpers.tiny_setr import DECODERS, make_key, tiny_model
 from hf_privseg import CiphertextError, EncryptionStateError, SetrImageProcessor
 from hf_privseg.inference.windows import Inference
@@ -294,3 +295,13 @@ def test_the_maps_of_encrypted_images_need_no_key(model):
     )
     (expected,) = predict_maps(model, processor(), [photo()], disable=True)
     assert np.array_equal(found, expected)
+
+
+@torch.no_grad()
+def test_an_encrypted_image_of_another_copy_of_the_module_is_one(model):
+    encrypted = processor().encrypt(photo(), make_key("permutation"))
+    foreign = second_copy("encrypted_image").EncryptedImage.from_bytes(encrypted.to_bytes())
+    expected = Inference().scores(model, processor(), encrypted)
+    assert torch.equal(Inference().scores(model, processor(), foreign), expected)
+    with pytest.raises(CiphertextError):
+        Inference(flip=True).scores(model, processor(), foreign)

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from helpers.leaks import assert_no_client_embedding, assert_no_numbers
+from helpers.leaks import assert_no_client_embedding, assert_no_numbers, assert_no_secret
 from helpers.second_copy import second_copy
 from helpers.tiny_setr import DECODERS, FP32, FP64, make_key, pixels, projection, tiny_model
 from hf_privseg import (
@@ -31,7 +31,7 @@ from hf_privseg import (
     SetrSegmentationPipeline,
 )
 from hf_privseg.setr.ciphers import EmbeddingCipher, cipher_for
-from hf_privseg.setr.client_embedding import as_encryption_key, key_from_file
+from hf_privseg.setr.encryption_key import as_encryption_key, key_from_file
 from hf_privseg.setr.keys import FAMILIES, as_key
 
 # name -> the settings of a model, and the rank r of its patch embedding of L x hidden_size = 32 numbers
@@ -362,7 +362,7 @@ def test_a_file_is_private_whole_and_never_overwritten_by_accident(embedding, tm
     other.to_file(path, overwrite=True)
     assert ClientEmbedding.from_file(path) == other
     path.chmod(0o644)
-    with pytest.warns(UserWarning, match="other users can reach the client embedding .*chmod 600"):
+    with pytest.warns(UserWarning, match="other users can reach the client embedding file .*chmod 600"):
         ClientEmbedding.from_file(path)
 
 
@@ -378,13 +378,17 @@ def test_the_kind_of_a_key_file_is_seen_in_its_content(embedding, tmp_path):
     with pytest.raises(InvalidKeyError, match=r"key file .*c: a key's text form is"):
         key_from_file(tmp_path / "c")
     with pytest.raises(
-        InvalidKeyError, match=r"/b is no text; if it is a client embedding, ClientEmbedding\.from_file"
+        InvalidKeyError, match=r"/b: the file is no text; if it is a client embedding, ClientEmbedding\.from_file"
     ):
         SecretKey.from_file(tmp_path / "b")
     with pytest.raises(
         InvalidKeyError, match=r"/a: expected a client embedding, got a key's text form; SecretKey\.fr"
     ):
         ClientEmbedding.from_file(tmp_path / "a")
+    for read in (key_from_file, SecretKey.from_file, ClientEmbedding.from_file, RekeyUpdate.from_file):
+        with pytest.raises(InvalidKeyError, match=f"{read.__name__} expects a path, got a key's text") as caught:
+            read(f" {key.to_text()}")
+        assert_no_secret(str(caught.value), key)
 
 
 @pytest.mark.parametrize("kept", [0, 4, 8, 12, 40, 200, 0.5, 0.999])

@@ -188,7 +188,9 @@ def test_no_key_shows_up_in_a_file_or_in_what_is_shown(old, new, tmp_path):
     facts = [f"{key.family} {key.fingerprint}" for key in pair]
     assert repr(update) == f"RekeyUpdate({facts[0]} -> {facts[1]}, patch_size=4, num_channels=3)"
     for copied in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="neither pickled nor copied, for it is confidential"):
+        with pytest.raises(
+            TypeError, match=r"neither pickled nor copied, .*path of a rekey update file .*RekeyUpdate\.from_file"
+        ):
             copied(update)
 
 
