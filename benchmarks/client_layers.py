@@ -33,7 +33,7 @@ from hf_privseg.attacks.tools.metrics import image_metrics, thumbnail
 from hf_privseg.attacks.tools.priors import image_prior
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.convert import convert_checkpoint
-from hf_privseg.experiments.setup import Records
+from hf_privseg.experiments.records import Records
 from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
 from hf_privseg.training.arguments import parse_arguments
 

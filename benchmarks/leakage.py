@@ -29,7 +29,7 @@ from hf_privseg.audit.scene import Scene, Trial
 from hf_privseg.audit.summary import METRICS
 from hf_privseg.audit.trials import all_trials, public_base_trials
 from hf_privseg.checkpoints import default_checkpoint
-from hf_privseg.experiments.setup import Records
+from hf_privseg.experiments.records import Records
 from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
 from hf_privseg.training.arguments import parse_arguments
 

@@ -24,9 +24,11 @@ from hf_privseg import SetrForSemanticSegmentation
 from hf_privseg.attacks.model_theft import TheftBudget, mean_iou, steal_embedding, with_weight
 from hf_privseg.audit.audit import load_embedding
 from hf_privseg.checkpoints import default_checkpoint
-from hf_privseg.experiments.setup import Records, evenly_spaced, seeded_key
+from hf_privseg.experiments.plain_models import seeded_key
+from hf_privseg.experiments.records import Records
 from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
 from hf_privseg.training.arguments import DataArguments, parse_arguments
+from hf_privseg.training.data import evenly_spaced
 
 
 @dataclass(kw_only=True)

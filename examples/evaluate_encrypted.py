@@ -29,18 +29,12 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation
-from hf_privseg.experiments.setup import (
-    MapStore,
-    PlainModel,
-    Records,
-    evenly_spaced,
-    experiment_facts,
-    model_sources,
-    plain_models,
-    seeded_key,
-)
+from hf_privseg.experiments.arguments import ExperimentArguments
+from hf_privseg.experiments.plain_models import PlainModel, model_sources, plain_models, seeded_key
+from hf_privseg.experiments.records import MapStore, Records, experiment_facts
 from hf_privseg.experiments.tables import ResultTable, print_tables, write_csv, write_markdown
-from hf_privseg.training.arguments import ExperimentArguments, parse_arguments
+from hf_privseg.training.arguments import parse_arguments
+from hf_privseg.training.data import evenly_spaced
 from hf_privseg.training.evaluation import predict_maps
 from hf_privseg.training.metrics import MeanIoU
 

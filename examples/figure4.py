@@ -22,7 +22,7 @@ from PIL import Image
 from hf_privseg import SetrImageProcessor
 from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 from hf_privseg.experiments.figure_images import ImageArguments, Photo, load_images
-from hf_privseg.experiments.setup import seeded_key
+from hf_privseg.experiments.plain_models import seeded_key
 from hf_privseg.inference.pictures import PROTECTION_NOTE
 from hf_privseg.setr.keys import FAMILIES
 from hf_privseg.training.arguments import parse_arguments

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from hf_privseg.experiments.figure_images import ImageArguments, Photo, load_images
-from hf_privseg.experiments.setup import PlainModel, load_plain_model, seeded_key
+from hf_privseg.experiments.plain_models import PlainModel, load_plain_model, seeded_key
 from hf_privseg.inference.pictures import PROTECTION_NOTE, Panel, draw_comparison, legend_for, overlay, palette_for
 from hf_privseg.setr.keys import DEFAULT_FAMILY
 from hf_privseg.training.arguments import parse_arguments

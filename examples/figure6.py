@@ -36,9 +36,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation
-from hf_privseg.experiments.setup import PlainModel, Records, evenly_spaced, experiment_facts, plain_models, seeded_key
+from hf_privseg.experiments.arguments import ExperimentArguments
+from hf_privseg.experiments.plain_models import PlainModel, plain_models, seeded_key
+from hf_privseg.experiments.records import Records, experiment_facts
 from hf_privseg.inference.windows import Inference
-from hf_privseg.training.arguments import ExperimentArguments, parse_arguments
+from hf_privseg.training.arguments import parse_arguments
+from hf_privseg.training.data import evenly_spaced
 from hf_privseg.training.evaluation import predict_maps
 from hf_privseg.training.metrics import MeanIoU
 

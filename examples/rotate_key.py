@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from hf_privseg import RekeyUpdate, SecretKey, SetrForSemanticSegmentation
 from hf_privseg.experiments.figure_images import ImageArguments, Photo, load_images
-from hf_privseg.experiments.setup import PlainModel, load_plain_model, seeded_key
+from hf_privseg.experiments.plain_models import PlainModel, load_plain_model, seeded_key
 from hf_privseg.setr.keys import FAMILIES
 from hf_privseg.training.arguments import parse_arguments
 from hf_privseg.training.evaluation import predict_maps

@@ -44,14 +44,16 @@ from tqdm.auto import tqdm
 
 from hf_privseg import SetrImageProcessor
 from hf_privseg.baselines import BLOCKWISE_CIPHERS, RESNETS, FcnConfig, FcnForSemanticSegmentation
-from hf_privseg.experiments.seeds import comparison, spread
-from hf_privseg.experiments.setup import Records, evenly_spaced
+from hf_privseg.experiments.records import Records
+from hf_privseg.experiments.seed_statistics import comparison, spread
 from hf_privseg.experiments.table2_cells import CELLS, CONDITIONS, Cell
 from hf_privseg.experiments.tables import ResultTable, print_tables, write_csv, write_markdown
 from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments
+from hf_privseg.training.augmentation import AugmentedDataset, JointAugmentation, collate
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
-from hf_privseg.training.data import AugmentedDataset, JointAugmentation, LabelMap, collate
+from hf_privseg.training.data import evenly_spaced
 from hf_privseg.training.evaluation import evaluate_mean_iou
+from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
 
 CSV_COLUMNS = ("dataset", "cell", "seed", "condition", "mean_iou", "updates", "planned_updates", "minutes")

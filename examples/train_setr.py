@@ -28,9 +28,10 @@ from tqdm.auto import tqdm
 from hf_privseg import EncryptionStateError, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.catalog.datasets import PRESETS
 from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments
+from hf_privseg.training.augmentation import AugmentedDataset, AugmentedStream, JointAugmentation, collate
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
-from hf_privseg.training.data import AugmentedDataset, AugmentedStream, JointAugmentation, LabelMap, collate
 from hf_privseg.training.evaluation import evaluate_mean_iou
+from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
 
 PATHS = ("dataset", "output_dir", "vit", "checkpoint", "id2label", "label_map")

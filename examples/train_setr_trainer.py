@@ -15,7 +15,8 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.training.arguments import DataArguments, parse_arguments
-from hf_privseg.training.data import AugmentedDataset, JointAugmentation, LabelMap, collate
+from hf_privseg.training.augmentation import AugmentedDataset, JointAugmentation, collate
+from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.metrics import MeanIoU
 
 

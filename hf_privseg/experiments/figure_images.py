@@ -9,7 +9,7 @@ from PIL import Image
 from ..catalog.sample_images import SAMPLE_IMAGES, sample_image
 from ..storage.images import read_image
 from ..training.arguments import DataArguments
-from .setup import evenly_spaced
+from ..training.data import evenly_spaced
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..baselines.ciphers import BLOCKWISE_CIPHERS
 from ..inference.windows import Encrypt
 from ..setr.keys import DEFAULT_FAMILY
-from .setup import seeded_key
+from .plain_models import seeded_key
 
 CONDITIONS = ("correct K", "No-Enc", "random K'")
 CELLS = ("plain", *(f"{cipher}-{size}" for size in (4, 16) for cipher in BLOCKWISE_CIPHERS))

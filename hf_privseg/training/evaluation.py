@@ -15,7 +15,7 @@ from ..inference.windows import Encrypt, Inference
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.encryption_key import EncryptionKey
 from ..setr.image_processing_setr import SetrImageProcessor
-from .data import LabelMap
+from .label_map import LabelMap
 from .metrics import MeanIoU
 
 WHOLE_IMAGE = Inference()

@@ -12,8 +12,9 @@ pytest.importorskip("evaluate", reason="the train extra is not installed")
 from hf_privseg import SecretKey, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.setr.keys import FAMILIES
-from hf_privseg.training.data import LabelMap, load_segmentation_dataset
+from hf_privseg.training.data import load_segmentation_dataset
 from hf_privseg.training.evaluation import predict_maps
+from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.metrics import MeanIoU
 
 NUM_FRAMES = 2

@@ -13,7 +13,7 @@ from helpers.tiny_setr import tiny_model
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
 from hf_privseg import SecretKey, SetrImageProcessor
-from hf_privseg.experiments.setup import Records
+from hf_privseg.experiments.records import Records
 
 CONDITIONS = ("correct K", "No-Enc", "random K'")
 
@@ -155,8 +155,8 @@ def test_a_condition_that_was_killed_goes_on_where_it_was(inputs, models, tmp_pa
 
 def test_encrypted_models_and_other_classes_are_refused(inputs, models, tmp_path):
     from hf_privseg import SetrForSemanticSegmentation
-    from hf_privseg.experiments.setup import plain_models
-    from hf_privseg.training.arguments import ExperimentArguments
+    from hf_privseg.experiments.arguments import ExperimentArguments
+    from hf_privseg.experiments.plain_models import plain_models
 
     model = SetrForSemanticSegmentation.from_pretrained(models / "naive")
     model.encrypt_model(SecretKey.generate()).save_pretrained(tmp_path)
@@ -179,8 +179,8 @@ def test_encrypted_models_and_other_classes_are_refused(inputs, models, tmp_path
     ids=["both", "no name", "one name twice"],
 )
 def test_models_that_cannot_be_told_apart_are_refused(options, message):
-    from hf_privseg.experiments.setup import model_sources
-    from hf_privseg.training.arguments import ExperimentArguments
+    from hf_privseg.experiments.arguments import ExperimentArguments
+    from hf_privseg.experiments.plain_models import model_sources
 
     with pytest.raises(SystemExit, match=message):
         model_sources(ExperimentArguments(dataset="", **options))
@@ -195,15 +195,15 @@ def test_models_that_cannot_be_told_apart_are_refused(options, message):
     ids=["family", "limit"],
 )
 def test_options_out_of_range_are_refused(options, message):
-    from hf_privseg.training.arguments import ExperimentArguments
+    from hf_privseg.experiments.arguments import ExperimentArguments
 
     with pytest.raises(SystemExit, match=message):
         ExperimentArguments(dataset="", **options)
 
 
 def test_results_of_other_weights_under_one_name_are_refused(models, tmp_path):
-    from hf_privseg.experiments.setup import plain_models
-    from hf_privseg.training.arguments import ExperimentArguments
+    from hf_privseg.experiments.arguments import ExperimentArguments
+    from hf_privseg.experiments.plain_models import plain_models
 
     (plain,) = plain_models(ExperimentArguments(dataset="", model=str(models / "naive")), "cpu")
     records = Records(tmp_path / "results.json", {"seed": 0}, writes=True)

@@ -37,7 +37,8 @@ class TestPrepareCamvid:
         ("options", "suffix"), [((), "png"), (("--jpeg_quality", 94), "jpg")], ids=["png", "jpeg"]
     )
     def test_builds_what_the_loader_reads(self, clone, tmp_path, options, suffix):
-        from hf_privseg.training.data import LabelMap, class_names, load_segmentation_dataset
+        from hf_privseg.training.data import class_names, load_segmentation_dataset
+        from hf_privseg.training.label_map import LabelMap
 
         result = run_here("prepare_camvid.py", "--source", clone, "--output", tmp_path / "camvid", *options)
         assert result.returncode == 0, result.stderr[-2000:]

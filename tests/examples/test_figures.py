@@ -19,8 +19,9 @@ pytest.importorskip("matplotlib", reason="the demo extra is not installed")
 from hf_privseg import InvalidImageError, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.catalog import sample_images
 from hf_privseg.experiments.figure_images import ImageArguments, Photo, load_images
-from hf_privseg.experiments.setup import evenly_spaced, seeded_key
+from hf_privseg.experiments.plain_models import seeded_key
 from hf_privseg.setr.keys import FAMILIES
+from hf_privseg.training.data import evenly_spaced
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +79,9 @@ def test_figure6_has_every_key_and_correct_keys_keep_the_baseline(sixth):
 
 
 def test_figure6_is_what_the_processor_and_the_loop_of_the_evaluation_give(sixth, inputs, model):
-    from hf_privseg.training.data import LabelMap, load_segmentation_dataset
+    from hf_privseg.training.data import load_segmentation_dataset
     from hf_privseg.training.evaluation import predict_maps
+    from hf_privseg.training.label_map import LabelMap
     from hf_privseg.training.metrics import MeanIoU
 
     data = evenly_spaced(load_segmentation_dataset(inputs / "data", split="val"), 2)

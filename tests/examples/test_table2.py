@@ -19,8 +19,8 @@ pytest.importorskip("accelerate", reason="the train extra is not installed")
 
 from hf_privseg import SetrImageProcessor
 from hf_privseg.baselines import FcnForSemanticSegmentation, FfxCipher, ShfCipher
-from hf_privseg.experiments.seeds import comparison, spread
-from hf_privseg.experiments.setup import seeded_key
+from hf_privseg.experiments.plain_models import seeded_key
+from hf_privseg.experiments.seed_statistics import comparison, spread
 from hf_privseg.experiments.table2_cells import CELLS, CONDITIONS, Cell
 from hf_privseg.training.arguments import OptimizationArguments
 from hf_privseg.training.data import load_segmentation_dataset

@@ -17,7 +17,8 @@ import datasets
 from helpers.paths import EXAMPLES
 from hf_privseg import SetrForSemanticSegmentation
 from hf_privseg.catalog.datasets import PRESETS
-from hf_privseg.training.data import IGNORE_INDEX, LabelMap, class_names, load_segmentation_dataset
+from hf_privseg.training.data import class_names, load_segmentation_dataset
+from hf_privseg.training.label_map import IGNORE_INDEX, LabelMap
 
 HEIGHT, WIDTH = 32, 64
 RNG = np.random.default_rng(0)

@@ -1,107 +1,16 @@
-"""What the paper's experiments share: their models, keys, images, and results that outlive a killed run."""
+"""Results of an experiment that outlive a killed run: figures as JSON, and the segmentation maps behind them."""
 
-import hashlib
 import json
 import os
 import shutil
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 
-from ..checkpoints import default_checkpoint
-from ..setr.image_processing_setr import SetrImageProcessor
-from ..setr.keys import SecretKey
-from ..setr.modeling_setr import SetrForSemanticSegmentation
-from ..training.arguments import ExperimentArguments
-
-
-@dataclass(frozen=True)
-class PlainModel:
-    """A model before encryption, the processor that belongs to it, and what tables call it."""
-
-    name: str
-    source: str
-    model: SetrForSemanticSegmentation
-    processor: SetrImageProcessor
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """Where it came from, its decoder, and the SHA-256 of its weights: other weights are another experiment."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        decoder = self.model.config.decoder_type
-        return {"source": self.source, "decoder": decoder, "weights_sha256": digest.hexdigest()}
-
-
-def model_sources(args: ExperimentArguments) -> dict[str, str]:
-    """The options --model and --models -> {name: folder or Hub id}; one model without a name is called "".
-
-    Raises:
-        SystemExit: both options, an entry without a name, or a name twice.
-    """
-    if args.models and args.model:
-        raise SystemExit("Expected either --model or --models, and not both.")
-    if not args.models:
-        return {"": args.model or str(default_checkpoint())}
-    pairs = [entry.partition("=") for entry in args.models]
-    names = [name for name, _, _ in pairs]
-    if not all(name and path for name, _, path in pairs) or len(set(names)) < len(names):
-        raise SystemExit(
-            f"--models takes different names with their paths, as in naive=PATH mla=PATH, got {args.models}"
-        )
-    return {name: path for name, _, path in pairs}
-
-
-def load_plain_model(source: str | None, device: torch.device | str, name: str = "") -> PlainModel:
-    """Folder or Hub id, None for the embedded checkpoint -> the model on `device`, ready to predict.
-
-    Args:
-        source: the checkpoint.
-        device: where the model goes.
-        name: what tables call it; by default its decoder.
-
-    Raises:
-        SystemExit: the model is encrypted.
-    """
-    source = source or str(default_checkpoint())
-    model = SetrForSemanticSegmentation.from_pretrained(source).eval().to(device)
-    if model.config.encryption is not None:
-        raise SystemExit(f"{source} is encrypted; the experiment encrypts models itself and starts from plain ones.")
-    return PlainModel(name or model.config.decoder_type, source, model, SetrImageProcessor.from_pretrained(source))
-
-
-def plain_models(args: ExperimentArguments, device: torch.device | str) -> Iterator[PlainModel]:
-    """The models of the command line, one after another.
-
-    Raises:
-        SystemExit: a model is encrypted, or its classes are not those of --id2label.
-    """
-    for name, source in model_sources(args).items():
-        plain = load_plain_model(source, device, name)
-        if args.id2label and args.load_class_names() != plain.model.config.id2label:
-            classes = plain.model.config.id2label
-            raise SystemExit(f"the classes of {source} are {classes}, not those of {args.id2label}.")
-        yield plain
-
-
-def seeded_key(seed: int, family: str) -> SecretKey:
-    """`SecretKey.from_seed` without its warning: the key of a published experiment, which protects nothing."""
-    with warnings.catch_warnings(action="ignore"):
-        return SecretKey.from_seed(seed, family=family)
-
-
-def evenly_spaced(dataset: Dataset, limit: int | None) -> Dataset:
-    """`limit` rows from the first to the last at equal distances; all rows where that is as many or more."""
-    if limit is None or limit >= len(dataset):
-        return dataset
-    return dataset.select(np.linspace(0, len(dataset) - 1, limit).round().astype(int))
+from .arguments import ExperimentArguments
+from .plain_models import PlainModel
 
 
 def experiment_facts(args: ExperimentArguments, dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""Training samples: image and segmentation map are cropped, scaled and flipped together, then batched."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from .label_map import IGNORE_INDEX, LabelMap
+
+# As strong as mmsegmentation's photometric distortion.
+_PHOTOMETRIC = v2.RandomApply([v2.ColorJitter(brightness=0.125, contrast=0.5, saturation=0.5, hue=0.1)], p=0.5)
+
+
+@dataclass(frozen=True)
+class JointAugmentation:
+    """Image and label map -> a random crop for training: scale, crop, flip, photometric distortion.
+
+    Args:
+        crop_size: side of the square crop, or height and width of it, in pixels.
+        resize_factor: the up-sampling that the image processor of the model applies; the scale is relative to it.
+        scale_range: the random scale, relative.
+        max_class_share: a crop is drawn again (ten times at most) while one class fills more than this.
+        image_size: height and width that every image is resized to first. None keeps its own.
+    """
+
+    crop_size: int | tuple[int, int]
+    resize_factor: float = 1.0
+    scale_range: tuple[float, float] = (0.5, 2.0)
+    max_class_share: float = 0.75
+    image_size: tuple[int, int] | None = None
+
+    def __call__(self, image: Image.Image, labels: np.ndarray) -> dict[str, torch.Tensor]:
+        """PIL image and `(height, width)` labels -> pixel_values `(3, *crop)` in [-1, 1] and labels `crop` int64."""
+        pixels = tv_tensors.Image(F.pil_to_tensor(image.convert("RGB")))
+        mask = tv_tensors.Mask(torch.from_numpy(labels))
+        low, high = self.scale_range
+        scale = self.resize_factor * torch.empty(1).uniform_(low, high).item()
+        size = [max(round(side * scale), 1) for side in self.image_size or pixels.shape[-2:]]
+        pixels, mask = F.resize(pixels, size, antialias=True), F.resize(mask, size)
+        pixels, mask = self._crop(pixels, mask)
+        pixels, mask = v2.RandomHorizontalFlip()(pixels, mask)
+        pixels = _PHOTOMETRIC(pixels)
+        pixel_values = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), [0.5] * 3, [0.5] * 3)
+        return {"pixel_values": pixel_values.as_subclass(torch.Tensor), "labels": mask.as_subclass(torch.Tensor)}
+
+    def _crop(self, pixels: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        fill = {tv_tensors.Image: 127, tv_tensors.Mask: IGNORE_INDEX}
+        crop = v2.RandomCrop(self.crop_size, pad_if_needed=True, fill=fill)
+        for _ in range(10):
+            cropped = crop(pixels, mask)
+            counts = torch.bincount(cropped[1][cropped[1] != IGNORE_INDEX])
+            if len(counts) and counts.max() <= self.max_class_share * counts.sum():
+                break
+        return cropped
+
+
+class _Augmented:
+    """What both kinds of data set share: labels, and an augmentation drawn from (seed, epoch, position) alone.
+
+    So neither the number of workers and processes nor an interruption changes what a sample looks like.
+    """
+
+    def __init__(self, augmentation: JointAugmentation, label_map: LabelMap, seed: int):
+        self.augmentation, self.label_map, self.seed = augmentation, label_map, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Accelerate's data loaders at the start of an epoch."""
+        self.epoch = epoch
+
+    def _augment(self, row: dict[str, Image.Image], *position: int) -> dict[str, torch.Tensor]:
+        labels = self.label_map(row["annotation"])
+        sequence = np.random.SeedSequence((self.seed, self.epoch, *position))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+            return self.augmentation(row["image"], labels)
+
+
+class AugmentedDataset(_Augmented, torch.utils.data.Dataset):
+    """A data set that is stored: row `index` of an epoch always looks the same."""
+
+    def __init__(self, dataset: Dataset, augmentation: JointAugmentation, label_map: LabelMap, *, seed: int):
+        super().__init__(augmentation, label_map, seed)
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self._augment(self.dataset[int(index)], int(index))
+
+
+class AugmentedStream(_Augmented, torch.utils.data.IterableDataset):
+    """A data set that is fetched row by row, shuffled within a buffer, in an order that seed and epoch fix.
+
+    The workers of a loader share the files of the data set; the order depends on how many workers there are.
+    """
+
+    def __init__(
+        self,
+        stream: IterableDataset,
+        augmentation: JointAugmentation,
+        label_map: LabelMap,
+        *,
+        seed: int,
+        buffer_size: int = 1000,
+    ):
+        super().__init__(augmentation, label_map, seed)
+        self.stream = stream.shuffle(seed=seed, buffer_size=buffer_size)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        worker = torch.utils.data.get_worker_info()
+        self.stream.set_epoch(self.epoch)
+        for position, row in enumerate(self.stream):
+            yield self._augment(row, position, worker.id if worker else 0)
+
+
+def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Stacks samples: pixel_values `(batch, 3, h, w)` and labels `(batch, h, w)`."""
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
