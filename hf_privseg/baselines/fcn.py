@@ -7,7 +7,7 @@ publish.
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -16,9 +16,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedModel, ResNetBackbone, ResNetConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..setr.modeling_setr import segmentation_loss
 

@@ -204,7 +204,8 @@ class SegmentationClient:
         check_key_fits(key.facts, self.info.key_facts, model=f"the model of {self.url}")
         levels = image_to_levels(flat_images(image)[0])
         self._check_sizes((levels.shape[-2], levels.shape[-1]))
-        return self.processor.encrypt(levels, key)
+        (encrypted,) = self.processor.encrypt([levels], key)
+        return encrypted
 
     def segment(self, image: Any, secret_key: EncryptionKey | bytes | None = None) -> np.ndarray:
         """One photo, encrypted image, or path of either -> (height, width) uint8 class indices, at the photo's size.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from transformers.modeling_outputs import SemanticSegmenterOutput
-from transformers.pipelines import ImageSegmentationPipeline
+from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 
 from ..setr.encrypted_image import is_encrypted_image
 from ..setr.encryption_key import EncryptionKey, as_encryption_key

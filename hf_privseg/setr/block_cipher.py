@@ -12,6 +12,7 @@ import torch
 
 from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import InvalidImageError, KeyMismatchError
+from .patch_grid import check_on_grid
 
 
 class BlockCipher(ABC):
@@ -136,13 +137,13 @@ class BlockCipher(ABC):
             raise InvalidImageError(
                 f"expected pixels of shape (..., {self.num_channels}, height, width), got {tuple(pixels.shape)}"
             )
-        height, width = pixels.shape[-2:]
-        if height % self.patch_size or width % self.patch_size or not height * width:
-            nearest = " x ".join(str(max(1, round(n / self.patch_size)) * self.patch_size) for n in (height, width))
-            raise InvalidImageError(
-                f"height x width must be multiples of the patch size {self.patch_size}, got {height} x {width}; "
-                f"the nearest is {nearest}: resize or pad the plain image, never a ciphertext"
-            )
+        check_on_grid(
+            tuple(pixels.shape[-2:]),
+            self.patch_size,
+            what="height x width",
+            advice="resize or pad the plain image, never a ciphertext",
+            error=InvalidImageError,
+        )
         if not (pixels.is_floating_point() or (self.acts_on_uint8 and pixels.dtype == torch.uint8)):
             expected = "float pixels in [-1, 1]" + (" or uint8" if self.acts_on_uint8 else " (uint8 / 127.5 - 1)")
             raise InvalidImageError(f"the {self.family} cipher takes {expected}, got {pixels.dtype}")

@@ -28,6 +28,7 @@ attackers: it is not keyed. Nothing in a container is secret, and nothing is eve
 import io
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeGuard
@@ -37,7 +38,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from .ciphers import CIPHERS
-from .errors import CiphertextError, HeaderError
+from .errors import CiphertextError, EncryptionStateError, HeaderError, InvalidImageError
 from .files import write_whole
 from .public_facts import FORMAT_VERSION, KeyFacts
 from .stored_pixels import digest_of, restored, stored, with_zeros, without_zeros
@@ -208,6 +209,41 @@ class EncryptedImage:
 def is_encrypted_image(value: object) -> TypeGuard[EncryptedImage]:
     """Whether `value` is an `EncryptedImage`, of this or (with remote code) another copy of this module."""
     return getattr(type(value), "_privseg_kind", None) == EncryptedImage._privseg_kind
+
+
+def check_ciphertexts(images: Sequence[object], patch_size: int, settings: Mapping[str, object]) -> None:
+    """Refuse what a processor cannot do to encrypted images, or not without being noticed.
+
+    Args:
+        images: what was given to the processor.
+        patch_size: the processor's.
+        settings: what was given beside the images, by name; None is not given.
+
+    Raises:
+        InvalidImageError: plain and encrypted images are mixed.
+        EncryptionStateError: there is a secret_key.
+        CiphertextError: there is a setting that would change the pixels, or an image has other blocks.
+    """
+    encrypted = [image for image in images if is_encrypted_image(image)]
+    if len(encrypted) < len(images):
+        raise InvalidImageError("expected either plain images or EncryptedImages, got both; process them in two calls")
+    given = {name for name, value in settings.items() if value is not None}
+    if "secret_key" in given:
+        raise EncryptionStateError(
+            "got a secret_key for an EncryptedImage: encrypting twice would ruin it; leave the key out"
+        )
+    refused = sorted(given - {"return_tensors", "device"})
+    if refused:
+        raise CiphertextError(
+            f"got {', '.join(refused)} for an EncryptedImage, whose pixels are never resampled or scaled; pass "
+            "settings to encrypt(), and compare segmentation maps with the final map"
+        )
+    for image in encrypted:
+        if image.patch_size != patch_size:
+            raise CiphertextError(
+                f"expected an image encrypted in blocks of {patch_size} pixels, the processor's patch_size, got "
+                f"blocks of {image.patch_size}; encrypt with the processor of the model"
+            )
 
 
 def _check_facts(facts: dict[str, Any]) -> None:

@@ -27,6 +27,9 @@ from transformers.image_utils import ChannelDimension, infer_channel_dimension_f
 
 from .errors import InvalidImageError
 
+PlainImage = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike[str]
+IGNORE_INDEX = 255  # the label of pixels that belong to no class
+
 _ARRAY = (np.ndarray, torch.Tensor)
 _IMAGE_NDIM, _LABEL_NDIM = 3, 2
 _LABEL_MODES = ("1", "L", "P", "I")  # and "I;16...": one channel that holds indices
@@ -107,6 +110,32 @@ def segmentation_map_to_indices(label_map: Any) -> torch.Tensor:
             f"{tuple(indices.shape)}; if it shows classes as colours, translate them to indices first"
         )
     return indices.to(torch.int64)
+
+
+def segmentation_maps_to_indices(
+    segmentation_maps: Any, image_sizes: list[tuple[int, int]], *, reduce: bool
+) -> list[torch.Tensor]:
+    """Segmentation maps of the images' sizes -> (height, width) int64 each.
+
+    Args:
+        segmentation_maps: one, a batch as one array, or a list of them.
+        image_sizes: (height, width) of each image.
+        reduce: whether label 0 becomes `IGNORE_INDEX`, and every other one that counts moves down by 1.
+
+    Raises:
+        InvalidImageError: as `segmentation_map_to_indices`, or other sizes than the images'.
+    """
+    maps = [segmentation_map_to_indices(each) for each in flat_segmentation_maps(segmentation_maps)]
+    sizes = [(indices.shape[0], indices.shape[1]) for indices in maps]
+    if sizes != image_sizes:
+        raise InvalidImageError(
+            f"expected one segmentation map of the same (height, width) for each of the {len(image_sizes)} images, "
+            f"which are {image_sizes[:4]}, got {len(sizes)} of {sizes[:4]}; a map in colours has to be translated to "
+            "indices first, and an image is turned as its EXIF tag says"
+        )
+    if reduce:
+        maps = [torch.where((m == 0) | (m == IGNORE_INDEX), IGNORE_INDEX, m - 1) for m in maps]
+    return maps
 
 
 def _opened(source: str | os.PathLike[str]) -> Image.Image:

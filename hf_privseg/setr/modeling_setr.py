@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import nn
@@ -21,17 +21,16 @@ from transformers import AutoImageProcessor, PreTrainedConfig, PreTrainedModel, 
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import ModelOutput, SemanticSegmenterOutput
+from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs, maybe_install_capturing_hooks
 
 from .configuration_setr import SetrConfig
 from .model_card import write_model_card
 from .model_encryption import EncryptableEmbedding
+from .patch_grid import check_on_grid
 
 # The image-segmentation pipeline looks the class name up here and logs an error where it is missing.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault("setr", "SetrForSemanticSegmentation")
@@ -84,13 +83,12 @@ class SetrPatchEmbeddings(nn.Module):
             raise ValueError(
                 f"pixel_values must have {self.num_channels} channels (config.num_channels), got {channels}."
             )
-        patch = self.patch_size
-        if height % patch or width % patch or not height or not width:
-            nearest = tuple(max(round(side / patch), 1) * patch for side in (height, width))
-            raise ValueError(
-                f"pixel_values must have sides that are multiples of the patch size {patch}, got height {height} and "
-                f"width {width}. The nearest size is {nearest[0]} x {nearest[1]}; SetrImageProcessor resizes to it."
-            )
+        check_on_grid(
+            (height, width),
+            self.patch_size,
+            what="height x width of pixel_values",
+            advice="SetrImageProcessor resizes images to it",
+        )
         # Mixed-precision training would run this one layer in bf16, whose rounding an encryption spreads over the
         # whole block: it stays in the precision of its weight.
         with torch.autocast(pixel_values.device.type, enabled=False):

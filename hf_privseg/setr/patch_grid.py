@@ -1,6 +1,6 @@
-"""Sizes and padding on the patch grid: how large a photo becomes, where it lies in the input, and the way back."""
+"""Sizes on the patch grid: how large an image becomes, where it lies in the model's input, and the way back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,16 +12,16 @@ _SIZE_KEYS = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """The settings of an image processor that decide on sizes; (height, width) in, (height, width) out.
+    """The settings of an image processor that decide on sizes. Every size is (height, width) in pixels.
 
     Args:
         patch_size: side of a patch in pixels.
-        do_resize: whether photos are resized at all.
-        size: None for the photo's own size times `resize_factor`, {"height", "width"}, or {"shortest_edge"} with an
-            upper bound {"longest_edge"} if wanted, which keep the aspect ratio.
+        do_resize: whether images are resized at all.
+        size: None for the image's own size times `resize_factor`; {"height", "width"}; or {"shortest_edge"}, if wanted
+            with an upper bound {"longest_edge"}, which keeps the aspect ratio.
         resize_factor: positive; without effect where `size` is given.
-        do_pad: whether the photo keeps that size and is padded to whole patches, at the bottom and at the right.
-            Otherwise the size is rounded to the nearest multiple of `patch_size` (halves upwards, one patch at least).
+        do_pad: whether the image keeps that size and is padded at the bottom and right to whole patches. Otherwise
+            the size is rounded to the nearest multiple of `patch_size`.
 
     Raises:
         ValueError: a setting out of range.
@@ -48,30 +48,57 @@ class PatchGrid:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "PatchGrid":
-        """The settings of an image processor, others among them -> grid."""
+        """Take these settings from all those of an image processor."""
         return cls(**{field.name: settings[field.name] for field in fields(cls)})
 
-    def valid_region(self, photo_size: tuple[int, int]) -> tuple[int, int]:
-        """Size of a photo -> its size after resizing, before padding."""
-        height, width = photo_size
+    def valid_region(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Size of an image -> its size after resizing, before padding."""
+        height, width = image_size
         if not self.do_resize:
-            return photo_size
+            return image_size
         if self.size is None:
             scale = self.resize_factor
         elif "height" in self.size:
-            return self._on_grid(self.size["height"]), self._on_grid(self.size["width"])
+            return self._rounded(self.size["height"]), self._rounded(self.size["width"])
         else:
-            scale = self.size["shortest_edge"] / min(photo_size)
-            scale = min(scale, self.size.get("longest_edge", float("inf")) / max(photo_size))
-        return self._on_grid(height * scale), self._on_grid(width * scale)
+            scale = self.size["shortest_edge"] / min(image_size)
+            scale = min(scale, self.size.get("longest_edge", float("inf")) / max(image_size))
+        return self._rounded(height * scale), self._rounded(width * scale)
 
     def padded(self, valid_region: tuple[int, int]) -> tuple[int, int]:
         """Size after resizing -> size of the model's input."""
         return whole_patches(valid_region, self.patch_size) if self.do_pad else valid_region
 
-    def _on_grid(self, side: float) -> int:
-        unit = 1 if self.do_pad else self.patch_size
-        return max(1, int(side / unit + 0.5)) * unit
+    def _rounded(self, side: float) -> int:
+        return nearest_multiple(side, 1 if self.do_pad else self.patch_size)
+
+
+def nearest_multiple(side: float, patch_size: int) -> int:
+    """A length -> the nearest multiple of `patch_size`, halves upwards, one patch at least."""
+    return max(1, int(side / patch_size + 0.5)) * patch_size
+
+
+def check_on_grid(
+    sides: tuple[int, ...], patch_size: int, *, what: str, advice: str, error: type[ValueError] = ValueError
+) -> None:
+    """Refuse lengths that are not multiples of the patch size, and name the nearest that are.
+
+    Args:
+        sides: in pixels.
+        patch_size: side of a patch in pixels.
+        what: what the lengths are called in the message.
+        advice: the end of the message.
+        error: the class of the exception.
+
+    Raises:
+        ValueError: as `error`.
+    """
+    if all(side and side % patch_size == 0 for side in sides):
+        return
+    got, nearest = (" x ".join(map(str, n)) for n in (sides, [nearest_multiple(n, patch_size) for n in sides]))
+    raise error(
+        f"{what} must be a multiple of the patch size {patch_size}, got {got}; the nearest is {nearest}: {advice}"
+    )
 
 
 def whole_patches(size: tuple[int, int], patch_size: int) -> tuple[int, int]:
@@ -80,53 +107,23 @@ def whole_patches(size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     return height, width
 
 
-def padding_before_centring(
-    pad_value: float | Sequence[float],
-    dtype: torch.dtype,
-    *,
-    do_rescale: bool | None,
-    rescale_factor: float,
-    do_normalize: bool | None,
-    image_mean: float | Sequence[float],
-    image_std: float | Sequence[float],
-) -> Any:
-    """Padding in normalised units -> the same, one number or one a channel, before rescaling and normalising.
-
-    Photos are padded while they are 8 bits deep, so that 8-bit ciphertexts hold the same pixels as float ones: the
-    value is rounded to the nearest level (the mean, 127.5, to 128).
-
-    Raises:
-        ValueError: it is no level, 0..255.
-    """
-    value = torch.as_tensor(pad_value, dtype=torch.float64)
-    if do_normalize:
-        value = value * torch.as_tensor(image_std) + torch.as_tensor(image_mean)
-    if do_rescale:
-        value = value * (1 / rescale_factor)  # 255 exactly, as in the library's fused step
-    if dtype == torch.uint8:
-        value = value.round()
-        if value.min() < 0 or value.max() > 255:
-            raise ValueError(f"expected a pad_value in normalised units, got {pad_value}: {value.tolist()} in 0..255")
-    return value.tolist()
-
-
 def logits_to_image_size(
-    logits: torch.Tensor, photo_size: tuple[int, int], valid_region: tuple[int, int] | None, patch_size: int
+    logits: torch.Tensor, image_size: tuple[int, int], valid_region: tuple[int, int] | None, patch_size: int
 ) -> torch.Tensor:
-    """(num_labels, any, any) logits over a padded input -> (num_labels, *photo_size) over the photo, bilinearly.
+    """(num_labels, any, any) logits over a padded input -> (num_labels, *image_size) over the image, bilinearly.
 
-    The padding is cut off at the resolution of the input, before anything is resized to the photo.
+    The padding is cut off at the resolution of the input, before anything is resized to the image.
 
     Args:
         logits: over the whole input, at any resolution.
-        photo_size: (height, width) of the result.
-        valid_region: (height, width) that the photo covers in the input; None for all of it.
+        image_size: (height, width) of the result.
+        valid_region: (height, width) that the image covers in the input; None for all of it.
         patch_size: side of a patch in pixels.
     """
     if valid_region is not None and whole_patches(valid_region, patch_size) != tuple(valid_region):
         height, width = valid_region
         logits = _resized(logits, whole_patches(valid_region, patch_size))[:, :height, :width]
-    return _resized(logits, photo_size)
+    return _resized(logits, image_size)
 
 
 def _resized(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -321,8 +321,8 @@ def test_weight_of_a_model_that_trains_gives_a_plain_tensor(family):
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (torch.zeros(3, 9, 12), "multiples of the patch size 4, got 9 x 12; the nearest is 8 x 12: resize or pad"),
-        (torch.zeros(2, 3, 8, 15), "multiples of the patch size 4, got 8 x 15; the nearest is 8 x 16"),
+        (torch.zeros(3, 9, 12), "a multiple of the patch size 4, got 9 x 12; the nearest is 8 x 12: resize or pad"),
+        (torch.zeros(2, 3, 8, 15), "a multiple of the patch size 4, got 8 x 15; the nearest is 8 x 16"),
         (torch.zeros(3, 1, 8), "got 1 x 8; the nearest is 4 x 8"),
         (torch.zeros(3, 0, 8), "got 0 x 8; the nearest is 4 x 8"),
         (torch.zeros(4, 8, 8), r"expected pixels of shape \(\.\.\., 3, height, width\), got \(4, 8, 8\)"),

@@ -238,9 +238,13 @@ def test_floats_are_taken_as_they_are_where_rescaling_is_off():
 
 
 def test_encryption_off_the_grid_is_refused_with_the_nearest_size(keys):
-    with pytest.raises(InvalidImageError, match="multiples of the patch size 16, got 37 x 50; the nearest is 32 x 48"):
+    with pytest.raises(
+        InvalidImageError, match="a multiple of the patch size 16, got 37 x 50; the nearest is 32 x 48"
+    ):
         SetrImageProcessor(do_resize=False).encrypt(PHOTO, keys["permutation"])
-    with pytest.raises(InvalidImageError, match="multiples of the patch size 16, got 32 x 41; the nearest is 32 x 48"):
+    with pytest.raises(
+        InvalidImageError, match="a multiple of the patch size 16, got 32 x 41; the nearest is 32 x 48"
+    ):
         SetrImageProcessor().encrypt_pixels(torch.zeros(1, 3, 32, 41), keys["permutation"])
 
 
@@ -262,12 +266,14 @@ def test_channels_have_to_fit_the_statistics_where_conversion_is_off():
 
 def test_encrypted_images_and_photos_do_not_mix(keys):
     encrypted = SetrImageProcessor().encrypt(PHOTO, keys["permutation"])
-    with pytest.raises(InvalidImageError, match="either photos or EncryptedImages, got both"):
+    with pytest.raises(InvalidImageError, match="either plain images or EncryptedImages, got both"):
         SetrImageProcessor()([PHOTO, encrypted])
     with pytest.raises(EncryptionStateError, match="encrypting twice"):
         SetrImageProcessor()(encrypted, secret_key=keys["permutation"])
     for images in (encrypted, [PHOTO, encrypted]):
-        with pytest.raises(EncryptionStateError, match="expected photos, got an EncryptedImage: encrypting twice"):
+        with pytest.raises(
+            EncryptionStateError, match="expected plain images, got an EncryptedImage: encrypting twice"
+        ):
             SetrImageProcessor().encrypt(images, keys["permutation"])
 
 

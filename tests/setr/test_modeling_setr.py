@@ -39,7 +39,7 @@ def test_auxiliary_logits_are_computed_only_where_they_are_of_use():
     ("height", "width", "nearest"), [(17, 16, "16 x 16"), (16, 1, "16 x 4"), (15, 22, "16 x 24")], ids=lambda v: str(v)
 )
 def test_a_size_off_the_grid_is_refused_and_the_nearest_named(height, width, nearest):
-    message = f"multiples of the patch size 4, got height {height} and width {width}. The nearest size is {nearest}"
+    message = f"a multiple of the patch size 4, got {height} x {width}; the nearest is {nearest}: SetrImage"
     with pytest.raises(ValueError, match=message):
         tiny_model()(pixels(1, height, width))
 

@@ -1,9 +1,17 @@
-"""Sizes on the patch grid and the way back from logits to the photo."""
+"""Sizes on the patch grid and the way back from logits to the image."""
 
 import pytest
 import torch
 
-from hf_privseg.setr.patch_grid import PatchGrid, logits_to_image_size, padding_before_centring, whole_patches
+from hf_privseg import InvalidImageError
+from hf_privseg.setr.patch_grid import (
+    PatchGrid,
+    check_on_grid,
+    logits_to_image_size,
+    nearest_multiple,
+    whole_patches,
+)
+from hf_privseg.setr.processor_settings import Centring
 
 
 def grid(**settings: object) -> PatchGrid:
@@ -12,7 +20,7 @@ def grid(**settings: object) -> PatchGrid:
 
 
 @pytest.mark.parametrize(
-    ("settings", "photo", "expected"),
+    ("settings", "size", "expected"),
     [
         ({}, (480, 352), (480, 352)),
         ({}, (487, 361), (480, 368)),
@@ -34,8 +42,8 @@ def grid(**settings: object) -> PatchGrid:
     ],
     ids=str,
 )
-def test_the_valid_region_is_the_size_after_resizing(settings, photo, expected):
-    assert grid(**settings).valid_region(photo) == expected
+def test_the_valid_region_is_the_size_after_resizing(settings, size, expected):
+    assert grid(**settings).valid_region(size) == expected
 
 
 def test_padding_goes_to_whole_patches_and_only_where_asked_for():
@@ -43,6 +51,19 @@ def test_padding_goes_to_whole_patches_and_only_where_asked_for():
     assert grid(do_pad=True).padded((480, 352)) == (480, 352)
     assert grid().padded((487, 361)) == (487, 361)
     assert whole_patches((1, 32), 16) == (16, 32)
+
+
+def test_the_nearest_size_on_the_grid_is_rounded_half_upwards_and_holds_one_patch():
+    assert [nearest_multiple(side, 16) for side in (1, 23, 24, 39, 40, 40.5)] == [16, 16, 32, 32, 48, 48]
+
+
+def test_a_size_off_the_grid_is_refused_with_the_nearest():
+    check_on_grid((32, 48), 16, what="a size", advice="resize it")
+    for sides, got in (((37, 48), "37 x 48; the nearest is 32 x 48: "), ((0,), "0; the nearest is 16: ")):
+        with pytest.raises(ValueError, match=f"a size must be a multiple of the patch size 16, got {got}resize it"):
+            check_on_grid(sides, 16, what="a size", advice="resize it")
+    with pytest.raises(InvalidImageError, match="got 5; the nearest is 4: resize it"):
+        check_on_grid((5,), 4, what="a size", advice="resize it", error=InvalidImageError)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +88,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 
 def pad_level(pad_value: object, dtype: torch.dtype = torch.uint8, **centring: object) -> object:
-    own = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": 0.5, "image_std": 0.5}
-    return padding_before_centring(pad_value, dtype, **{**own, **centring})
+    return Centring(**{"image_mean": 0.5, "image_std": 0.5, **centring}).before(pad_value, dtype)
 
 
 def test_padding_is_the_nearest_level_before_centring():
