@@ -14,7 +14,6 @@ at the end: its relative distance from the plain one tells whether rounding adds
 
 import copy
 import itertools
-import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ from tqdm.auto import tqdm
 from hf_privseg import RekeyUpdate, SecretKey, SetrForSemanticSegmentation
 from hf_privseg.experiments.figure_images import ImageArguments, Photo, load_images
 from hf_privseg.experiments.plain_models import PlainModel, load_plain_model, seeded_key
+from hf_privseg.experiments.tables import write_json
 from hf_privseg.setr.keys import FAMILIES
 from hf_privseg.training.arguments import parse_arguments
 from hf_privseg.training.evaluation import predict_maps
@@ -200,8 +200,7 @@ def main() -> None:
     drift = [rotate(plain, families, args) for families in turns]
     print_table(drift, DRIFT_COLUMNS, "Relative error of the decrypted patch embedding after many keys")
     output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"model": plain.facts, "pairs": pairs, "drift": drift}, indent=1))
+    write_json(output, {"model": plain.facts, "pairs": pairs, "drift": drift})
     print(f"Wrote {output}")
 
 

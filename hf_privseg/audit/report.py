@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..setr.files import write_whole
 from .advice import Advice
 from .findings import Finding, worst
 from .page import render_page
@@ -46,7 +47,7 @@ class AuditReport:
 
     def to_json(self, path: str | Path) -> None:
         """Write `to_dict` to a file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_whole(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode(), overwrite=True)
 
     def to_html(self, path: str | Path) -> None:
         """Write one self-contained page: verdict, advice, worst cases, every attack, pictures."""
@@ -57,7 +58,7 @@ class AuditReport:
             findings=self.findings,
             original=self.original,
         )
-        Path(path).write_text(page, encoding="utf-8")
+        write_whole(path, page.encode(), overwrite=True)
 
 
 def _described(finding: Finding) -> str:

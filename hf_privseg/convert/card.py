@@ -6,6 +6,8 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
+from ..setr.files import write_whole
+
 _UNTRAINED = (
     "**The decoder is untrained**: the source is an encoder alone, and decoder and auxiliary heads hold random "
     "numbers. The model segments nothing before it has been trained."
@@ -88,4 +90,4 @@ class Provenance:
         """Put the section at the end of the model card of a folder, outside of the part that is written anew."""
         path = folder / "README.md"
         text = path.read_text(encoding="utf-8")
-        path.write_text(f"{text.rstrip()}\n\n{self.section()}", encoding="utf-8")
+        write_whole(path, f"{text.rstrip()}\n\n{self.section()}".encode(), overwrite=True)

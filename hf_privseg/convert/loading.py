@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..setr.errors import ConversionError
+from ..setr.errors import ConversionError, HeaderError
+from ..setr.tensor_files import header_from_file
 
 _PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 _NESTED = ("state_dict", "model")  # where files keep the weights beside other things
@@ -116,8 +117,9 @@ def _read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Weights, and what else a pickle says of itself."""
     if path.suffix == ".safetensors":
         try:
+            header_from_file(path)
             return load_file(path), {}
-        except SafetensorError as error:
+        except (HeaderError, SafetensorError) as error:
             raise ConversionError(f"{path} is damaged, or no safetensors file: {error}; download it again") from error
     content = _read_pickle(path)
     nested = next((content[name] for name in _NESTED if isinstance(content.get(name), Mapping)), content)

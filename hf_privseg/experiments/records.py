@@ -1,7 +1,7 @@
 """Results of an experiment that outlive a killed run: figures as JSON, and the segmentation maps behind them."""
 
+import io
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from ..setr.files import write_whole
 from .arguments import ExperimentArguments
 from .plain_models import PlainModel
+from .tables import write_json
 
 
 def experiment_facts(args: ExperimentArguments, dataset: Dataset) -> dict[str, Any]:
@@ -71,11 +73,7 @@ class Records:
     def write(self, **extra: Any) -> None:
         """Writes the file, with further entries (conclusions from the rows) where there are any."""
         if self.writes:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            content = {**self.facts, "models": self.models, "records": self.rows, **extra}
-            temporary = self.path.with_name(f".{self.path.name}.tmp")
-            temporary.write_text(json.dumps(content, indent=1))
-            os.replace(temporary, self.path)
+            write_json(self.path, {**self.facts, "models": self.models, "records": self.rows, **extra})
 
     def _compare(self, found: dict[str, Any], expected: dict[str, Any], subject: str = "") -> None:
         different = {name: (found.get(name), value) for name, value in expected.items() if found.get(name) != value}
@@ -99,9 +97,9 @@ class MapStore:
 
     def __setitem__(self, index: int, label_map: np.ndarray) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f"unfinished_{index}.npz"
-        np.savez_compressed(temporary, label_map=label_map.astype(np.uint16))
-        os.replace(temporary, self._path(index))
+        content = io.BytesIO()
+        np.savez_compressed(content, label_map=label_map.astype(np.uint16))
+        write_whole(self._path(index), content.getvalue(), overwrite=True)
 
     def clear(self) -> None:
         """Removes all maps."""

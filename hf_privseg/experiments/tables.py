@@ -1,6 +1,8 @@
-"""Results of an experiment as people read them: a CSV file, a Markdown file, and tables on the terminal."""
+"""Results of an experiment: as a CSV, Markdown or JSON file, written as a whole, and as tables on the terminal."""
 
 import csv
+import io
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,36 +11,45 @@ from typing import Any
 from rich.console import Console
 
 from ..reporting.tables import markdown_table, terminal_table
+from ..setr.files import write_whole
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A title, the names of the columns, and rows of cells."""
+    """A table of texts: a title, the names of the columns, and rows of cells."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        """The title and, after an empty line, the table."""
+        """The title, an empty line, and the table."""
         return f"{self.title}:\n\n{markdown_table(self.header, self.rows)}"
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """One line a row, with these columns of it; others are left out."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
+    """Write these columns of all rows; replaces the file."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode(), overwrite=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write values that JSON has; creates the folder and replaces the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
 
 
 def write_markdown(path: Path, tables: Sequence[ResultTable], lines: Sequence[str]) -> None:
-    """The tables, then the lines as a list."""
-    path.write_text("\n".join([*(table.markdown() for table in tables), *(f"- {line}" for line in lines), ""]))
+    """Write the tables, then the lines as a list; replaces the file."""
+    text = "\n".join([*(table.markdown() for table in tables), *(f"- {line}" for line in lines), ""])
+    write_whole(path, text.encode(), overwrite=True)
 
 
 def print_tables(tables: Sequence[ResultTable], heading: str, lines: Sequence[str]) -> None:
-    """The tables, then the lines under a heading."""
+    """Print the tables, then the lines under a heading."""
     console = Console(highlight=False, soft_wrap=True)
     for each in tables:
         console.print(terminal_table(each.title, each.header, each.rows))

@@ -12,6 +12,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from .files import write_whole
+
 _BEGIN = "<!-- privseg:begin. Written anew whenever the model is saved; your own text goes outside of this part. -->"
 _END = "<!-- privseg:end -->"
 
@@ -154,7 +156,7 @@ def write_model_card(model: Any, folder: str | PathLike) -> None:
         text = str(new_card(model, ModelCard(text).data.get("tags") or ()))
     else:
         return
-    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    write_whole(path, text.encode("utf-8", errors="surrogateescape"), overwrite=True)
 
 
 def _is_empty_card(text: str) -> bool:

@@ -1,41 +1,51 @@
-"""What a model, an encrypted image, a key file or a rekey update tells about itself: public facts, never a secret."""
+"""The public facts about a model, an encrypted image, a key file, a client embedding or a rekey update. No secrets."""
 
-import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..setr.client_embedding import ClientEmbedding
 from ..setr.encrypted_image import EncryptedImage
+from ..setr.errors import HeaderError
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.keys import SecretKey
 from ..setr.rekey_update import RekeyUpdate
+from ..setr.tensor_files import TensorEntry, header_from_file
 from .models import load_settings, local_folder
 
-_KEY_MARK = b"privseg"  # a key's text form begins with it
-_UPDATE_MARK = b"privseg_rekey_update"  # an entry in the file's header
-_EMBEDDING_MARK = b"privseg_client_embedding"  # likewise
-_HEAD_BYTES = 4096
-_MAX_HEADER_BYTES = 10**8  # of a model's file, as safetensors itself has it
+_KEY_MARK = b"privseg"  # the first bytes of a key's text form
+_SPACE_BEFORE_KEY = b"\xef\xbb\xbf \t\r\n"
 
 
 def inspect(name: str) -> dict[str, Any]:
-    """Path of a file or folder, Hub id or "default" -> facts, all of which JSON knows; "kind" says of what.
+    """Path of a file or folder, Hub id or "default" -> the facts about it, as values that JSON has.
 
-    A file is told by its content, not by its ending, and is read as its users read it: a damaged one is refused.
+    The entry "kind" says what it is. The content of a file decides, not its ending. A damaged file is refused, as it
+    is where it is used.
 
     Raises:
         OSError: there is no such file or model.
-        ValueError: it is nothing of ours, or damaged.
+        ValueError: the file or folder is damaged, or no work of this package.
     """
     path = Path(name)
     if not path.is_file():
         return _of_model(name)
+    return {**_of_file(path), "path": name, "num_bytes": path.stat().st_size}
+
+
+def _of_file(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-    facts = next((describe for is_kind, describe in _FILE_KINDS if is_kind(head)), _of_encrypted_image)(path)
-    return {**facts, "path": name, "num_bytes": path.stat().st_size}
+        if file.read(64).lstrip(_SPACE_BEFORE_KEY).startswith(_KEY_MARK):
+            return _of_key(path)
+    try:
+        entries = header_from_file(path).metadata
+    except HeaderError:  # a PNG, or damaged, of which the reader of encrypted images knows how to complain
+        entries = {}
+    if "privseg_rekey_update" in entries:
+        return _of_rekey_update(path)
+    if "privseg_client_embedding" in entries:
+        return _of_client_embedding(path)
+    return _of_encrypted_image(path)
 
 
 def _of_model(name: str) -> dict[str, Any]:
@@ -51,17 +61,17 @@ def _of_model(name: str) -> dict[str, Any]:
     facts["photos_are_resized_to"] = _resizing(processor)
     facts["labels"] = {str(index): label for index, label in sorted((config.id2label or {}).items())}
     folder = local_folder(name)
-    if folder is None:  # on the Hub; its weights are not fetched for this
+    if folder is None:  # a model on the Hub, whose weights are not fetched for this
         return facts
     weights = [entry for file in sorted(folder.glob("*.safetensors")) for entry in _tensors(file)]
-    facts["num_parameters"] = sum(math.prod(entry["shape"]) for entry in weights)
-    facts["dtypes"] = sorted({entry["dtype"] for entry in weights})
+    facts["num_parameters"] = sum(math.prod(entry.shape) for entry in weights)
+    facts["dtypes"] = sorted({entry.dtype for entry in weights})
     facts["num_bytes"] = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return facts
 
 
 def _resizing(processor: SetrImageProcessor) -> dict[str, Any]:
-    """What the processor makes of a photo's size, before it goes to whole patches."""
+    """How the processor resizes an image, before it rounds to whole patches."""
     size = {name: value for name, value in dict[str, Any](processor.size or {}).items() if value is not None}
     return size or {"its own size times": processor.resize_factor}
 
@@ -95,24 +105,9 @@ def _of_encrypted_image(path: Path) -> dict[str, Any]:
     return facts | {name: {"height": size[0], "width": size[1]} for name, size in sizes.items()}
 
 
-_FILE_KINDS: tuple[tuple[Callable[[bytes], bool], Callable[[Path], dict[str, Any]]], ...] = (
-    (lambda head: head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_KEY_MARK), _of_key),
-    (lambda head: head[8:9] == b"{" and _UPDATE_MARK in head, _of_rekey_update),
-    (lambda head: head[8:9] == b"{" and _EMBEDDING_MARK in head, _of_client_embedding),
-)
-
-
-def _tensors(path: Path) -> list[dict[str, Any]]:
-    """[{"dtype", "shape", ...}] of a safetensors file, from its header alone."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(min(length, _MAX_HEADER_BYTES))
+def _tensors(path: Path) -> list[TensorEntry]:
+    """The tensors of a safetensors file, from its header alone."""
     try:
-        header = json.loads(text)
-        entries = [entry for name, entry in header.items() if name != "__metadata__"]
-        is_whole = path.stat().st_size == 8 + length + max((entry["data_offsets"][1] for entry in entries), default=0)
-    except (ValueError, AttributeError, TypeError, KeyError, IndexError):
-        is_whole = False
-    if not is_whole:
-        raise ValueError(f"{path} is truncated or damaged, and no safetensors file; transfer it again")
-    return entries
+        return list(header_from_file(path).tensors.values())
+    except HeaderError as error:
+        raise ValueError(f"{path} is truncated or damaged, or no safetensors file; transfer it again") from error

@@ -1,4 +1,4 @@
-"""Checkpoints that bring their code along, for `trust_remote_code=True` where this package is not installed."""
+"""Checkpoints that carry their code, for people who load them with `trust_remote_code=True` without this package."""
 
 from ..setr.configuration_setr import SetrConfig
 from ..setr.image_processing_setr import SetrImageProcessor
@@ -6,11 +6,12 @@ from ..setr.modeling_setr import SetrForSemanticSegmentation, SetrModel
 
 
 def register_remote_code() -> None:
-    """From now on in this process, `save_pretrained` and `push_to_hub` copy our code beside the weights.
+    """Make `save_pretrained` and `push_to_hub` copy the files of `hf_privseg/setr` beside the weights.
 
-    Save or push the model and the image processor to the same place; then `AutoModelForSemanticSegmentation`,
-    `AutoModel`, `AutoConfig` and `AutoImageProcessor` load them with `trust_remote_code=True`. Without this call no
-    checkpoint holds code: a copy of it would go out of date, and whoever loads it has to trust it.
+    It holds for this process, from the call on. Save the model and the image processor to the same folder:
+    `AutoModelForSemanticSegmentation`, `AutoModel`, `AutoConfig` and `AutoImageProcessor` then load them with
+    `trust_remote_code=True`. Without this call no checkpoint holds code, since a copy goes out of date and whoever
+    loads it has to trust it.
     """
     SetrConfig.register_for_auto_class("AutoConfig")
     SetrModel.register_for_auto_class("AutoModel")

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written as a whole or not at all, so that a run may be killed at any moment."""
+"""Checkpoints of a training run, from which it goes on after it was killed at any moment."""
 
 import json
 import re
@@ -7,18 +7,21 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ..setr.files import publish_folder
+
 _NAME = re.compile(r"step_(\d+)")
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict, *, keep: int = 2) -> None:
-    """Writes model, optimizer, scheduler, random states and `progress` to `folder/step_<n>`; keeps the newest `keep`.
+    """Write model, optimizer, scheduler, random states and `progress` to `folder/step_<n>`, as a whole or not at all.
 
     Args:
-        accelerator: what the run was prepared with. Every process calls this.
-        folder: the run's checkpoints.
-        progress: JSON-serialisable; `progress["step"]` numbers the checkpoint.
-        keep: how many checkpoints stay.
+        accelerator: the one that prepared the run. Every process calls this function.
+        folder: where the checkpoints of the run are.
+        progress: values that JSON has; `progress["step"]` is the number of the checkpoint.
+        keep: how many of the newest checkpoints stay.
     """
+    # All processes write into one folder, so that they have to agree on its name: `new_folder` would draw one each.
     final = folder / f"step_{progress['step']}"
     unfinished = folder / f"unfinished_{progress['step']}"
     if accelerator.is_main_process:
@@ -28,15 +31,14 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict, *, k
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (unfinished / "progress.json").write_text(json.dumps(progress))
-        shutil.rmtree(final, ignore_errors=True)
-        unfinished.rename(final)
+        publish_folder(unfinished, final, overwrite=True)
         for old in _checkpoints(folder)[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
 def load_latest_checkpoint(accelerator: Accelerator, folder: Path) -> dict | None:
-    """Restores the newest checkpoint in `folder` into what was prepared; returns its progress, or None without one."""
+    """Load the newest checkpoint of `folder` into the prepared objects; returns its progress, or None without one."""
     checkpoints = _checkpoints(folder)
     if not checkpoints:
         return None

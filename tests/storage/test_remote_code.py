@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from helpers.paths import ROOT
 from helpers.tiny_setr import make_key, tiny_model
 from hf_privseg import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, SetrModel
 from hf_privseg.storage.remote_code import register_remote_code
@@ -53,6 +54,12 @@ with torch.no_grad():
     ciphertext = AutoImageProcessor.from_pretrained(other, trust_remote_code=True).encrypt(image, key)
     received = model(**processor(ciphertext, return_tensors="pt")).logits
     torch.testing.assert_close(received, plain, rtol=1e-4, atol=1e-5)
+    ciphertext.to_file(folder + "/x" + ciphertext.suffix)
+    foreign = get_class_from_dynamic_module("encrypted_image.EncryptedImage", other)
+    from_disk = foreign.from_file(folder + "/x" + ciphertext.suffix)
+    assert type(from_disk) is not get_class_from_dynamic_module("encrypted_image.EncryptedImage", folder)
+    again = model(**processor(from_disk, return_tensors="pt")).logits
+    torch.testing.assert_close(again, plain, rtol=1e-3, atol=1e-3)  # its file has 16 bits a value
     model.decrypt_model(bytes(range(32)))
     assert model.config.encryption is None
     # a client embedding of another copy of the module
@@ -84,6 +91,17 @@ def remote_code():
 @pytest.fixture
 def photo():
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (18, 26, 3), dtype=np.uint8))
+
+
+def test_all_files_of_setr_are_saved_and_nothing_else(remote_code, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    SetrImageProcessor(patch_size=4).save_pretrained(tmp_path)
+    room = ROOT / "hf_privseg" / "setr"
+    shipped = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.py")}
+    assert shipped == {
+        path.name: path.read_text(encoding="utf-8") for path in room.glob("*.py") if path.stem != "__init__"
+    }
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_without_the_call_no_code_is_saved(tmp_path):
