@@ -23,9 +23,9 @@ from ..checkpoints import default_checkpoint
 from ..convert import convert_checkpoint
 from ..setr import keys
 from ..setr.client_embedding import ClientEmbedding
-from ..setr.errors import EncryptionStateError
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.modeling_setr import SetrForSemanticSegmentation
+from ..setr.public_facts import check_plain_model
 from .advice import Deployment, advise
 from .findings import as_picture
 from .report import AuditReport
@@ -74,11 +74,10 @@ def audit(
         EncryptionStateError: the model is encrypted.
         ValueError: no images, or of several sizes; a victim among the prior images; an unknown family or budget.
     """
-    if model.config.encryption is not None:
-        raise EncryptionStateError(
-            "expected the plain model, since the audit encrypts it under keys of its own, got one encrypted with the "
-            f"key of fingerprint {model.config.encryption['fingerprint']}; decrypt it first: decrypt_model(secret_key)"
-        )
+    check_plain_model(
+        model.config.key_facts,
+        advice="the audit encrypts it under keys of its own, so decrypt it first with decrypt_model(secret_key)",
+    )
     if budget not in COUNTS:
         raise ValueError(f"expected a budget among {', '.join(COUNTS)}, got {budget!r}")
     scene = _scene(model, images, processor, prior_images, public_base, budget, progress)

@@ -115,11 +115,12 @@ def segment_by_service(
     failure: PartialFailureError | None = None
     with SegmentationClient(server, patch_size=patch_size, timeout=timeout) as client:
         try:
-            label_maps = list(client.segment_batch(images, key, progress=len(images) > 1))
+            maps: list[np.ndarray | None] = list(client.segment_batch(images, key, progress=len(images) > 1))
         except PartialFailureError as error:
-            label_maps, failure = error.label_maps, error
+            maps, failure = error.segmentation_maps, error
         info, processor = client.info, client.processor
-    found = [item for item in zip(images, paths, overlays, label_maps, strict=True) if item[3] is not None]
+    each = zip(images, paths, overlays, maps, strict=True)
+    found = [(image, path, overlay_path, one) for image, path, overlay_path, one in each if one is not None]
     for image, path, overlay_path, label_map in found:
         if overlay:
             photo = plain_image(image, processor, key)

@@ -1,7 +1,7 @@
-"""A patch embedding on its way between a service and its clients: one safetensors file, plain or encrypted.
+"""The safetensors file in which a service and its clients exchange a patch embedding, plain or encrypted.
 
-It holds one float32 tensor, "weight" (hidden_size, channels, patch_size, patch_size). An encrypted one says in its
-metadata, as text, with which key: family, version and fingerprint. The bias never changes and stays with the service.
+It holds one float32 tensor, "weight" (hidden_size, channels, patch_size, patch_size). The metadata of an encrypted one
+hold family, version and fingerprint of the key as text. The bias never changes and stays with the service.
 """
 
 import torch

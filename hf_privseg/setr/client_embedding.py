@@ -1,6 +1,6 @@
-"""Client-side embedding: the client computes most of the patch embedding itself; its half of it is a secret file.
+"""Client embeddings: the client computes most of the patch embedding itself, with a secret matrix from a file.
 
-With the patch embedding E (L x hidden_size) of rank r and its thin singular value decomposition E = U S V^T:
+The patch embedding E (L x hidden_size) of rank r has the thin singular value decomposition E = U S V^T:
 
     client   b_hat = b A,       A = U S Q^T     (L x r), Q orthogonal of size r, Haar distributed: a `ClientEmbedding`
     server   E_hat = Q V^T      (r x hidden_size), so that b_hat E_hat = b E
@@ -8,8 +8,9 @@ With the patch embedding E (L x hidden_size) of rank r and its thin singular val
 The file form is safetensors with "matrix", A, float64 (L, r), and "fingerprint_key", uint8 (32,). Its metadata entry
 "privseg_client_embedding" is a JSON object with exactly the entries format, family, version, fingerprint, patch_size
 and num_channels. The public fingerprint is the first 8 bytes of the stream of `derivation` from the 32 random bytes
-with label "hf-privseg/v1/embedding/fingerprint/<d>", d the hexadecimal SHA-256 over "<patch_size>,<num_channels>,<r>,"
-and the numbers of A, little-endian, row by row: whoever lacks the random bytes cannot test a guess of A or E by it.
+with label "hf-privseg/v1/embedding/fingerprint/<d>", where d is the hexadecimal SHA-256 over
+"<patch_size>,<num_channels>,<r>," and the little-endian numbers of A, row by row. Without the random bytes nobody can
+use the fingerprint to test a guess of A or E.
 """
 
 import hashlib
@@ -40,20 +41,23 @@ _RANK_TOLERANCE = 2.0**-23  # the rounding of a float32 weight: below it a singu
 class ClientEmbedding(PrivateFile):
     """The client's part A (L, r) float64 of one model's patch embedding: a secret in the place of a `SecretKey`.
 
-    Make one from the plain model with `generate`; `encrypt_model`, `rekey_model`, the processor and the pipeline take
-    it as their secret key. It belongs to the model that it was made from, and to no other.
+    `generate` makes one from the plain model. `encrypt_model`, `rekey_model`, the processor and the pipeline take it
+    as their secret key. It belongs to the model that it was made from, and to no other.
 
-    The server then gets r numbers a block and E_hat with orthonormal rows: nothing but what the embeddings z = b E
-    themselves show. That is the least that any exact scheme shows; the null space of E never leaves the client.
+    The server gets r numbers for each block, and E_hat with orthonormal rows. They show what the embeddings z = b E
+    show and nothing else, which is the least that an exact scheme can show; the null space of E never leaves the
+    client.
 
-    What bounds it: z in the model's own coordinates. With E unknown an attacker got a high-pass correlation of .22
-    from 64 images (.60 for the orthogonal family; block means alone score .04; CamVid frames of 480 x 352, ciphertext
-    only, photographs of similar scenes: `attacks/canonical.py`). A public E, or a public checkpoint near it, is still
-    fatal, and so is a plain image whose ciphertext is known. The price is a secret file of megabytes in place of 32
-    bytes, and it holds E up to a rotation: together with the model it *is* E, so that a lost file gives the provider
-    all images, past and future. No new key helps then; a patch embedding has to be trained anew in private.
+    What bounds it: z in the model's own coordinates. Without E an attacker reached a high-pass correlation of .22 from
+    64 images (.60 for the orthogonal family; block means alone score .04; CamVid frames of 480 x 352, ciphertext only,
+    photographs of similar scenes: `attacks/canonical.py`). A public E, or a public checkpoint near it, is still fatal,
+    and so is a plain image whose ciphertext is known.
 
-    Neither pickled nor copied. Two are equal when all numbers are; the hash is that of the fingerprint.
+    What it costs: the secret is a file of megabytes instead of 32 bytes, and it holds E up to a rotation. Together
+    with the model it *is* E, so that a leaked file opens all images, past and future, to the provider. No new key
+    helps then: a new patch embedding must be trained in private.
+
+    Two client embeddings are equal where all numbers are; the hash is that of the fingerprint.
     """
 
     __slots__ = ("__fingerprint_key", "__matrix", "_fingerprint", "_memo", "num_channels", "patch_size")
@@ -63,7 +67,7 @@ class ClientEmbedding(PrivateFile):
     _max_file_bytes: ClassVar[int] = 2**28  # A of 5792 x 5792 numbers
 
     def __init__(self, matrix: torch.Tensor, fingerprint_key: bytes, *, patch_size: int, num_channels: int) -> None:
-        """The content of a file -> client embedding; `generate` and `from_file` are the ways to get one.
+        """The parts of a file -> the client embedding; users call `generate` or `from_file`.
 
         Args:
             matrix: A, (num_channels * patch_size**2, r) float64 on the CPU.
@@ -71,7 +75,7 @@ class ClientEmbedding(PrivateFile):
             patch_size, num_channels: geometry of the patch embedding.
 
         Raises:
-            InvalidKeyError: a part of the wrong form; never shows numbers.
+            InvalidKeyError: a part of the wrong form; the message shows no number of the matrix.
         """
         for name, value in (("patch_size", patch_size), ("num_channels", num_channels)):
             if type(value) is not int or value < 1:
@@ -105,7 +109,7 @@ class ClientEmbedding(PrivateFile):
             )
         u, s, _ = torch.linalg.svd(rows.T, full_matrices=False)
         rank = int((s > _RANK_TOLERANCE * s[0]).sum())
-        # a key that is forgotten at once: all that is needed is its randomness
+        # The key only supplies randomness and is forgotten at once.
         rotation = torch.from_numpy(SecretKey.generate().haar(rank).copy())
         matrix = (u[:, :rank] * s[:rank]) @ rotation.T
         _, num_channels, patch_size, _ = weight.shape
@@ -114,17 +118,17 @@ class ClientEmbedding(PrivateFile):
 
     @property
     def family(self) -> str:
-        """ "embedding", the cipher family; no `SecretKey` has it."""
+        """The cipher family, "embedding"; no `SecretKey` has it."""
         return EMBEDDING_FAMILY
 
     @property
     def version(self) -> int:
-        """The format version, that of keys."""
+        """The format version of keys."""
         return FORMAT_VERSION
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal characters, public: another one for every client embedding, and no test of guesses."""
+        """16 hexadecimal characters, public: another one for every client embedding, and of no use to test a guess."""
         return self._fingerprint
 
     @property
@@ -134,13 +138,13 @@ class ClientEmbedding(PrivateFile):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(L, r): pixels of a block, and numbers that the client sends for it."""
+        """(L, r): the pixels of a block, and the numbers that the client sends for it."""
         length, rank = self.__matrix.shape
         return length, rank
 
     @property
     def matrix(self) -> torch.Tensor:
-        """A, (L, r) float64, the object's own. It *is* the secret: never log it, never write to it."""
+        """A, (L, r) float64, not a copy of it. It *is* the secret: never log it, never change it."""
         return self.__matrix
 
     def remember(self, name: Hashable, make: Callable[[], _T]) -> _T:
@@ -150,7 +154,7 @@ class ClientEmbedding(PrivateFile):
         return cast(_T, self._memo[name])
 
     def to_bytes(self) -> bytes:
-        """The content of the file form. It *is* the secret: never log it."""
+        """The content of the file. It *is* the secret: never log it."""
         values = (_FORMAT, self.family, self.version, self.fingerprint, self.patch_size, self.num_channels)
         tensors = {
             "matrix": self.__matrix,
@@ -196,7 +200,7 @@ class ClientEmbedding(PrivateFile):
         return cls.from_bytes(content)
 
     def to_text(self) -> NoReturn:
-        """Refuse: a `SecretKey` has a text form, a client embedding has a file.
+        """Always raise: a `SecretKey` has a text form, a client embedding has only a file.
 
         Raises:
             TypeError: always.
@@ -246,7 +250,7 @@ def _check_matrix(matrix: torch.Tensor, length: int) -> None:
 
 
 def _parsed(data: bytes) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The content of a file -> header and tensors; the errors repeat nothing of it."""
+    """The content of a file -> its header and tensors; errors repeat nothing of it."""
     if not isinstance(data, bytes):
         raise InvalidKeyError(f"ClientEmbedding.from_bytes expects bytes, got {type(data).__name__}")
     if data[:64].lstrip().startswith(b"privseg"):

@@ -1,4 +1,4 @@
-"""Configuration of SETR: encoder and decoder sizes, and the public facts of an encrypted patch embedding."""
+"""The configuration of SETR: encoder and decoder sizes, and the public facts about the key of an encrypted model."""
 
 from typing import Any, Literal
 
@@ -18,15 +18,15 @@ _TAP_FRACTIONS = {
 
 @strict
 class SetrConfig(PreTrainedConfig):
-    r"""Sizes of a SETR model; the defaults are SETR-Naive on ViT-L/16 at 512 x 512 (Zheng et al., CVPR 2021).
+    r"""The sizes of a SETR model; the defaults are SETR-Naive on ViT-L/16 at 512 x 512 (Zheng et al., CVPR 2021).
 
     Args:
         hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, hidden_act: the ViT encoder.
         hidden_dropout_prob, attention_probs_dropout_prob, drop_path_rate: regularisation of the encoder, in [0, 1).
         initializer_range: standard deviation of the encoder's initial weights.
         layer_norm_eps: epsilon of every LayerNorm.
-        image_size: the training size in pixels, an int or (height, width). It fixes the grid of position embeddings;
-            any other size on the patch grid works too, with resized position embeddings.
+        image_size: the training size in pixels, an int or (height, width); it fixes the grid of position embeddings.
+            The model takes any other size on the patch grid too, and resizes the position embeddings for it.
         patch_size: side of a patch in pixels. It is also the block size of the image encryption.
         num_channels: channels of the input.
         qkv_bias: whether the query, key and value projections have a bias.
@@ -35,7 +35,7 @@ class SetrConfig(PreTrainedConfig):
         use_cls_token: whether a class token runs through the encoder. None means as published: yes for `naive` and
             `pup`, no for `mla`.
         decoder_type: `"naive"` (1x1 convolutions), `"pup"` (progressive up-sampling) or `"mla"` (multi-level
-            aggregation). `decoder=` is taken for it as well.
+            aggregation). `decoder=` means the same.
         out_indices: encoder layers, 0 the first, whose outputs feed the decoder and the auxiliary heads. None means as
             published, in proportion to the depth. The last one feeds the `naive` and `pup` decoder.
         decoder_hidden_size: channels inside the decoder.
@@ -94,7 +94,7 @@ class SetrConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers (`from_pretrained` comes here too), but a secret among the settings is refused."""
+        """As in transformers, whose `from_pretrained` calls it; raises ValueError for a secret among the settings."""
         _refuse_secrets(kwargs)
         return super().from_dict(config_dict, **kwargs)
 
@@ -115,14 +115,14 @@ class SetrConfig(PreTrainedConfig):
         return None if self.encryption is None else KeyFacts.from_dict(self.encryption)
 
     def validate_image_size(self) -> None:
-        """Refuses a training size without a whole patch."""
+        """Refuse a training size without a whole patch."""
         if min(self.grid_size) < 1:
             raise ValueError(
                 f"image_size must be at least patch_size {self.patch_size} a side, got {self.image_size}."
             )
 
     def validate_heads(self) -> None:
-        """Refuses a hidden size that the attention heads do not divide."""
+        """Refuse a hidden size that the attention heads do not divide."""
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size must be a multiple of num_attention_heads, got {self.hidden_size} and "
@@ -130,7 +130,7 @@ class SetrConfig(PreTrainedConfig):
             )
 
     def validate_out_indices(self) -> None:
-        """Refuses layers that do not exist, are not in order, or leave layers without use."""
+        """Refuse layers that do not exist, are not in order, or leave layers without use."""
         indices = list(self.out_indices or ())
         if (
             not indices
@@ -144,7 +144,7 @@ class SetrConfig(PreTrainedConfig):
             )
 
     def validate_encryption(self) -> None:
-        """Refuses anything but the three public facts."""
+        """Refuse anything but the three public facts."""
         try:
             _ = self.key_facts
         except ValueError as error:

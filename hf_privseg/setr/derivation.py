@@ -1,14 +1,14 @@
-"""From 32 secret bytes to orders, signs and rotations: format version 1, on HMAC-SHA256 alone.
+"""From 32 secret bytes to orders, signs and rotations: format version 1, which needs HMAC-SHA256 alone.
 
-Any language can repeat it. With
+Any language can repeat the derivation. With
 
     label   = "hf-privseg/v1/<family>/<L>/<purpose>"        ASCII; L is the length of a block, in decimal
     prk     = HMAC-SHA256(key = "hf-privseg/v1", message = the 32 bytes)
     block i = HMAC-SHA256(key = prk, message = label || be32(i)),  i = 1, 2, ...
 
 the stream is block 1 || block 2 || ... Its first n bytes equal PBKDF2-HMAC-SHA256(password = prk, salt = label,
-iterations = 1, n bytes), which is one native call in Python and in a browser's WebCrypto. It serves as a pseudo-random
-stream here; nothing relies on PBKDF2 to slow down a guesser. What is drawn, by family:
+iterations = 1, n bytes), which is one native call in Python and in a browser's WebCrypto. PBKDF2 only makes the
+pseudo-random stream; nothing relies on it to slow down somebody who guesses. Each family draws:
 
     family              purpose   drawn with
     permutation         order     shuffled
@@ -16,9 +16,9 @@ stream here; nothing relies on PBKDF2 to slow down a guesser. What is drawn, by 
                         signs     random_signs
     orthogonal          haar      normals, orthogonal_from_normals
     matrix              q1, q2    normals, orthogonal_from_normals, each
-    every one           the public fingerprint: the first 8 bytes with label "hf-privseg/v1/<family>/fingerprint"
+    every family        the public fingerprint: the first 8 bytes with label "hf-privseg/v1/<family>/fingerprint"
 
-The ciphers of the conventional method take a key of any of these families; their purposes are in baselines/ciphers.py.
+The ciphers of the conventional method take a key of any of these families; baselines/ciphers.py names their purposes.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ NAMESPACE = "hf-privseg/v1"
 
 
 def pseudorandom_key(secret_bytes: bytes) -> bytes:
-    """32 secret bytes -> 32 bytes (prk), the key of every stream."""
+    """32 secret bytes -> 32 bytes, the prk that keys every stream."""
     return hmac.digest(NAMESPACE.encode(), secret_bytes, "sha256")
 
 
@@ -43,7 +43,7 @@ def stream_bytes(prk: bytes, label: str, num_bytes: int) -> bytes:
 
 
 def stream_words(prk: bytes, label: str) -> Iterator[int]:
-    """The same stream as big-endian unsigned 32-bit words, without end (rejection may need any number)."""
+    """The same stream as big-endian unsigned 32-bit words, without end: rejection may need any number of them."""
     for i in itertools.count(1):
         yield from struct.unpack(">8I", hmac.digest(prk, label.encode() + struct.pack(">I", i), "sha256"))
 
@@ -51,8 +51,8 @@ def stream_words(prk: bytes, label: str) -> Iterator[int]:
 def shuffled(length: int, uniform_words: Iterator[int]) -> np.ndarray:
     """Uniform unsigned 32-bit words -> (length,) int64, 0..length-1 in random order (Fisher-Yates, downwards).
 
-    a = [0, ..., L-1]; for i = L-1, ..., 1: take the next word w; while w >= floor(2**32 / (i+1)) * (i+1) take the
-    next one instead, else small remainders would be more likely; j = w mod (i+1); exchange a[i] and a[j].
+    Start with a = [0, ..., L-1]. For i = L-1, ..., 1 take the next word w, and while w >= floor(2**32 / (i+1)) * (i+1)
+    take the next one instead, since small remainders would be more likely otherwise. Exchange a[i] and a[w mod (i+1)].
     """
     order = list(range(length))
     for i in range(length - 1, 0, -1):
@@ -64,7 +64,7 @@ def shuffled(length: int, uniform_words: Iterator[int]) -> np.ndarray:
 
 
 def random_signs(length: int, uniform_bytes: bytes) -> np.ndarray:
-    """Uniform bytes -> (length,) int8 of +1 and -1: bit i, most significant bit of each byte first, 1 is -1."""
+    """Uniform bytes -> (length,) int8 of +1 and -1: bit i makes sign i (1 is -1), each byte's highest bit first."""
     bits = np.unpackbits(np.frombuffer(uniform_bytes, np.uint8), count=length)
     return 1 - 2 * bits.astype(np.int8)
 

@@ -1,7 +1,7 @@
 """The errors of this package: each one is also a builtin error, and none ever carries key material.
 
 ValueError
-├── InvalidKeyError       the value offered as a key is none: malformed, of the wrong length, of an unknown family
+├── InvalidKeyError       a value that is no key: malformed, of the wrong length, of an unknown family
 ├── KeyMismatchError      a sound key, but not the one (or not of the family) that this model or image was made with
 ├── InvalidImageError     pixels that cannot be encrypted: size, channels, dtype, range
 ├── HeaderError           a safetensors or JSON header that is damaged, or out of the bounds that strangers' files have
@@ -12,14 +12,15 @@ RuntimeError
 └── ServiceError          a segmentation service answers otherwise than it should
     ├── ServiceUnavailableError  it could not be reached, was busy or too slow, also when asked again
     ├── RequestRefusedError      it refuses the request, with a reason of its own
-    └── PartialFailureError      some images of a batch have no label map
+    └── PartialFailureError      some images of a batch have no segmentation map
 
 With `trust_remote_code` a module may exist twice in one process, and then a class of one copy does not catch an error
 of the other. Catching the builtin (`ValueError`, `RuntimeError`) always works.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+import numpy as np
 
 
 class InvalidKeyError(ValueError):
@@ -65,15 +66,20 @@ class RequestRefusedError(ServiceError):
 
 
 class PartialFailureError(ServiceError):
-    """Some images of a batch have no label map; the message lists them, and what was finished is kept.
+    """Some images of a batch have no segmentation map; the message lists them, and the error keeps the finished maps.
 
     Args:
-        message: for people.
-        label_maps: as the call would have returned them, None where an image failed.
-        failures: position in the batch -> what went wrong.
+        message: the text for people.
+        segmentation_maps: the maps as the call would have returned them, None where an image failed.
+        failures: position in the batch -> the error of that image.
     """
 
-    def __init__(self, message: str, label_maps: Sequence[Any] = (), failures: Mapping[int, Exception] | None = None):
+    def __init__(
+        self,
+        message: str,
+        segmentation_maps: Sequence[np.ndarray | None] = (),
+        failures: Mapping[int, Exception] | None = None,
+    ):
         super().__init__(message)
-        self.label_maps = list(label_maps)
+        self.segmentation_maps = list(segmentation_maps)
         self.failures = dict(failures or {})

@@ -1,6 +1,6 @@
-"""Secret keys: 32 random bytes bound to a cipher family, made, read, kept out of sight, and what is derived from them.
+"""Secret keys: 32 random bytes bound to a cipher family. This file makes, reads and writes them.
 
-How bytes become an order, signs or a rotation is `derivation.py`; this file decides who may see what.
+How bytes become an order, signs or a rotation is in `derivation.py`.
 """
 
 import base64
@@ -43,12 +43,12 @@ _BASE64_LENGTH = 43  # 32 bytes in base64url without padding
 class SecretKey(PrivateFile):
     """32 secret bytes bound to one cipher family and one format version.
 
-    Make one with `generate`, or read one with `from_file`, `from_env` or `from_text`. `to_text` is the only way to
-    get the bytes out again: the representation shows the public fingerprint, and pickling and copying are refused, so
-    that no log, cache or worker process receives a key by accident.
+    `generate` makes one; `from_file`, `from_env` and `from_text` read one. The bytes come out again only through
+    `to_text` and `to_file`: the representation shows the public fingerprint, and pickling and copying raise an error,
+    so that no log, cache or worker process receives a key by accident.
 
-    Two keys are equal when bytes and family are (compared in constant time); the hash is that of the fingerprint.
-    What a key derives is remembered on the object and is released with it.
+    Two keys are equal where bytes and family are (compared in constant time); the hash is that of the fingerprint. A
+    key remembers what it has derived; that is released together with the key.
     """
 
     __slots__ = ("__secret", "_family", "_memo")
@@ -58,7 +58,7 @@ class SecretKey(PrivateFile):
     _max_file_bytes: ClassVar[int] = 4096
 
     def __init__(self, secret_bytes: bytes, family: str = DEFAULT_FAMILY) -> None:
-        """Exactly 32 bytes, from a source of cryptographic randomness -> key.
+        """Exactly 32 bytes from a source of cryptographic randomness -> the key.
 
         Raises:
             InvalidKeyError: not 32 bytes, or an unknown family.
@@ -82,7 +82,7 @@ class SecretKey(PrivateFile):
         """`privseg1.<family>.<base64url without padding>`, white space around it ignored -> key.
 
         Raises:
-            InvalidKeyError: says which part is wrong, and never repeats the text.
+            InvalidKeyError: the text is no key; the message says which part is wrong and never repeats the text.
         """
         if not isinstance(text, str):
             raise InvalidKeyError(f"SecretKey.from_text expects a str, got {type(text).__name__}")
@@ -120,7 +120,7 @@ class SecretKey(PrivateFile):
         """Name of an environment variable that holds the text form -> key.
 
         Raises:
-            InvalidKeyError: the variable is not set or holds something else; names it, never its value.
+            InvalidKeyError: the variable is not set or holds something else; the message never repeats its value.
         """
         text = os.environ.get(variable)
         if text is None:
@@ -134,13 +134,14 @@ class SecretKey(PrivateFile):
     def from_passphrase(cls, passphrase: str, *, family: str = DEFAULT_FAMILY, salt: bytes) -> "SecretKey":
         """Passphrase (any Unicode text, taken in its NFC form as UTF-8) and a public 16-byte salt -> key.
 
-        The 32 bytes are scrypt(passphrase, salt, n = 2**17, r = 8, p = 1): some tenths of a second and 128 MiB a
-        guess. The public fingerprint lets anyone test guesses, so that the key is as strong as the passphrase only.
+        The 32 bytes are scrypt(passphrase, salt, n = 2**17, r = 8, p = 1), which costs some tenths of a second and
+        128 MiB for each guess. The public fingerprint lets anyone test guesses, so that the key is only as strong as
+        the passphrase.
 
         Args:
             passphrase: not empty.
             family: the cipher family of the key.
-            salt: from `SecretKey.new_salt()`; keep it, the same passphrase with another salt is another key.
+            salt: from `SecretKey.new_salt()`. Keep it: the same passphrase with another salt makes another key.
         """
         if not isinstance(passphrase, str) or not passphrase:
             came = "an empty one" if isinstance(passphrase, str) else type(passphrase).__name__
@@ -157,12 +158,12 @@ class SecretKey(PrivateFile):
 
     @staticmethod
     def new_salt() -> bytes:
-        """16 random bytes for `from_passphrase`; they are public, and needed again to make the same key."""
+        """16 random bytes for `from_passphrase`. They are public; making the same key again needs them."""
         return secrets.token_bytes(_SALT_BYTES)
 
     @classmethod
     def from_seed(cls, seed: int, *, family: str = DEFAULT_FAMILY) -> "SecretKey":
-        """Integer >= 0 -> key, for experiments that others should repeat; warns, since it protects nothing.
+        """Integer >= 0 -> key, for experiments that others repeat. Warns, since such a key protects nothing.
 
         The 32 bytes are SHA-256("hf-privseg/v1/seed/<seed in decimal>").
         """
@@ -189,7 +190,7 @@ class SecretKey(PrivateFile):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal characters, public: the same for equal keys, different for any other key or family.
+        """16 hexadecimal characters, public: the same for equal keys, and another for any other key or family.
 
         The first 8 bytes of the stream with label "hf-privseg/v1/<family>/fingerprint".
         """
@@ -265,8 +266,8 @@ class SecretKey(PrivateFile):
 def as_key(value: object) -> SecretKey:
     """A SecretKey (of this or another copy of this module), or exactly 32 bytes (default family) -> SecretKey.
 
-    Remote code may be loaded as a module of its own, whose SecretKey is another class: such a key is rebuilt from its
-    text form and goes on using what the original has already derived.
+    With remote code this file may be loaded a second time, and then its SecretKey is another class. A key of that
+    class is rebuilt from its text form and shares what the original has derived.
 
     Raises:
         InvalidKeyError: anything else; names the constructor to call.
@@ -299,7 +300,7 @@ def _checked_family(family: str) -> str:
 
 
 def _problem_in_base64url(text: str) -> str | None:
-    """What keeps the text from being the one canonical base64url form of 32 bytes; None where nothing does."""
+    """Why the text is not the one canonical base64url form of 32 bytes; None where it is."""
     if not re.fullmatch(r"[A-Za-z0-9_-]*", text):
         return "has characters outside A-Z a-z 0-9 - _ in its last part (base64url without padding)"
     if len(text) != _BASE64_LENGTH:

@@ -6,35 +6,42 @@ Kiya et al., J. Imaging 2022, 8(9), 233, section 3.2.1, eq. 3; key updates: sect
 from typing import Any, Self
 
 import torch
+from torch import nn
 
+from .block_cipher import BlockCipher
 from .ciphers import cipher_for
+from .configuration_setr import SetrConfig
 from .encryption_key import EncryptionKey, as_encryption_key
 from .public_facts import check_key_fits, check_plain_model
 from .rekey_update import RekeyUpdate
 
 
 class EncryptableEmbedding:
-    """What every SETR class can do with a key. The configuration says what was done; it never holds the key."""
+    """The part of every SETR model that encrypts, decrypts and rekeys its patch embedding.
 
-    config: Any
-    base_model: Any
+    The configuration holds the public facts about the key, never the key.
+    """
+
+    config: SetrConfig
+    base_model: Any  # a property of PreTrainedModel
 
     @property
-    def _projection(self) -> Any:
-        return self.base_model.embeddings.patch_embeddings.projection
+    def _projection(self) -> nn.Conv2d:
+        projection: nn.Conv2d = self.base_model.embeddings.patch_embeddings.projection
+        return projection
 
-    def _cipher(self, secret_key: EncryptionKey) -> Any:
+    def _cipher(self, secret_key: EncryptionKey) -> BlockCipher:
         return cipher_for(secret_key, patch_size=self.config.patch_size, num_channels=self.config.num_channels)
 
     @torch.no_grad()
     def encrypt_model(self, secret_key: EncryptionKey | bytes) -> Self:
-        """Replaces the patch embedding E by E_hat = E_enc E, in place (paper section 3.2.1, eq. 3).
+        """Replace the patch embedding E by E_hat = E_enc E, in place (paper section 3.2.1, eq. 3).
 
-        Nothing else changes: modules, parameters, shapes and cost stay those of the plain model.
+        Nothing else changes: modules, other parameters, shapes and cost stay those of the plain model.
 
         Args:
-            secret_key: a `SecretKey`, whose family is the cipher that is used, 32 raw bytes for the default family, or
-                a `ClientEmbedding` made from this model.
+            secret_key: a `SecretKey`, whose family chooses the cipher; 32 bytes, which are a key of the default
+                family; or a `ClientEmbedding` made from this model.
 
         Returns:
             The model itself.
@@ -56,7 +63,7 @@ class EncryptableEmbedding:
 
     @torch.no_grad()
     def decrypt_model(self, secret_key: EncryptionKey | bytes) -> Self:
-        """Undoes `encrypt_model` in place: bit for bit for the permutation families, up to rounding for the others.
+        """Undo `encrypt_model` in place: bit for bit for the permutation families, up to rounding for the others.
 
         Raises:
             InvalidKeyError: `secret_key` is no key.
@@ -72,7 +79,7 @@ class EncryptableEmbedding:
 
     @torch.no_grad()
     def rekey_model(self, old_key: EncryptionKey | bytes, new_key: EncryptionKey | bytes) -> Self:
-        """Replaces the key of an encrypted model in place, without retraining (paper section 3.3).
+        """Replace the key of an encrypted model in place, without retraining (paper section 3.3).
 
         The families of the two keys may differ.
 
@@ -93,7 +100,7 @@ class EncryptableEmbedding:
 
     @torch.no_grad()
     def apply_rekey_update(self, update: RekeyUpdate) -> Self:
-        """As `rekey_model`, without either key; what an update tells, and protects from, is said in `rekey_update`.
+        """Replace the key as `rekey_model` does, but without either key; `rekey_update` says what an update shows.
 
         Raises:
             EncryptionStateError: the model is plain.

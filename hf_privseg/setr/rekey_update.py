@@ -1,26 +1,26 @@
-"""A new key for an encrypted model without either key: the map from one encryption to the next (paper section 3.3).
+"""Change the key of an encrypted model on a server that holds neither key (paper section 3.3).
 
-The owner, who has both keys, computes U = E_enc_new E_enc_old^-1; the server, which has neither, applies it:
+The owner has both keys and computes the map U = E_enc_new E_enc_old^-1. The server applies it:
 
     E_hat_new = U E_hat_old         and images follow as b_hat_new = b_hat_old U^-1
 
-Between permutation families U is a signed permutation, and the result is bit for bit the model encrypted with the new
-key; otherwise it is a dense matrix, applied in float64.
+Between permutation families U is a signed permutation, and the result equals, bit for bit, the model encrypted with
+the new key. Otherwise U is a dense matrix that is applied in float64.
 
-What the server learns. U, and from U alone neither key: to every old key belongs one new key's matrix that gives the
-same U. But with U it translates every image of the old key into one of the new key, and back. The images of both keys
-are then exposed as if they had one key: all of them serve an attack that needs many, one known photo under either key
-counts for both, and whoever learns what one key does learns what the other does.
+What the server learns. U alone determines neither key: for every old key there is a matrix of a new key that gives the
+same U. But U translates every image of the old key into one of the new key, and back. The images of both keys are then
+as exposed as if they had one key: they all serve an attack that needs many images, one known plain image under either
+key counts for both, and whoever learns what one key does learns what the other does.
 
-Little of that is owed to the update. A server that goes on with the model computes the same embeddings z = b E from an
-image under any key, which links them already; and from the two encrypted models, however it got them, it can compute U
-itself in the permutation families, and in all families where hidden_size >= L.
+Most of this does not depend on the update. A server that goes on using the model computes the same embeddings z = b E
+from an image under any key, which links the images already. It can also compute U from the two encrypted models, in
+the permutation families always, and in every family where hidden_size >= L.
 
-What it is no help against. A server that has the old key, by a leak or an attack, has E = E_enc_old^-1 E_hat_old, and
-E opens the images of every key. Against it neither an update nor `rekey_model` helps; a patch embedding has to be
-trained anew in private. A new key does help where the old one has leaked to somebody without the encrypted model and
-without the update: later images are out of his reach, those that he has are not. So an update is no key, but it is
-confidential between the owner and the server, in a file of mode 0600: with one key it opens what the other encrypts.
+When an update does not help. A server that has the old key, through a leak or an attack, has E = E_enc_old^-1
+E_hat_old, and E opens the images of every key. Neither an update nor `rekey_model` helps then: a new patch embedding
+must be trained in private. A new key does help where the old key has leaked to somebody who has neither the encrypted
+model nor the update: that person cannot open later images. An update is therefore no key, but it is confidential
+between owner and server and is stored with mode 0600: with one of the keys it opens what the other one encrypts.
 """
 
 import hashlib
@@ -44,9 +44,9 @@ _HEADER = ("format", "old", "new", "patch_size", "num_channels", "sha256")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RekeyUpdate(PrivateFile):
-    """The map U of an old and a new key, and public facts: what it belongs to.
+    """The map U from an old key to a new one, with the public facts about both; `between` makes it.
 
-    Made by `between`; `model.apply_rekey_update(update)` applies it. It is not pickled or copied.
+    `model.apply_rekey_update(update)` applies it. By custom its file is called NAME.rekey.
 
     Args:
         old, new: the public facts about the two keys.
@@ -56,7 +56,7 @@ class RekeyUpdate(PrivateFile):
             {"matrix": (L, L) float64}, U^T, with W_hat_new = W_hat_old U^T.
 
     Raises:
-        ValueError: a fact or a tensor of the wrong form.
+        ValueError: a number or a tensor of the wrong form, or the facts of a client embedding.
     """
 
     _privseg_kind: ClassVar[str] = "rekey update"
@@ -85,11 +85,11 @@ class RekeyUpdate(PrivateFile):
     def between(
         cls, old_key: SecretKey | bytes, new_key: SecretKey | bytes, *, patch_size: int, num_channels: int = 3
     ) -> "RekeyUpdate":
-        """Two keys, of any families, and the geometry of the patch embedding -> update from the first to the second.
+        """Two keys of any families and the geometry of the patch embedding -> the update from old to new.
 
         Raises:
-            InvalidKeyError: one of them is no key, or a client embedding, which no update leads to or from.
-            ValueError: they are the same key, so that nothing would change.
+            InvalidKeyError: one of them is no key, or it is a client embedding; no update leads to or from one.
+            ValueError: the two keys are the same.
         """
         old, new = as_key(old_key), as_key(new_key)
         if old == new:
@@ -128,7 +128,7 @@ class RekeyUpdate(PrivateFile):
         return acted.reshape(weight.shape).to(weight)
 
     def to_bytes(self) -> bytes:
-        """The content of the file form: safetensors, the facts in its metadata. Nothing is lost."""
+        """The content of the file: safetensors with the facts in its metadata. It is confidential: never log it."""
         facts = {"old": self.old.to_dict(), "new": self.new.to_dict()}
         header = {"format": _FORMAT, **facts, "patch_size": self.patch_size, "num_channels": self.num_channels}
         header["sha256"] = _digest(self.tensors)
@@ -184,7 +184,7 @@ def _facts_of(header: dict[str, object], name: str) -> KeyFacts:
 
 
 def _check_tensors(tensors: dict[str, torch.Tensor], length: int, exact: bool) -> None:
-    """Refuse what is no signed permutation of L, or no finite (L, L) matrix: it would ruin the model."""
+    """Refuse tensors that are no signed permutation of L, or no finite (L, L) matrix: they would ruin the model."""
     expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"matrix": (torch.float64, (length, length))}
     if exact:
         expected = {"order": (torch.int64, (length,)), "signs": (torch.int8, (length,))}
@@ -200,7 +200,7 @@ def _check_tensors(tensors: dict[str, torch.Tensor], length: int, exact: bool) -
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:
-    """Hexadecimal SHA-256 over names and numbers, which are little-endian."""
+    """The hexadecimal SHA-256 over the names and the little-endian numbers of all tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         array = tensors[name].contiguous().numpy()

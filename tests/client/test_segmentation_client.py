@@ -277,8 +277,8 @@ def test_what_fails_in_a_batch_is_listed_and_the_rest_is_kept(client, engine, ke
     }
     expected = local_map(engine, key, photo)
     for index in (0, 3):
-        np.testing.assert_array_equal(raised.value.label_maps[index], expected)
-    assert [raised.value.label_maps[index] for index in (1, 2)] == [None, None]
+        np.testing.assert_array_equal(raised.value.segmentation_maps[index], expected)
+    assert [raised.value.segmentation_maps[index] for index in (1, 2)] == [None, None]
 
 
 def test_many_failures_are_counted(client, key):
