@@ -139,7 +139,7 @@ def test_an_encrypted_embedding_is_that_of_python(family):
         plain=base64.b64encode(embedding_to_bytes(weight)).decode(),
     )
     encrypted, facts = embedding_from_bytes(base64.b64decode(found))
-    assert facts == {"family": family, "version": 1, "fingerprint": key.fingerprint}
+    assert facts == key.facts
     torch.testing.assert_close(encrypted, cipher_for(key, patch_size=16).encrypt_weight(weight), rtol=1e-6, atol=1e-6)
 
 
@@ -160,7 +160,7 @@ def test_two_keys_in_a_row_make_the_no_encryption_case_without_a_plain_photo():
         plain=base64.b64encode(embedding_to_bytes(weight)).decode(),
     )
     encrypted, facts = embedding_from_bytes(base64.b64decode(found))
-    assert facts["fingerprint"] == other.fingerprint
+    assert facts.fingerprint == other.fingerprint
     pixels = torch.rand(1, 3, 32, 32) * 2 - 1
     conv = torch.nn.functional.conv2d
     seen = conv(cipher_for(other, patch_size=16).encrypt(pixels), encrypted, stride=16)
