@@ -1,18 +1,18 @@
-"""A client of the segmentation service: encrypts photos on this machine, sends ciphertexts, returns label maps.
+"""A client of the segmentation service: encrypts images on this machine, sends ciphertexts, returns segmentation maps.
 
     from hf_privseg import SecretKey
     from hf_privseg.client import SegmentationClient
 
     with SegmentationClient("https://OWNER-NAME.hf.space") as client:
-        label_map = client.segment("photo.jpg", SecretKey.from_file("secret.key"))
+        segmentation_map = client.segment("image.jpg", SecretKey.from_file("secret.key"))
 
 What leaves the machine is the ciphertext's container file, under a random name. Neither the
 key nor a plain pixel does. What the service can still tell from ciphertexts is said in SECURITY.md; that it returns
-the label map in the clear is a reason for https.
+the segmentation map in the clear is a reason for https.
 
 Before anything is sent, the client asks the service for the public facts of its model and refuses a key of another
-family or fingerprint. The service also says how photos are to be prepared, and that is not taken on trust: blocks
-smaller than agreed on, or photos greatly enlarged, would show what the method is there to hide.
+family or fingerprint. The service also says how images are to be prepared, and that is not taken on trust: blocks
+smaller than agreed on, or images greatly enlarged, would show what the method is there to hide.
 """
 
 import io
@@ -45,7 +45,7 @@ from ..storage.images import is_ciphertext
 from .gradio_calls import Deadline, GradioCalls
 
 API_VERSION = 1
-MAX_ENLARGEMENT = 2  # of a photo's sides, by settings that come from the service
+MAX_ENLARGEMENT = 2  # of an image's sides, by settings that come from the service
 
 _SETTINGS = (
     "patch_size", "do_resize", "size", "resize_factor", "resample", "do_pad", "pad_value", "do_rescale",
@@ -123,14 +123,14 @@ class ServiceInfo:
 
 
 class SegmentationClient:
-    """Encrypts photos here and has them segmented by a service, which gets neither the key nor a plain pixel.
+    """Encrypts images here and has them segmented by a service, which gets neither the key nor a plain pixel.
 
     Safe to use from several threads. Close it after use, or use it as a context manager.
 
     Args:
         url: the service's address.
         processor: the model's image processor, from its owner. Without it the service's settings are taken, within
-            limits: `patch_size` is as given here, and photos are enlarged to twice their sides at most.
+            limits: `patch_size` is as given here, and images are enlarged to twice their sides at most.
         patch_size: of the model, where there is no `processor`.
         timeout: seconds for one image, with all waiting and all attempts.
         retries: how often an image is tried again while the service is busy, fails or cannot be reached.
@@ -170,7 +170,7 @@ class SegmentationClient:
 
     @cached_property
     def processor(self) -> SetrImageProcessor:
-        """The image processor that prepares photos: the owner's, or one with the service's settings.
+        """The image processor that prepares images: the owner's, or one with the service's settings.
 
         Raises:
             ServiceError: the service's settings are none, or ask for other blocks than agreed on.
@@ -181,23 +181,23 @@ class SegmentationClient:
         if not self._patch_size == self.info.patch_size == settings.get("patch_size"):
             raise ServiceError(
                 f"expected a model with patches of {self._patch_size} pixels at {self.url}, got "
-                f"{self.info.patch_size}; smaller blocks show more of a photo: if its owner confirms the size, pass "
+                f"{self.info.patch_size}; smaller blocks show more of an image: if its owner confirms the size, pass "
                 f"patch_size={self.info.patch_size}, or the owner's processor"
             )
         try:
             return SetrImageProcessor(**settings)
         except (TypeError, ValueError) as error:
             raise ServiceError(
-                f"the service at {self.url} names settings for photos that cannot be used ({error!s:.200}); pass the "
+                f"the service at {self.url} names settings for images that cannot be used ({error!s:.200}); pass the "
                 "owner's processor"
             ) from error
 
     def encrypt(self, image: Any, secret_key: EncryptionKey | bytes) -> EncryptedImage:
-        """One photo, of any kind that `SetrImageProcessor` takes -> what `segment` sends; nothing is sent yet.
+        """One image, of any kind that `SetrImageProcessor` takes -> what `segment` sends; nothing is sent yet.
 
         Raises:
             KeyMismatchError: the service's model is encrypted with another key or family.
-            InvalidKeyError, InvalidImageError: no key, or no photo.
+            InvalidKeyError, InvalidImageError: no key, or no image.
             ServiceError: the service gives no answer, or asks for settings that would show too much.
         """
         key = as_encryption_key(secret_key)
@@ -208,14 +208,14 @@ class SegmentationClient:
         return encrypted
 
     def segment(self, image: Any, secret_key: EncryptionKey | bytes | None = None) -> np.ndarray:
-        """One photo, encrypted image, or path of either -> (height, width) uint8 class indices, at the photo's size.
+        """One image, encrypted image, or path of either -> (height, width) uint8 class indices, at the image's size.
 
         Args:
-            image: a photo is encrypted first; what is encrypted already is sent as it is.
-            secret_key: that of the service's model; only photos need it.
+            image: a plain image is encrypted first; an encrypted one is sent as it is.
+            secret_key: that of the service's model; only plain images need it.
 
         Raises:
-            EncryptionStateError: a photo without a key.
+            EncryptionStateError: a plain image without a key.
             KeyMismatchError: the service's model belongs to another key or family than the key or encrypted image.
             InvalidKeyError, InvalidImageError, CiphertextError: what was given cannot be used.
             ServiceUnavailableError: no result in time, after all attempts.
@@ -228,7 +228,7 @@ class SegmentationClient:
         if len(content) > self.info.max_upload_bytes:
             raise InvalidImageError(
                 f"expected a ciphertext of at most {self.info.max_upload_bytes} bytes, which is what {self.url} takes"
-                f", got {len(content)}; shrink the photo before encryption"
+                f", got {len(content)}; shrink the image before encryption"
             )
         height, width = encrypted.original_size
 
@@ -237,7 +237,7 @@ class SegmentationClient:
             result = self._calls.call("segment", [file, ""], deadline)
             return self._calls.download(result, 2 * height * width + 2**16, deadline)
 
-        return _label_map(self._calls.persist(work), (height, width), len(self.info.labels), self.url)
+        return _segmentation_map(self._calls.persist(work), (height, width), len(self.info.labels), self.url)
 
     def segment_batch(
         self,
@@ -247,7 +247,7 @@ class SegmentationClient:
         concurrency: int = 4,
         progress: bool = True,
     ) -> list[np.ndarray]:
-        """Images as `segment` takes them -> their label maps in the same order.
+        """Images as `segment` takes them -> their segmentation maps in the same order.
 
         An image that fails does not stop the others, except that nothing more is sent to a service that stays
         unavailable.
@@ -259,21 +259,21 @@ class SegmentationClient:
             progress: whether a progress bar is shown on stderr.
 
         Raises:
-            PartialFailureError: names the images without a label map; holds the label maps of the others.
+            PartialFailureError: names the images without a segmentation map; holds the maps of the others.
             KeyMismatchError, InvalidKeyError, ServiceError: as `segment`, where not a single image can succeed.
         """
         images = [images] if is_single(images) else list(images)
         if secret_key is not None:
             secret_key = as_encryption_key(secret_key)
             check_key_fits(secret_key.facts, self.info.key_facts, model=f"the model of {self.url}")
-        label_maps: list[np.ndarray | None] = [None] * len(images)
+        segmentation_maps: list[np.ndarray | None] = [None] * len(images)
         failures: dict[int, Exception] = {}
         pool = ThreadPoolExecutor(concurrency)
         try:
             tasks = {pool.submit(self.segment, image, secret_key): index for index, image in enumerate(images)}
             for task in tqdm(as_completed(tasks), "Segmenting", len(tasks), unit="image", disable=not progress):
                 try:
-                    label_maps[tasks[task]] = task.result()
+                    segmentation_maps[tasks[task]] = task.result()
                 except CancelledError:
                     failures[tasks[task]] = ServiceUnavailableError(f"not sent, for {self.url} had become unavailable")
                 except (ValueError, TypeError, OSError, RuntimeError) as error:
@@ -284,8 +284,8 @@ class SegmentationClient:
         finally:
             pool.shutdown(cancel_futures=True)
         if failures:
-            raise PartialFailureError(_failures_text(images, failures), label_maps, failures)
-        return [label_map for label_map in label_maps if label_map is not None]
+            raise PartialFailureError(_failures_text(images, failures), segmentation_maps, failures)
+        return [segmentation_map for segmentation_map in segmentation_maps if segmentation_map is not None]
 
     def close(self) -> None:
         """Close the connections to the service."""
@@ -301,41 +301,41 @@ class SegmentationClient:
         return f"SegmentationClient({self.url!r})"
 
     def _encrypted(self, image: Any, secret_key: EncryptionKey | bytes | None) -> EncryptedImage:
-        """A photo, an encrypted image or the path of either -> encrypted image."""
+        """A plain image, an encrypted image or the path of either -> encrypted image."""
         if isinstance(image, str | os.PathLike) and os.path.exists(image) and is_ciphertext(Path(image)):
             image = EncryptedImage.from_file(image)
         if is_encrypted_image(image):
             return image
         if secret_key is None:
             raise EncryptionStateError(
-                f"got a plain photo and no key for {self.url}, to which nothing plain is sent; give the key that its "
+                f"got a plain image and no key for {self.url}, to which nothing plain is sent; give the key that its "
                 "model is encrypted with"
             )
         return self.encrypt(image, secret_key)
 
-    def _check_sizes(self, photo_size: tuple[int, int]) -> None:
-        """Refuse photos that become larger than the service takes, or than its settings may make them."""
+    def _check_sizes(self, image_size: tuple[int, int]) -> None:
+        """Refuse images that become larger than the service takes, or than its settings may make them."""
         grid = PatchGrid.of({name: getattr(self.processor, name) for name in _SETTINGS})
-        region = grid.valid_region(photo_size)
-        limits = [MAX_ENLARGEMENT * side + grid.patch_size for side in photo_size]
+        region = grid.valid_region(image_size)
+        limits = [MAX_ENLARGEMENT * side + grid.patch_size for side in image_size]
         if self._own_processor is None and any(side > limit for side, limit in zip(region, limits, strict=True)):
             raise ServiceError(
-                f"the service at {self.url} wants a photo of {photo_size} pixels enlarged to {region}, more than "
-                f"{MAX_ENLARGEMENT} times, which would show more of it; give a larger photo, or pass the processor "
+                f"the service at {self.url} wants an image of {image_size} pixels enlarged to {region}, more than "
+                f"{MAX_ENLARGEMENT} times, which would show more of it; give a larger image, or pass the processor "
                 "of the model's owner"
             )
         height, width = grid.padded(region)
         if height * width > self.info.max_pixels:
             raise InvalidImageError(
                 f"expected an image of at most {self.info.max_pixels} pixels, which is what {self.url} takes, got "
-                f"{height} x {width} after resizing; shrink the photo first"
+                f"{height} x {width} after resizing; shrink the image first"
             )
 
 
 def segment(
     url: str, image: Any, secret_key: EncryptionKey | bytes | None = None, *, timeout: float = 120.0, retries: int = 4
 ) -> np.ndarray:
-    """One photo, encrypted image, or path of either -> (height, width) uint8 class indices, at the photo's size.
+    """One image, encrypted image, or path of either -> (height, width) uint8 class indices, at the image's size.
 
     For a single image; a `SegmentationClient` keeps the connection and what it knows of the model.
 
@@ -351,22 +351,22 @@ def segment(
         return client.segment(image, secret_key)
 
 
-def _label_map(content: bytes, size: tuple[int, int], num_labels: int, url: str) -> np.ndarray:
+def _segmentation_map(content: bytes, size: tuple[int, int], num_labels: int, url: str) -> np.ndarray:
     """A PNG file from the service -> (height, width) uint8 of `size` with values below `num_labels`."""
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:  # reads the size and decodes nothing yet
             found = f"{picture.height} x {picture.width} pixels of mode {picture.mode}"
             fits = (picture.height, picture.width) == size and picture.mode in ("L", "P")
-            label_map = np.array(picture) if fits else None
+            segmentation_map = np.array(picture) if fits else None
     except Exception as error:  # on damaged data Pillow raises OSError, SyntaxError, ValueError, zlib.error, ...
         raise ServiceError(f"{url} returned no PNG file ({error!s:.120}); the service is faulty") from error
-    if label_map is None or label_map.max() >= num_labels:
-        what = found if label_map is None else f"the class {label_map.max()}"
+    if segmentation_map is None or segmentation_map.max() >= num_labels:
+        what = found if segmentation_map is None else f"the class {segmentation_map.max()}"
         raise ServiceError(
-            f"expected a label map of {size[0]} x {size[1]} pixels and {num_labels} classes from {url}, got {what}; "
-            "the service is faulty"
+            f"expected a segmentation map of {size[0]} x {size[1]} pixels and {num_labels} classes from {url}, got "
+            f"{what}; the service is faulty"
         )
-    return label_map
+    return segmentation_map
 
 
 def _failures_text(images: Sequence[Any], failures: Mapping[int, Exception]) -> str:
@@ -378,4 +378,4 @@ def _failures_text(images: Sequence[Any], failures: Mapping[int, Exception]) -> 
         lines.append(f"image {index}{name}: {failures[index]}")
     more = len(failures) - len(lines)
     lines += [f"and {more} more"] * (more > 0)
-    return f"{len(failures)} of {len(images)} images have no label map: " + "; ".join(lines)
+    return f"{len(failures)} of {len(images)} images have no segmentation map: " + "; ".join(lines)

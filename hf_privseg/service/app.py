@@ -3,7 +3,7 @@
     app = build_app(SegmentationService(model, processor)); launch(app, ...)
 
 The endpoints take and return files as they are, without loss. An upload is deleted as soon as it has been read, an
-answer within minutes. The key and the photo stay in the page (static/), which may connect to nothing but this service:
+answer within minutes. The key and the image stay in the page (static/), which may connect to nothing but this service:
 its content security policy says so to the browser.
 """
 
@@ -107,7 +107,7 @@ def _add_page(service: SegmentationService) -> None:
 
     def part(name: str) -> None:
         text = (STATIC / f"{name}.html").read_text(encoding="utf-8")
-        text = text.replace("<!-- the sample photo's credit -->", sample_credit())
+        text = text.replace("<!-- the sample image's credit -->", sample_credit())
         gr.HTML(text.replace('class="privseg"', f'class="privseg {kind}"'), padding=False)
 
     part("header")
@@ -157,11 +157,11 @@ def _add_endpoints(service: SegmentationService) -> None:
 
 
 def _sample(request: Request) -> Response:
-    """The sample photo, or status 404 where none is installed."""
-    photo = sample_file()
-    if photo is None:
-        return Response("the package that ships the sample photo is not installed here", 404)
-    return Response(photo, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
+    """The sample image, or status 404 where none is installed."""
+    image = sample_file()
+    if image is None:
+        return Response("the package that ships the sample image is not installed here", 404)
+    return Response(image, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
 
 def _upload() -> gr.File:

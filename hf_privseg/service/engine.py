@@ -1,4 +1,4 @@
-"""Sessions, limits and segmentation: what a service does for clients that keep their keys and their photos.
+"""Sessions, limits and segmentation: what a service does for clients that keep their keys and their images.
 
 The model is either encrypted, and then takes images that were encrypted with its key, or plain and public. In that
 case each client brings an encrypted patch embedding of its own, made from the public one, for a session of limited
@@ -37,7 +37,7 @@ class Limits:
 
     Args:
         max_pixels: of an encrypted image, height times width.
-        max_original_pixels: of the photo's own size, which the label map has.
+        max_original_pixels: of the image's own size, which the segmentation map has.
         max_sessions: embeddings that are kept; the one that was used longest ago makes room for the next.
         session_seconds: after which a session ends, used or not.
 
@@ -154,7 +154,7 @@ class SegmentationService:
             self._sessions.pop(session, None)
 
     def segment(self, data: bytes, session: str = "") -> np.ndarray:
-        """A container file as `EncryptedImage.to_bytes` writes it -> (height, width) uint8 labels at the photo's size.
+        """A container file as `EncryptedImage.to_bytes` writes it -> (height, width) uint8 labels at the image's size.
 
         Args:
             data: the file's content.
@@ -175,11 +175,11 @@ class SegmentationService:
         height, width = image.pixels.shape[-2:]
         for what, (rows, columns), limit in (
             ("an encrypted image", (height, width), self.limits.max_pixels),
-            ("a photo's original size", image.original_size, self._max_original_pixels),
+            ("an image's original size", image.original_size, self._max_original_pixels),
         ):
             if rows * columns > limit:
                 raise CiphertextError(
-                    f"{what} has at most {limit} pixels here, got {rows} x {columns}; reduce the photo, then encrypt"
+                    f"{what} has at most {limit} pixels here, got {rows} x {columns}; reduce the image, then encrypt"
                 )
         theirs = "the model of this service" if not session else "the embedding registered for this session"
         check_image_fits(image, model.config.key_facts, model.config.patch_size, model=theirs)

@@ -1,6 +1,6 @@
-"""The sample photo for visitors who have none at hand: read from the package that ships it, a picture like any other.
+"""The sample image for visitors who have none at hand: read from the package that ships it, a picture like any other.
 
-The service knows it, and one known photo opens whatever else is encrypted with the same key. So it is offered with a
+The service knows it, and one known image opens whatever else is encrypted with the same key. So it is offered with a
 public model alone, where visitors make keys of their own, and the attacks of server_view.py may not know it.
 """
 
@@ -16,17 +16,17 @@ SAMPLE = "china"  # buildings, trees and sky, as in the scenes that the embedded
 
 @cache
 def sample_file() -> bytes | None:
-    """The photo as a JPEG file; None where the package that ships it is not installed."""
+    """The image as a JPEG file; None where the package that ships it is not installed."""
     try:
-        photo = sample_image(SAMPLE)
+        image = sample_image(SAMPLE)
     except ImportError:
         return None
     buffer = io.BytesIO()
-    photo.save(buffer, "JPEG", quality=92)
+    image.save(buffer, "JPEG", quality=92)
     return buffer.getvalue()
 
 
 def sample_credit() -> str:
-    """The photo's credit in HTML; an address in brackets becomes a link that is named after its host."""
+    """The image's credit in HTML; an address in brackets becomes a link that is named after its host."""
     credit = html.escape(SAMPLE_IMAGES[SAMPLE].credit)
     return re.sub(r"\((https://([^/)]+)[^)]*)\)", r'(<a href="\1" target="_blank" rel="noopener">\2</a>)', credit)

@@ -28,16 +28,16 @@ from .sample import SAMPLE
 
 _PUBLIC = (
     "The service computes the plain patch embedding of each block, whatever the key. The public model tells how to "
-    "invert it; what is lost in it comes from the statistics of other photographs. Hence a deployment needs a patch "
+    "invert it; what is lost in it comes from the statistics of other images. Hence a deployment needs a patch "
     "embedding that nobody else has."
 )
 _PERMUTATION = (
-    "The order of the pixels, guessed from how alike neighbouring pixels are in other photographs. Colours may be "
+    "The order of the pixels, guessed from how alike neighbouring pixels are in other images. Colours may be "
     "exchanged, and black and white too. More ciphertexts of the same key make it exact."
 )
 _ALIGNMENT = (
-    "The leading principal components of the encrypted blocks, turned to fit those of other photographs. Black and "
-    "white may be exchanged. More ciphertexts of the same key show far more: sixteen, and photographs of similar "
+    "The leading principal components of the encrypted blocks, turned to fit those of other images. Black and "
+    "white may be exchanged. More ciphertexts of the same key show far more: sixteen, and images of similar "
     "scenes, give most of what is in the picture."
 )
 _THUMBNAIL = (
@@ -67,7 +67,7 @@ class ServerView:
 
     Args:
         service: whose sessions and model they are.
-        prior: what the attacker knows of images; by default of sample photographs, prepared as clients prepare theirs.
+        prior: what the attacker knows of images; by default of sample images, prepared as clients prepare theirs.
     """
 
     def __init__(self, service: SegmentationService, prior: ImagePrior | None = None) -> None:
@@ -105,17 +105,17 @@ class ServerView:
 
     @cached_property
     def _prior(self) -> ImagePrior:
-        """Statistics of photographs that no visitor is offered, prepared as clients prepare theirs; of none at all
+        """Statistics of images that no visitor is offered, prepared as clients prepare theirs; of none at all
         where none is installed.
         """
         if self._given_prior is not None:
             return self._given_prior
         processor = self._service.processor
         try:
-            photos = [Image.fromarray(photo.load()) for name, photo in SAMPLE_IMAGES.items() if name != SAMPLE]
+            samples = [Image.fromarray(sample.load()) for name, sample in SAMPLE_IMAGES.items() if name != SAMPLE]
         except ImportError:
             return synthetic_prior(processor.patch_size)
-        images = [processor(photo, return_tensors="pt").pixel_values[0].numpy() for photo in photos]
+        images = [processor(sample, return_tensors="pt").pixel_values[0].numpy() for sample in samples]
         return image_prior(images, processor.patch_size, name="photos")
 
 

@@ -18,7 +18,7 @@ REFUSALS = {
     "tensor larger than its file": "truncated or damaged",
     "header of 2^63 bytes": "expected a header of at most 8192 bytes, got 9223372036854775807",
     "header of nested JSON": "truncated or damaged",
-    "photo's size of 8192 x 8192": "a photo's original size has at most",
+    "photo's size of 8192 x 8192": "an image's original size has at most",
     "truncated safetensors": "truncated or damaged",
     "truncated PNG": "truncated or damaged",
     "changed pixels": "the pixels were changed after encryption",

@@ -29,7 +29,7 @@ from hf_privseg.service import Limits, SegmentationService
 from hf_privseg.setr.errors import PartialFailureError, RequestRefusedError, ServiceError, ServiceUnavailableError
 
 pytest.importorskip("gradio")
-SIZE = (70, 93)  # height, width of the photo: five by six patches
+SIZE = (70, 93)  # height, width of the image: five by six patches
 
 
 @pytest.fixture(autouse=True)
@@ -70,61 +70,61 @@ def client(url):
 
 
 @pytest.fixture(scope="module")
-def photo():
+def image():
     rng = np.random.default_rng(0)
     blocks = np.kron(rng.integers(0, 192, (5, 6, 3)), np.ones((16, 16, 1), int))[: SIZE[0], : SIZE[1]]
     return Image.fromarray((blocks + rng.integers(0, 64, (*SIZE, 3))).astype(np.uint8))
 
 
-def local_map(engine, key, photo):
-    """What the engine's model makes of the photo, through a container and without any service."""
-    contained = EncryptedImage.from_bytes(engine.processor.encrypt(photo, key).to_bytes())
+def local_map(engine, key, image):
+    """What the engine's model makes of the image, through a container and without any service."""
+    contained = EncryptedImage.from_bytes(engine.processor.encrypt(image, key).to_bytes())
     return segment_image(engine.model, engine.processor, contained)
 
 
-# ------------------------------------------------------------------------------------------------------ label maps
+# ----------------------------------------------------------------------------------------------- segmentation maps
 
 
 @pytest.mark.parametrize("family", ["permutation", "matrix"])
-def test_a_service_returns_the_map_that_its_model_gives_here(family, photo, tmp_path):
+def test_a_service_returns_the_map_that_its_model_gives_here(family, image, tmp_path):
     key = SecretKey.generate(family)
     engine = engine_for(key)
     with running(engine, tmp_path) as url:
-        label_map = segment(url, photo, key)
-    assert (label_map.shape, label_map.dtype) == (SIZE, np.uint8)
-    assert len(np.unique(label_map)) == 3
-    np.testing.assert_array_equal(label_map, local_map(engine, key, photo))
+        segmentation_map = segment(url, image, key)
+    assert (segmentation_map.shape, segmentation_map.dtype) == (SIZE, np.uint8)
+    assert len(np.unique(segmentation_map)) == 3
+    np.testing.assert_array_equal(segmentation_map, local_map(engine, key, image))
 
 
-def test_photos_encrypted_images_and_paths_of_both_are_one(client, engine, key, photo, tmp_path):
-    expected = local_map(engine, key, photo)
-    photo.save(tmp_path / "photo.png")
-    encrypted = engine.processor.encrypt(photo, key)
-    encrypted.to_file(tmp_path / "photo.encrypted.safetensors")
-    for image in (photo, np.array(photo), tmp_path / "photo.png", str(tmp_path / "photo.png")):
-        np.testing.assert_array_equal(client.segment(image, key), expected)
-    for image in (encrypted, tmp_path / "photo.encrypted.safetensors"):
-        np.testing.assert_array_equal(client.segment(image), expected)
+def test_images_encrypted_images_and_paths_of_both_are_one(client, engine, key, image, tmp_path):
+    expected = local_map(engine, key, image)
+    image.save(tmp_path / "image.png")
+    encrypted = engine.processor.encrypt(image, key)
+    encrypted.to_file(tmp_path / "image.encrypted.safetensors")
+    for plain in (image, np.array(image), tmp_path / "image.png", str(tmp_path / "image.png")):
+        np.testing.assert_array_equal(client.segment(plain, key), expected)
+    for contained in (encrypted, tmp_path / "image.encrypted.safetensors"):
+        np.testing.assert_array_equal(client.segment(contained), expected)
 
 
-def test_key_and_encrypted_image_of_another_copy_of_the_module_are_taken(client, engine, key, photo):
-    encrypted = engine.processor.encrypt(photo, key)
+def test_key_and_encrypted_image_of_another_copy_of_the_module_are_taken(client, engine, key, image):
+    encrypted = engine.processor.encrypt(image, key)
     foreign = second_copy("encrypted_image").EncryptedImage.from_bytes(encrypted.to_bytes())
     foreign_key = second_copy("keys").SecretKey.from_text(key.to_text())
-    expected = local_map(engine, key, photo)
+    expected = local_map(engine, key, image)
     np.testing.assert_array_equal(client.segment(foreign), expected)
-    np.testing.assert_array_equal(client.segment(photo, foreign_key), expected)
-    maps = client.segment_batch([foreign, photo], foreign_key, progress=False)
+    np.testing.assert_array_equal(client.segment(image, foreign_key), expected)
+    maps = client.segment_batch([foreign, image], foreign_key, progress=False)
     np.testing.assert_array_equal(maps, [expected, expected])
 
 
-def test_the_owners_processor_takes_precedence(url, engine, key, photo):
+def test_the_owners_processor_takes_precedence(url, engine, key, image):
     processor = SetrImageProcessor(do_pad=True)
     with SegmentationClient(url, processor=processor) as client:
-        encrypted = client.encrypt(photo, key)
-        label_map = client.segment(encrypted)
+        encrypted = client.encrypt(image, key)
+        segmentation_map = client.segment(encrypted)
     assert encrypted.valid_region == SIZE
-    assert label_map.shape == SIZE
+    assert segmentation_map.shape == SIZE
 
 
 def test_what_a_client_knows_of_the_model(client, engine, key):
@@ -140,9 +140,9 @@ def test_what_a_client_knows_of_the_model(client, engine, key):
 # ----------------------------------------------------------------------------------------- what leaves the machine
 
 
-def test_nothing_but_the_ciphertext_is_sent(url, key, photo, tmp_path):
+def test_nothing_but_the_ciphertext_is_sent(url, key, image, tmp_path):
     path = tmp_path / "holiday-with-anna.png"
-    photo.save(path)
+    image.save(path)
     with Relay(url) as relay:
         with SegmentationClient(relay.url) as client:
             container = client.encrypt(path, key).to_bytes()
@@ -150,7 +150,7 @@ def test_nothing_but_the_ciphertext_is_sent(url, key, photo, tmp_path):
         sent = relay.sent
     assert_no_secret(sent, key)
     assert b"holiday" not in sent
-    assert not holds_pixels(sent, np.array(photo))
+    assert not holds_pixels(sent, np.array(image))
     before, rest = sent.split(container)  # it is there, once
     assert len(before + rest) < 4000
     (before + rest).decode("ascii")  # requests, and nothing that could hide an image
@@ -162,19 +162,19 @@ def test_nothing_but_the_ciphertext_is_sent(url, key, photo, tmp_path):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first first", "second first"])
-def test_equal_uploads_leave_each_other_alone(url, engine, key, photo, order):
-    encrypted = engine.processor.encrypt(photo, key)
+def test_equal_uploads_leave_each_other_alone(url, engine, key, image, order):
+    encrypted = engine.processor.encrypt(image, key)
     with GradioCalls(url) as calls:
         deadline = Deadline(60, url)
         files = [calls.upload(encrypted.suffix, encrypted.to_bytes(), deadline) for _ in range(2)]
         results = [calls.call("segment", [files[index], ""], deadline) for index in order]
-        label_maps = [np.array(Image.open(io.BytesIO(calls.download(one, 2**20, deadline)))) for one in results]
-    for label_map in label_maps:
-        np.testing.assert_array_equal(label_map, local_map(engine, key, photo))
+        segmentation_maps = [np.array(Image.open(io.BytesIO(calls.download(one, 2**20, deadline)))) for one in results]
+    for segmentation_map in segmentation_maps:
+        np.testing.assert_array_equal(segmentation_map, local_map(engine, key, image))
 
 
-def test_a_file_that_is_gone_is_to_be_uploaded_again(url, engine, key, photo):
-    encrypted = engine.processor.encrypt(photo, key)
+def test_a_file_that_is_gone_is_to_be_uploaded_again(url, engine, key, image):
+    encrypted = engine.processor.encrypt(image, key)
     with GradioCalls(url) as calls:
         deadline = Deadline(60, url)
         file = calls.upload(encrypted.suffix, encrypted.to_bytes(), deadline)
@@ -183,9 +183,9 @@ def test_a_file_that_is_gone_is_to_be_uploaded_again(url, engine, key, photo):
             calls.call("segment", [file, ""], deadline)
 
 
-def test_plain_pixels_would_be_found(photo):
-    pixels = np.array(photo)
-    encrypted = np.array(SetrImageProcessor().encrypt(photo, SecretKey.generate("permutation")).pixels)
+def test_plain_pixels_would_be_found(image):
+    pixels = np.array(image)
+    encrypted = np.array(SetrImageProcessor().encrypt(image, SecretKey.generate("permutation")).pixels)
     for form in (pixels, pixels.transpose(2, 0, 1), pixels[10:]):
         assert holds_pixels(b"some header" + form.tobytes(), pixels)
     assert not holds_pixels(encrypted.tobytes(), pixels)
@@ -198,40 +198,40 @@ def holds_pixels(data, pixels):
 
 
 @pytest.mark.parametrize("family", ["orthogonal", "permutation"])
-def test_a_key_that_does_not_fit_is_refused_before_anything_is_sent(url, key, photo, family):
+def test_a_key_that_does_not_fit_is_refused_before_anything_is_sent(url, key, image, family):
     wrong = SecretKey.generate(family)
     with Relay(url) as relay, SegmentationClient(relay.url) as client:
         text = f"{wrong.fingerprint}, family {family}.* and the model of {relay.url} .*{key.fingerprint}"
         for use in (client.segment, client.encrypt):
             with pytest.raises(KeyMismatchError, match=text):
-                use(photo, wrong)
+                use(image, wrong)
         with pytest.raises(KeyMismatchError, match=text):
-            client.segment_batch([photo, photo], wrong, progress=False)
+            client.segment_batch([image, image], wrong, progress=False)
         with pytest.raises(KeyMismatchError, match=f"{wrong.fingerprint}.*{key.fingerprint}"):
-            client.segment(SetrImageProcessor().encrypt(photo, wrong))
+            client.segment(SetrImageProcessor().encrypt(image, wrong))
         assert b"upload" not in relay.sent
         assert b"call/segment" not in relay.sent
         assert_no_secret(relay.sent, wrong)
 
 
-def test_a_photo_without_a_key_is_not_sent(url, photo):
+def test_an_image_without_a_key_is_not_sent(url, image):
     with Relay(url) as relay, SegmentationClient(relay.url) as client:
-        with pytest.raises(EncryptionStateError, match=f"got a plain photo and no key for {relay.url}, to which"):
-            client.segment(photo)
+        with pytest.raises(EncryptionStateError, match=f"got a plain image and no key for {relay.url}, to which"):
+            client.segment(image)
         assert b"upload" not in relay.sent
 
 
-def test_what_is_no_key_is_refused(client, photo):
+def test_what_is_no_key_is_refused(client, image):
     with pytest.raises(InvalidKeyError, match="expected a SecretKey or 32 bytes, got str"):
-        client.segment(photo, "secret")
+        client.segment(image, "secret")
 
 
-def test_another_patch_size_is_refused_by_the_ciphertext(client, photo, key):
+def test_another_patch_size_is_refused_by_the_ciphertext(client, image, key):
     with pytest.raises(ValueError, match="is encrypted in blocks of 8 pixels, but the patches of the model of"):
-        client.segment(SetrImageProcessor(patch_size=8).encrypt(photo, key))
+        client.segment(SetrImageProcessor(patch_size=8).encrypt(image, key))
 
 
-def test_a_photo_that_is_too_large_is_refused_here(client, key):
+def test_an_image_that_is_too_large_is_refused_here(client, key):
     text = f"at most {2**14} pixels, which is what {client.url} takes, got 128 x 144 after resizing; shrink"
     with pytest.raises(InvalidImageError, match=text):
         client.segment(Image.new("RGB", (144, 128)), key)
@@ -241,41 +241,43 @@ def test_a_photo_that_is_too_large_is_refused_here(client, key):
 
 
 @pytest.fixture(scope="module")
-def photos(photo):
-    return [photo.rotate(angle, expand=True) for angle in (0, 90, 180, 270, 0)] + [photo.resize((40, 50))]
+def images(image):
+    return [image.rotate(angle, expand=True) for angle in (0, 90, 180, 270, 0)] + [image.resize((40, 50))]
 
 
-def test_a_batch_keeps_the_order_and_shows_its_progress(client, engine, key, photos, capfd):
-    label_maps = client.segment_batch(photos, key)
-    for found, photo in zip(label_maps, photos, strict=True):
-        np.testing.assert_array_equal(found, local_map(engine, key, photo))
+def test_a_batch_keeps_the_order_and_shows_its_progress(client, engine, key, images, capfd):
+    segmentation_maps = client.segment_batch(images, key)
+    for found, image in zip(segmentation_maps, images, strict=True):
+        np.testing.assert_array_equal(found, local_map(engine, key, image))
     assert "Segmenting: 100%" in capfd.readouterr().err
-    client.segment_batch(photos[:1], key, progress=False)
+    client.segment_batch(images[:1], key, progress=False)
     assert capfd.readouterr().err == ""
 
 
-def test_a_batch_takes_what_is_encrypted_without_a_key(client, engine, key, photo):
-    encrypted = engine.processor.encrypt(photo, key)
-    (label_map,) = client.segment_batch([encrypted], progress=False)
-    np.testing.assert_array_equal(label_map, local_map(engine, key, photo))
-    (same,) = client.segment_batch(photo, key, progress=False)
-    np.testing.assert_array_equal(label_map, same)
+def test_a_batch_takes_what_is_encrypted_without_a_key(client, engine, key, image):
+    encrypted = engine.processor.encrypt(image, key)
+    (segmentation_map,) = client.segment_batch([encrypted], progress=False)
+    np.testing.assert_array_equal(segmentation_map, local_map(engine, key, image))
+    (same,) = client.segment_batch(image, key, progress=False)
+    np.testing.assert_array_equal(segmentation_map, same)
 
 
-def test_what_fails_in_a_batch_is_listed_and_the_rest_is_kept(client, engine, key, other_key, photo, tmp_path):
+def test_what_fails_in_a_batch_is_listed_and_the_rest_is_kept(client, engine, key, other_key, image, tmp_path):
     (tmp_path / "damaged.jpg").write_bytes(b"no picture")
-    foreign = engine.processor.encrypt(photo, other_key)
-    images = [photo, tmp_path / "damaged.jpg", foreign, photo]
+    foreign = engine.processor.encrypt(image, other_key)
+    images = [image, tmp_path / "damaged.jpg", foreign, image]
     with pytest.raises(PartialFailureError) as raised:
         client.segment_batch(images, key, progress=False)
     text = str(raised.value)
-    assert text.startswith(f"2 of 4 images have no label map: image 1 ({tmp_path / 'damaged.jpg'}): expected the path")
+    assert text.startswith(
+        f"2 of 4 images have no segmentation map: image 1 ({tmp_path / 'damaged.jpg'}): expected the path"
+    )
     assert f"; image 2: the encrypted image (key fingerprint {other_key.fingerprint}" in text
     assert {index: type(error) for index, error in raised.value.failures.items()} == {
         1: InvalidImageError,
         2: KeyMismatchError,
     }
-    expected = local_map(engine, key, photo)
+    expected = local_map(engine, key, image)
     for index in (0, 3):
         np.testing.assert_array_equal(raised.value.segmentation_maps[index], expected)
     assert [raised.value.segmentation_maps[index] for index in (1, 2)] == [None, None]
@@ -286,7 +288,7 @@ def test_many_failures_are_counted(client, key):
         client.segment_batch([b"nothing"] * 7, key, progress=False)
 
 
-def test_nothing_more_is_sent_to_a_service_that_stays_unavailable(described, key, photo):
+def test_nothing_more_is_sent_to_a_service_that_stays_unavailable(described, key, image):
     described.faults = [fault(status=503)] * 99
     answers = iter([None, None])  # model_info comes through, then nothing does
     original = described.answer
@@ -298,7 +300,7 @@ def test_nothing_more_is_sent_to_a_service_that_stays_unavailable(described, key
 
     described.answer = answer
     with SegmentationClient(described.url, retries=1) as client, pytest.raises(PartialFailureError) as raised:
-        client.segment_batch([photo] * 6, key, concurrency=1, progress=False)
+        client.segment_batch([image] * 6, key, concurrency=1, progress=False)
     messages = [str(error) for _, error in sorted(raised.value.failures.items())]
     assert messages[0] == f"the service at {described.url} is busy (HTTP 503); try again later (tried 2 times)"
     assert messages[-1] == f"not sent, for {described.url} had become unavailable"
@@ -306,22 +308,22 @@ def test_nothing_more_is_sent_to_a_service_that_stays_unavailable(described, key
     assert all(isinstance(error, ServiceUnavailableError) for error in raised.value.failures.values())
 
 
-def test_one_client_serves_many_threads(client, engine, key, photo):
-    expected, found = local_map(engine, key, photo), []
-    threads = [threading.Thread(target=lambda: found.append(client.segment(photo, key))) for _ in range(8)]
+def test_one_client_serves_many_threads(client, engine, key, image):
+    expected, found = local_map(engine, key, image), []
+    threads = [threading.Thread(target=lambda: found.append(client.segment(image, key))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(found) == 8
-    assert all(np.array_equal(label_map, expected) for label_map in found)
+    assert all(np.array_equal(segmentation_map, expected) for segmentation_map in found)
 
 
 # ----------------------------------------------------------------------------------- services that mean no good
 
 
 @pytest.fixture
-def described(engine, photo):
+def described(engine, image):
     """A scripted service that describes the engine's model, and returns one map for everything."""
     with ScriptedService({"model_info": engine.model_info(), "segment": {"path": "map"}}) as service:
         service.files["map"] = png(np.ones(SIZE, np.uint8))
@@ -334,8 +336,8 @@ def png(array, **options):
     return buffer.getvalue()
 
 
-def test_the_scripted_service_is_one(described, key, photo):
-    assert (segment(described.url, photo, key) == 1).all()
+def test_the_scripted_service_is_one(described, key, image):
+    assert (segment(described.url, image, key) == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -358,41 +360,41 @@ def test_the_scripted_service_is_one(described, key, photo):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_description_that_is_none(described, key, photo, change, message):
+def test_a_description_that_is_none(described, key, image, change, message):
     described.outputs["model_info"] |= change
     with pytest.raises(ServiceError, match=message.format(url=described.url)):
-        segment(described.url, photo, key)
+        segment(described.url, image, key)
     assert "upload" not in str(described.requests)
 
 
 @pytest.mark.parametrize("answer", [None, [], "text", {}], ids=str)
-def test_no_description_at_all(described, key, photo, answer):
+def test_no_description_at_all(described, key, image, answer):
     described.outputs["model_info"] = answer
     with pytest.raises(ServiceError, match=r"expected version 1 of the service's interface at .*, got None"):
-        segment(described.url, photo, key)
+        segment(described.url, image, key)
 
 
-def test_a_public_demonstration_is_not_for_this_client(described, key, photo):
+def test_a_public_demonstration_is_not_for_this_client(described, key, image):
     described.outputs["model_info"]["encryption"] = None
     text = f"the service at {described.url} runs a plain, public model, which is a demonstration"
     with pytest.raises(EncryptionStateError, match=text):
-        segment(described.url, photo, key)
+        segment(described.url, image, key)
 
 
-def test_smaller_blocks_than_agreed_on_are_refused(described, key, photo):
+def test_smaller_blocks_than_agreed_on_are_refused(described, key, image):
     described.outputs["model_info"] |= {"patch_size": 2}
     described.outputs["model_info"]["preprocessor"]["patch_size"] = 2
     text = f"expected a model with patches of 16 pixels at {described.url}, got 2; smaller blocks show more"
     with pytest.raises(ServiceError, match=text):
-        segment(described.url, photo, key)
+        segment(described.url, image, key)
     with SegmentationClient(described.url, patch_size=2) as client:
-        assert client.encrypt(photo, key).patch_size == 2
+        assert client.encrypt(image, key).patch_size == 2
 
 
-def test_settings_of_another_patch_size_than_the_models_are_refused(described, key, photo):
+def test_settings_of_another_patch_size_than_the_models_are_refused(described, key, image):
     described.outputs["model_info"]["preprocessor"]["patch_size"] = 2
     with pytest.raises(ServiceError, match=f"expected a model with patches of 16 pixels at {described.url}, got 16"):
-        segment(described.url, photo, key)
+        segment(described.url, image, key)
 
 
 @pytest.mark.parametrize(
@@ -400,29 +402,29 @@ def test_settings_of_another_patch_size_than_the_models_are_refused(described, k
     [{"resize_factor": 9.0}, {"size": {"height": 960, "width": 64}}, {"size": {"shortest_edge": 800}}],
     ids=["factor", "size", "edge"],
 )
-def test_enlarging_a_photo_beyond_measure_is_refused(described, key, photo, settings):
+def test_enlarging_an_image_beyond_measure_is_refused(described, key, image, settings):
     described.outputs["model_info"] |= {"max_pixels": 2**30}
     described.outputs["model_info"]["preprocessor"] |= settings
-    text = rf"{described.url} wants a photo of \(70, 93\) pixels enlarged to .*, more than {MAX_ENLARGEMENT} times"
+    text = rf"{described.url} wants an image of \(70, 93\) pixels enlarged to .*, more than {MAX_ENLARGEMENT} times"
     with pytest.raises(ServiceError, match=text):
-        segment(described.url, photo, key)
+        segment(described.url, image, key)
     with SegmentationClient(described.url, processor=SetrImageProcessor(**settings)) as client:
-        assert max(client.encrypt(photo, key).valid_region) > 200
+        assert max(client.encrypt(image, key).valid_region) > 200
 
 
 @pytest.mark.parametrize("settings", [{"resize_factor": -1.0}, {"size": {"width": 64}}], ids=["factor", "size"])
-def test_settings_that_cannot_be_used(described, key, photo, settings):
+def test_settings_that_cannot_be_used(described, key, image, settings):
     described.outputs["model_info"]["preprocessor"] |= settings
-    with pytest.raises(ServiceError, match=f"{described.url} names settings for photos that cannot be used"):
-        segment(described.url, photo, key)
+    with pytest.raises(ServiceError, match=f"{described.url} names settings for images that cannot be used"):
+        segment(described.url, image, key)
 
 
-def test_settings_that_would_not_cancel_are_refused(described, key, photo):
+def test_settings_that_would_not_cancel_are_refused(described, key, image):
     described.outputs["model_info"]["preprocessor"]["do_normalize"] = False
     with pytest.raises(
         ValueError, match=r"encryption needs pixels in \[-1, 1\], that is do_normalize=True, got False"
     ):
-        segment(described.url, photo, key)
+        segment(described.url, image, key)
 
 
 def test_names_from_a_service_hold_no_control_characters(described):
@@ -431,11 +433,11 @@ def test_names_from_a_service_hold_no_control_characters(described):
         assert client.info.labels[0] == ("sky[31m" + "x" * 999)[:80]
 
 
-def test_a_file_beyond_the_limit_is_not_sent(described, key, photo):
+def test_a_file_beyond_the_limit_is_not_sent(described, key, image):
     described.outputs["model_info"]["max_upload_bytes"] = 1000
     text = f"expected a ciphertext of at most 1000 bytes, which is what {described.url} takes, got "
     with pytest.raises(InvalidImageError, match=text):
-        segment(described.url, photo, key)
+        segment(described.url, image, key)
     assert "upload" not in str(described.requests)
 
 
@@ -444,30 +446,30 @@ def test_a_file_beyond_the_limit_is_not_sent(described, key, photo):
     [
         (b"", r"{url} returned no PNG file \(.*\); the service is faulty"),
         (png(np.zeros(SIZE, np.uint8))[:-30], r"{url} returned no PNG file \(.*\); the service is faulty"),
-        (png(np.zeros((70, 94), np.uint8)), "expected a label map of 70 x 93 pixels and 5 classes from {url}, got"),
+        (png(np.zeros((70, 94), np.uint8)), "segmentation map of 70 x 93 pixels and 5 classes from {url}, got"),
         (png(np.zeros((*SIZE, 3), np.uint8)), "got 70 x 93 pixels of mode RGB; the service is faulty"),
         (png(np.full(SIZE, 5, np.uint8)), "got the class 5; the service is faulty"),
         (png(np.zeros((30000, 30000), np.uint8), compress_level=1)[:9000], "no PNG file|got 30000 x 30000"),
     ],
     ids=["empty", "truncated", "size", "colours", "class", "bomb"],
 )  # fmt: skip
-def test_a_map_that_is_none(described, key, photo, content, message):
+def test_a_map_that_is_none(described, key, image, content, message):
     described.files["map"] = content
     with pytest.raises(ServiceError, match=message.format(url=described.url)):
-        segment(described.url, photo, key)
+        segment(described.url, image, key)
 
 
-def test_a_refusal_is_passed_on(described, key, photo):
+def test_a_refusal_is_passed_on(described, key, image):
     described.faults = [fault('{"event_id": "e"}'), fault(event("complete", [described.outputs["model_info"]]))]
     described.faults += [fault('["u"]'), fault('{"event_id": "e"}'), fault(event("error", {"error": "too dark"}))]
     with pytest.raises(RequestRefusedError, match=f"^refused by {described.url}, /segment: too dark$"):
-        segment(described.url, photo, key)
+        segment(described.url, image, key)
     assert len(described.requests) == 5
 
 
-def test_an_image_is_sent_again_after_a_failure(described, key, photo):
+def test_an_image_is_sent_again_after_a_failure(described, key, image):
     with SegmentationClient(described.url) as client:
         _ = client.info
         described.faults = [fault('["u"]'), fault('{"event_id": "e"}'), fault(event("error", "Server stopped."))]
-        assert (client.segment(photo, key) == 1).all()
+        assert (client.segment(image, key) == 1).all()
     assert [path for _, path, _, _ in described.requests].count("/gradio_api/upload") == 2

@@ -13,12 +13,12 @@ def processor():
     return SetrImageProcessor(patch_size=4)
 
 
-def photo(seed=0, height=18, width=30):
+def image(seed=0, height=18, width=30):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def service(**kwargs):
-    """A service with a model whose label maps hold three classes, all over the image."""
+    """A service with a model whose segmentation maps hold three classes, all over the image."""
     return SegmentationService(randomize(tiny_model("mla"), seed=3), processor(), **kwargs)
 
 
@@ -28,4 +28,4 @@ def embedding_for(key, of, patch_size=4):
 
 
 def ciphertext(key, seed=0):
-    return processor().encrypt(photo(seed), key).to_bytes()
+    return processor().encrypt(image(seed), key).to_bytes()

@@ -61,7 +61,7 @@ def test_a_client_registers_and_segments(public, client, temporary, tmp_path, fa
     answer = client.predict(upload(tmp_path, embedding_for(key, engine)), api_name="/register_embedding")
     assert set(answer) == {"session", "expires_in_seconds"}
     data = ciphertext(key)
-    name = "photo.encrypted.png" if family == "permutation" else "photo.encrypted.safetensors"
+    name = "image.encrypted.png" if family == "permutation" else "image.encrypted.safetensors"
     result = client.predict(upload(tmp_path, data, name), answer["session"], api_name="/segment")
     picture = Image.open(result)
     assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (30, 18))
@@ -183,7 +183,7 @@ def test_the_page_may_connect_to_nothing_but_its_service(public):
         assert "javascript" in response.headers["Content-Type"]
 
 
-def test_the_sample_photo_is_a_plain_public_picture(public):
+def test_the_sample_image_is_a_plain_public_picture(public):
     with urllib.request.urlopen(f"{public[1]}privseg/sample.jpg") as response:
         kind, data = response.headers["Content-Type"], response.read()
     assert kind == "image/jpeg"
@@ -195,7 +195,7 @@ def test_the_sample_photo_is_a_plain_public_picture(public):
     assert "without-sample" not in page
 
 
-def test_where_no_sample_photo_is_installed_none_is_offered(temporary, monkeypatch):
+def test_where_no_sample_image_is_installed_none_is_offered(temporary, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     sample_file.cache_clear()
     app, url = started(service())
@@ -209,7 +209,7 @@ def test_where_no_sample_photo_is_installed_none_is_offered(temporary, monkeypat
         sample_file.cache_clear()
 
 
-def test_the_credit_of_the_sample_photo_is_linked():
+def test_the_credit_of_the_sample_image_is_linked():
     credit = sample_credit()
     assert 'href="https://www.flickr.com/photos/danielbuechele/6061409035/" target' in credit
     assert ">creativecommons.org</a>" in credit
@@ -224,9 +224,9 @@ def test_an_encrypted_model_offers_no_registration(temporary, tmp_path):
         client = client_module.Client(url, verbose=False, download_files=tmp_path)
         names = set(client.view_api(return_format="dict")["named_endpoints"])
         assert names == {"/model_info", "/end_session", "/segment"}
-        with urllib.request.urlopen(url) as response:  # a known photo would open what others encrypt with this key
+        with urllib.request.urlopen(url) as response:  # a known image would open what others encrypt with this key
             assert "without-sample" in response.read().decode()
-        result = client.predict(upload(tmp_path, ciphertext(key), "photo.png"), "", api_name="/segment")
+        result = client.predict(upload(tmp_path, ciphertext(key), "image.png"), "", api_name="/segment")
         assert Image.open(io.BytesIO(Path(result).read_bytes())).size == (30, 18)
     finally:
         app.close()

@@ -80,9 +80,9 @@ def scripts_page(browser, public):
 
 
 @pytest.fixture(scope="module")
-def photo(tmp_path_factory):
-    """Path of a sample photo of 300 x 200 pixels."""
-    path = tmp_path_factory.mktemp("photo") / "photo.png"
+def image(tmp_path_factory):
+    """Path of a sample image of 300 x 200 pixels."""
+    path = tmp_path_factory.mktemp("image") / "image.png"
     sample_image("china").resize((300, 200)).save(path)
     return path
 
@@ -101,7 +101,7 @@ def opened(browser, url, *, width=1280, height=900, theme="light", phone=False):
         page.on("pageerror", lambda error: recorder.complaints.append(str(error)))
         page.on("console", lambda m: recorder.complaints.append(m.text) if m.type == "error" else None)
         page.goto(f"{address}?__theme={theme}")
-        page.wait_for_selector('[data-privseg="photo"]')
+        page.wait_for_selector('[data-privseg="image"]')
         try:
             yield page, recorder
         finally:
@@ -129,7 +129,7 @@ def finished(page, name, kind="done"):
     return status.text_content()
 
 
-def choose(page, path, name="photo"):
+def choose(page, path, name="image"):
     part = panel(page, name)
     part.locator(".status").evaluate("line => { line.dataset.kind = ''; }")
     part.locator(f'[data-privseg="{name}"]').set_input_files(path)
@@ -143,7 +143,7 @@ def press(page, name):
 
 def segment(page, path):
     choose(page, path)
-    finished(page, "photo")
+    finished(page, "image")
     press(page, "segment")
     return finished(page, "segment")
 
@@ -161,47 +161,47 @@ def choose_family(page, family):
 
 
 @pytest.mark.parametrize("family", ["orthogonal", "permutation"])
-def test_only_ciphertexts_leave_the_page(browser, public, photo, temporary, family, capfd):
+def test_only_ciphertexts_leave_the_page(browser, public, image, temporary, family, capfd):
     with opened(browser, public[1]) as (page, recorder):
         choose_family(page, family)
-        assert "computed from the ciphertext" in segment(page, photo)
+        assert "computed from the ciphertext" in segment(page, image)
         with page.expect_download() as download:
             page.locator('[data-privseg="save-key"]').click()
         key = SecretKey.from_file(download.value.path())
         storage = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
         shown = page.content()
-        # what was uploaded is the encryption of the photo as this page resized it
-        canvas = page.locator("canvas.chosen-photo").evaluate("canvas => canvas.toDataURL()")
+        # what was uploaded is the encryption of the image as this page resized it
+        canvas = page.locator("canvas.chosen-image").evaluate("canvas => canvas.toDataURL()")
         seen = np.array(Image.open(io.BytesIO(base64.b64decode(canvas.partition(",")[2]))).convert("RGB"))
         legend = page.locator('[data-privseg="segment-map"] .legend button').all_text_contents()
-    assert np.array_equal(seen, np.array(Image.open(photo)))
-    (image,) = recorder.images()
-    assert (image.family, image.fingerprint, image.original_size) == (family, key.fingerprint, (200, 300))
-    sent = SetrImageProcessor().decrypt(image, key)
-    expected = SetrImageProcessor().decrypt(SetrImageProcessor().encrypt(Image.open(photo), key), key)
+    assert np.array_equal(seen, np.array(Image.open(image)))
+    (uploaded,) = recorder.images()
+    assert (uploaded.family, uploaded.fingerprint, uploaded.original_size) == (family, key.fingerprint, (200, 300))
+    sent = SetrImageProcessor().decrypt(uploaded, key)
+    expected = SetrImageProcessor().decrypt(SetrImageProcessor().encrypt(Image.open(image), key), key)
     assert sent.size == expected.size
-    assert np.abs(np.array(sent).astype(int) - np.array(expected)).mean() < 4  # another resampling of one photo
+    assert np.abs(np.array(sent).astype(int) - np.array(expected)).mean() < 4  # another resampling of one image
     # neither key nor pixels are in any request, in the browser's storage, in the page or in the service's log
-    plain = [seen[100, 60:90].tobytes(), np.array(sent)[96, 64:94].tobytes(), photo.read_bytes()[100:200]]
+    plain = [seen[100, 60:90].tobytes(), np.array(sent)[96, 64:94].tobytes(), image.read_bytes()[100:200]]
     for text in (recorder.sent(), storage.encode(), shown.encode(), "".join(capfd.readouterr()).encode()):
         assert_no_secret(text, key)
         assert not any(part in text for part in plain)
     assert {urlsplit(address).netloc for address in recorder.asked_for} <= {urlsplit(recorder.address).netloc, ""}
     names = [name for name, _ in recorder.uploads()]
     assert [re.sub(r"^[0-9a-f-]{36}", "RANDOM", name) for name in names] == [
-        "RANDOM.safetensors", f"RANDOM{image.suffix}"
+        "RANDOM.safetensors", f"RANDOM{uploaded.suffix}"
     ]  # fmt: skip
     assert recorder.complaints == []
     assert len(legend) >= 1
     assert not [path for path in temporary.rglob("*") if path.is_file() and b"privseg" in path.read_bytes()]
 
 
-def test_a_visitor_without_a_photo_takes_the_sample_which_is_encrypted_as_any_other(browser, public):
+def test_a_visitor_without_an_image_takes_the_sample_which_is_encrypted_as_any_other(browser, public):
     with opened(browser, public[1], width=390, height=844, phone=True) as (page, recorder):
         press(page, "sample")
         finished(page, "sample")
         assert "danielbuechele" in panel(page, "sample").locator(".hint:visible").text_content()
-        canvas = page.locator("canvas.chosen-photo").evaluate("canvas => canvas.toDataURL()")
+        canvas = page.locator("canvas.chosen-image").evaluate("canvas => canvas.toDataURL()")
         press(page, "segment")
         assert "computed from the ciphertext" in finished(page, "segment")
         key_facts = page.locator('[data-privseg="key-facts"]').text_content()
@@ -218,16 +218,16 @@ def test_a_visitor_without_a_photo_takes_the_sample_which_is_encrypted_as_any_ot
     assert recorder.complaints == []
 
 
-def test_a_photo_of_ones_own_takes_the_place_of_the_sample(browser, public, photo):
+def test_an_image_of_ones_own_takes_the_place_of_the_sample(browser, public, image):
     with opened(browser, public[1]) as (page, _):
         press(page, "sample")
         finished(page, "sample")
         press(page, "segment")
         finished(page, "segment")
-        choose(page, photo)
-        finished(page, "photo")
-        assert not panel(page, "photo").locator(".hint").first.is_visible()
-        assert not page.locator('[data-privseg="ciphertext"]').is_visible()  # it is of the other photo
+        choose(page, image)
+        finished(page, "image")
+        assert not panel(page, "image").locator(".hint").first.is_visible()
+        assert not page.locator('[data-privseg="ciphertext"]').is_visible()  # it is of the other image
         assert not page.locator('[data-privseg="segment-map"]').is_visible()
         press(page, "segment")
         finished(page, "segment")
@@ -275,10 +275,10 @@ def test_the_browser_refuses_to_connect_elsewhere(browser, public):
     assert blocked == "connect-src"
 
 
-def test_the_map_is_the_one_that_python_computes(browser, public, photo):
+def test_the_map_is_the_one_that_python_computes(browser, public, image):
     engine, url = public
     with opened(browser, url) as (page, recorder):
-        segment(page, photo)
+        segment(page, image)
         map_canvas = page.locator('[data-privseg="segment-map"] canvas.labels')
         data = map_canvas.evaluate("canvas => canvas.toDataURL()")
         with page.expect_download() as download:
@@ -306,9 +306,9 @@ def test_the_map_is_the_one_that_python_computes(browser, public, photo):
     assert readout == f"LABEL_{labels[100, 150]}"
 
 
-def test_wrong_key_and_no_key(browser, public, photo):
+def test_wrong_key_and_no_key(browser, public, image):
     with opened(browser, public[1]) as (page, recorder):
-        segment(page, photo)
+        segment(page, image)
         go_to(page, "Wrong key / no key")
         press(page, "try-without")
         finished(page, "try-without")
@@ -327,34 +327,34 @@ def test_wrong_key_and_no_key(browser, public, photo):
     assert all(re.fullmatch(r"Agrees with the map under the right key on [\d.]+ % of the pixels\.", s) for s in shares)
 
 
-def test_a_ciphertext_of_privseg_encrypt_is_taken(browser, public, photo, tmp_path):
+def test_a_ciphertext_of_privseg_encrypt_is_taken(browser, public, image, tmp_path):
     key = SecretKey.generate("signed_permutation")
     key.to_file(tmp_path / "own.key")
-    encrypted = SetrImageProcessor().encrypt(Image.open(photo), key)
-    encrypted.to_file(tmp_path / "photo.png")
+    encrypted = SetrImageProcessor().encrypt(Image.open(image), key)
+    encrypted.to_file(tmp_path / "image.png")
     with opened(browser, public[1]) as (page, recorder):
         page.locator("details summary").first.click()
         choose(page, tmp_path / "own.key", "load-key")
         finished(page, "load-key")
         assert key.fingerprint in page.locator('[data-privseg="key-facts"]').text_content()
         go_to(page, "Upload a ciphertext")
-        choose(page, tmp_path / "photo.png", "ciphertext-file")
+        choose(page, tmp_path / "image.png", "ciphertext-file")
         finished(page, "ciphertext-file")
         page.locator('[data-privseg="upload-map"] canvas.labels').wait_for()
         screenshot(page, "upload")
-        choose(page, photo, "ciphertext-file")
+        choose(page, image, "ciphertext-file")
         error = finished(page, "ciphertext-file", "error")
     assert "no 'privseg' header" in error
     assert_no_secret(recorder.sent(), key)
 
 
-def test_what_the_server_can_see(browser, public, photo):
+def test_what_the_server_can_see(browser, public, image):
     with opened(browser, public[1]) as (page, _):
         go_to(page, "What can the server see?")
         press(page, "server-view")
-        assert "segment a photo or a ciphertext first" in finished(page, "server-view", "error")
+        assert "segment an image or a ciphertext first" in finished(page, "server-view", "error")
         go_to(page, "Segment")
-        segment(page, photo)
+        segment(page, image)
         go_to(page, "What can the server see?")
         press(page, "server-view")
         finished(page, "server-view")
@@ -372,29 +372,29 @@ def test_errors_say_what_to_do(browser, public, tmp_path):
     (tmp_path / "note.txt").write_text("no picture")
     with opened(browser, public[1]) as (page, _):
         press(page, "segment")
-        assert "choose a photo first" in finished(page, "segment", "error")
+        assert "choose an image first" in finished(page, "segment", "error")
         choose(page, tmp_path / "note.txt")
-        assert "note.txt cannot be read as a picture" in finished(page, "photo", "error")
+        assert "note.txt cannot be read as a picture" in finished(page, "image", "error")
         page.locator("details summary").first.click()
         choose(page, tmp_path / "note.txt", "load-key")
         assert "a key's text form is" in finished(page, "load-key", "error")
 
 
-def test_a_page_without_https_says_so_and_so_does_one_without_a_service(browser, public, photo):
+def test_a_page_without_https_says_so_and_so_does_one_without_a_service(browser, public, image):
     with opened(browser, public[1]) as (page, recorder):
         page.route("**/gradio_api/**", lambda route: route.abort())
-        choose(page, photo)
-        assert "cannot be reached" in finished(page, "photo", "error")
+        choose(page, image)
+        assert "cannot be reached" in finished(page, "image", "error")
         page.evaluate("Object.defineProperty(window, 'isSecureContext', {value: false})")
         press(page, "segment")
         assert "over https or on localhost alone" in finished(page, "segment", "error")
     assert recorder.uploads() == []
 
 
-def test_a_session_that_was_forgotten_is_made_anew(browser, public, photo):
+def test_a_session_that_was_forgotten_is_made_anew(browser, public, image):
     engine, url = public
     with opened(browser, url) as (page, recorder):
-        segment(page, photo)
+        segment(page, image)
         engine._sessions.clear()
         press(page, "segment")
         assert "starts a new one with the same key" in finished(page, "segment", "error")
@@ -403,9 +403,9 @@ def test_a_session_that_was_forgotten_is_made_anew(browser, public, photo):
     assert len({image.fingerprint for image in recorder.images()}) == 1
 
 
-def test_the_refusal_is_that_of_the_wrong_key_though_the_session_ran_out(browser, public, photo):
+def test_the_refusal_is_that_of_the_wrong_key_though_the_session_ran_out(browser, public, image):
     with opened(browser, public[1]) as (page, _):
-        segment(page, photo)
+        segment(page, image)
         public[0]._sessions.clear()
         page.evaluate("performance.now = () => 1e9")  # half an hour later and more
         go_to(page, "Wrong key / no key")
@@ -414,11 +414,11 @@ def test_the_refusal_is_that_of_the_wrong_key_though_the_session_ran_out(browser
         assert "do not belong together" in page.locator('[data-privseg="refusal"]').text_content()
 
 
-def test_closing_the_page_ends_the_session(browser, public, photo):
+def test_closing_the_page_ends_the_session(browser, public, image):
     engine, url = public
     engine._sessions.clear()
     with opened(browser, url) as (page, _):
-        segment(page, photo)
+        segment(page, image)
         assert len(engine._sessions) == 1
         page.goto("about:blank")
         deadline = time.monotonic() + 10
@@ -427,11 +427,11 @@ def test_closing_the_page_ends_the_session(browser, public, photo):
     assert not engine._sessions
 
 
-def test_two_visitors_at_once(browser, public, photo):
+def test_two_visitors_at_once(browser, public, image):
     with opened(browser, public[1]) as (first, one), opened(browser, public[1]) as (second, two):
         for page in (first, second):
-            choose(page, photo)
-            finished(page, "photo")
+            choose(page, image)
+            finished(page, "image")
         press(first, "segment")
         press(second, "segment")
         maps = []
@@ -444,13 +444,13 @@ def test_two_visitors_at_once(browser, public, photo):
     assert maps[0] == maps[1]
 
 
-def test_a_key_outlives_a_service_that_could_not_be_reached(browser, public, photo, tmp_path):
+def test_a_key_outlives_a_service_that_could_not_be_reached(browser, public, image, tmp_path):
     key = SecretKey.generate()
     key.to_file(tmp_path / "own.key")
     with opened(browser, public[1]) as (page, recorder):
         page.locator("details summary").first.click()
-        choose(page, photo)
-        finished(page, "photo")
+        choose(page, image)
+        finished(page, "image")
         page.route("**/gradio_api/upload", lambda route: route.abort())
         choose(page, tmp_path / "own.key", "load-key")
         assert "cannot be reached" in finished(page, "load-key", "error")
@@ -462,7 +462,7 @@ def test_a_key_outlives_a_service_that_could_not_be_reached(browser, public, pho
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]], ids=["first first", "second first"])
-def test_equal_uploads_leave_each_other_alone(scripts_page, public, photo, order):
+def test_equal_uploads_leave_each_other_alone(scripts_page, public, image, order):
     engine, key = public[0], SecretKey.generate()
     session = engine.register_embedding(embedding_for(key, engine, patch_size=16))["session"]
     sizes = scripts_page.evaluate(
@@ -480,7 +480,7 @@ def test_equal_uploads_leave_each_other_alone(scripts_page, public, photo, order
           return sizes;
         }""",
         {
-            "text": base64.b64encode(SetrImageProcessor().encrypt(Image.open(photo), key).to_bytes()).decode(),
+            "text": base64.b64encode(SetrImageProcessor().encrypt(Image.open(image), key).to_bytes()).decode(),
             "session": session,
             "order": order,
         },
@@ -488,15 +488,15 @@ def test_equal_uploads_leave_each_other_alone(scripts_page, public, photo, order
     assert sizes == [[300, 200]] * 2
 
 
-def test_an_encrypted_model_asks_for_its_key(browser, photo, temporary, tmp_path):
+def test_an_encrypted_model_asks_for_its_key(browser, image, temporary, tmp_path):
     key, other = SecretKey.generate(), SecretKey.generate()
     key.to_file(tmp_path / "own.key")
     other.to_file(tmp_path / "other.key")
     with running(tiny_service(key)) as url, opened(browser, url) as (page, recorder):
         assert not page.locator('[data-privseg="new-key"]').is_visible()
-        assert not page.locator('[data-privseg="sample"]').is_visible()  # a known photo would open the others
-        choose(page, photo)
-        finished(page, "photo")
+        assert not page.locator('[data-privseg="sample"]').is_visible()  # a known image would open the others
+        choose(page, image)
+        finished(page, "image")
         press(page, "segment")
         assert "load the key file of the model first" in finished(page, "segment", "error")
         page.locator("details summary").first.click()
@@ -517,14 +517,14 @@ def test_an_encrypted_model_asks_for_its_key(browser, photo, temporary, tmp_path
 
 
 def test_a_ciphertext_for_an_encrypted_model_is_taken_from_visitors_without_the_key(
-    browser, photo, temporary, tmp_path
+    browser, image, temporary, tmp_path
 ):
     key = SecretKey.generate()
-    SetrImageProcessor().encrypt(Image.open(photo), key).to_file(tmp_path / "photo.safetensors")
+    SetrImageProcessor().encrypt(Image.open(image), key).to_file(tmp_path / "image.safetensors")
     with running(tiny_service(key)) as url, opened(browser, url) as (page, recorder):
         assert page.locator('[data-privseg="key-facts"]').inner_text() == "none yet"
         go_to(page, "Upload a ciphertext")
-        choose(page, tmp_path / "photo.safetensors", "ciphertext-file")
+        choose(page, tmp_path / "image.safetensors", "ciphertext-file")
         finished(page, "ciphertext-file")
         page.locator('[data-privseg="upload-map"] canvas.labels').wait_for()
     (image,) = recorder.images()
@@ -533,9 +533,9 @@ def test_a_ciphertext_for_an_encrypted_model_is_taken_from_visitors_without_the_
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)], ids=["desktop", "phone"])
-def test_every_tab_fits_the_screen(browser, public, photo, width, height, theme):
+def test_every_tab_fits_the_screen(browser, public, image, width, height, theme):
     with opened(browser, public[1], width=width, height=height, theme=theme, phone=width < 500) as (page, recorder):
-        segment(page, photo)
+        segment(page, image)
         for tab in ("Segment", "Wrong key / no key", "Upload a ciphertext", "What can the server see?", "About"):
             go_to(page, tab)
             page.wait_for_timeout(300)

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from helpers.leaks import assert_no_secret
-from helpers.tiny_service import ciphertext, embedding_for, photo, processor, service
+from helpers.tiny_service import ciphertext, embedding_for, image, processor, service
 from helpers.tiny_setr import make_key, pixels, projection, tiny_model
 from hf_privseg import CiphertextError, KeyMismatchError, SecretKey
 from hf_privseg.service import Limits, SegmentationService
@@ -58,7 +58,7 @@ def test_a_session_segments_as_the_plain_model_does(family):
     labels = public.segment(ciphertext(key), session)
     assert labels.dtype == np.uint8
     assert labels.shape == (18, 30)
-    plain = public.model(**processor()(photo(), return_tensors="pt"))
+    plain = public.model(**processor()(image(), return_tensors="pt"))
     expected = processor().post_process_semantic_segmentation(plain, [(18, 30)])[0].numpy()
     assert len(np.unique(expected)) == 3
     assert (labels == expected).mean() > 0.99  # 16 bits of a float ciphertext may turn a near-tie

@@ -95,7 +95,7 @@ def test_invalid_keys_are_refused_without_repeating_them():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_encrypted_photo_is_the_same_file_content(family):
+def test_an_encrypted_image_is_the_same_file_content(family):
     key, size = SecretKey.generate(family), (32, 48)
     levels = np.random.default_rng(5).integers(0, 256, (*size, 3), np.uint8)
     rgba = np.concatenate([levels, np.full((*size, 1), 255, np.uint8)], axis=2)
@@ -104,7 +104,7 @@ def test_an_encrypted_photo_is_the_same_file_content(family):
         const me = new js.OwnerClient();
         await me.loadKey("mine", text);
         const pixels = Uint8Array.from(Buffer.from(rgba, "base64"));
-        const {file, suffix, picture} = await me.encryptPhoto("mine", pixels, 32, 48, 16, [30, 45]);
+        const {file, suffix, picture} = await me.encryptImage("mine", pixels, 32, 48, 16, [30, 45]);
         return {file: b64(file), suffix, picture: b64(picture)};
         """,
         text=key.to_text(),
@@ -143,8 +143,8 @@ def test_an_encrypted_embedding_is_that_of_python(family):
     torch.testing.assert_close(encrypted, cipher_for(key, patch_size=16).encrypt_weight(weight), rtol=1e-6, atol=1e-6)
 
 
-def test_two_keys_in_a_row_make_the_no_encryption_case_without_a_plain_photo():
-    # b T^-1 under T K E is b K E: what a plain photo is to the model that K encrypted.
+def test_two_keys_in_a_row_make_the_no_encryption_case_without_a_plain_image():
+    # b T^-1 under T K E is b K E: what a plain image is to the model that K encrypted.
     ours, other = SecretKey.generate(), SecretKey.generate("permutation")
     weight = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     found = node(
@@ -180,7 +180,7 @@ def test_set_up_and_encryption_are_fast_enough():
         await me.encryptEmbedding(js.embeddingToFile(weight, [384, 3, 16, 16], {}), ["mine"], "mine");
         const setUp = used() - start;
         start = used();
-        await me.encryptPhoto("mine", new Uint8Array(4 * 512 * 512).fill(7), 512, 512, 16, [512, 512]);
+        await me.encryptImage("mine", new Uint8Array(4 * 512 * 512).fill(7), 512, 512, 16, [512, 512]);
         return [setUp, used() - start];
         """
     )

@@ -24,7 +24,7 @@ from hf_privseg.service.server_view import ServerView
 
 
 @pytest.fixture(scope="module")
-def photo():
+def image():
     return sample_image("coffee").crop((160, 80, 352, 208))
 
 
@@ -40,19 +40,19 @@ def correlation(a, b):
 
 @pytest.fixture(scope="module")
 def prior():
-    """Of other photographs than the victim."""
+    """Of other sample images than the victim."""
     return photo_prior(4, exclude=("coffee",))
 
 
 @pytest.mark.parametrize("family", ["permutation", "signed_permutation", "orthogonal", "matrix"])
-def test_a_public_model_gives_the_photo_away_and_a_ciphertext_its_thumbnail(photo, prior, family):
+def test_a_public_model_gives_the_image_away_and_a_ciphertext_its_thumbnail(image, prior, family):
     # more numbers an embedding than a block: nothing is lost, as far as the linear map goes
     service = SegmentationService(randomize(tiny_model(hidden_size=64)), processor())
     key = SecretKey.generate(family)
     session = service.register_embedding(embedding_for(key, service))["session"]
-    views = ServerView(service, prior).views(processor().encrypt(photo, key).to_bytes(), session)
+    views = ServerView(service, prior).views(processor().encrypt(image, key).to_bytes(), session)
     inverted, *guessed, thumbnail = views
-    plain = processor()(photo, return_tensors="pt").pixel_values[0].numpy()
+    plain = processor()(image, return_tensors="pt").pixel_values[0].numpy()
     assert inverted.title == "With the public model"
     assert 10 * np.log10(4 / np.mean((inverted.image - plain) ** 2)) > 40
     assert thumbnail.title == "The thumbnail, from this ciphertext alone"
@@ -66,26 +66,26 @@ def test_a_public_model_gives_the_photo_away_and_a_ciphertext_its_thumbnail(phot
     assert found > (0.8 if "permutation" in family else 0.6)
 
 
-def test_an_encrypted_model_leaves_the_ciphertext_alone(photo, prior):
+def test_an_encrypted_model_leaves_the_ciphertext_alone(image, prior):
     key = SecretKey.generate()
     service = SegmentationService(tiny_model().encrypt_model(key), processor())
-    guess, view = ServerView(service, prior).views(processor().encrypt(photo, key).to_bytes(), "")
+    guess, view = ServerView(service, prior).views(processor().encrypt(image, key).to_bytes(), "")
     assert guess.title == "From this ciphertext alone"
     assert view.title == "The thumbnail, from this ciphertext alone"
 
 
-def test_padding_is_cut_off_and_pictures_are_png(photo):
+def test_padding_is_cut_off_and_pictures_are_png(image):
     padding = SetrImageProcessor(patch_size=4, do_pad=True)
     key = SecretKey.generate()
     service = SegmentationService(tiny_model().encrypt_model(key), padding)
-    *_, view = ServerView(service).views(padding.encrypt(photo.crop((0, 0, 90, 61)), key).to_bytes(), "")
+    *_, view = ServerView(service).views(padding.encrypt(image.crop((0, 0, 90, 61)), key).to_bytes(), "")
     assert view.image.shape == (3, 61, 90)
     answer = view.to_json()
     assert set(answer) == {"picture", "title", "note"}
     assert Image.open(io.BytesIO(base64.b64decode(answer["picture"]))).size == (90, 61)
 
 
-def test_the_attacks_do_not_know_the_photo_that_visitors_are_offered():
+def test_the_attacks_do_not_know_the_image_that_visitors_are_offered():
     view = ServerView(SegmentationService(tiny_model(), processor()))
     known = view._prior.grids
     offered, other = (
@@ -99,7 +99,7 @@ def test_the_attacks_do_not_know_the_photo_that_visitors_are_offered():
     assert not any(np.array_equal(grid, offered) for grid in known)
 
 
-def test_the_checks_of_segmentation_hold_here(photo):
+def test_the_checks_of_segmentation_hold_here(image):
     service = SegmentationService(tiny_model(), processor())
     with pytest.raises(ValueError, match="expected a session"):
-        ServerView(service).views(processor().encrypt(photo, SecretKey.generate()).to_bytes(), "")
+        ServerView(service).views(processor().encrypt(image, SecretKey.generate()).to_bytes(), "")

@@ -1,4 +1,4 @@
-// What owner and client compute: keys by name, encrypted patch embeddings and encrypted photos. It runs in a worker,
+// What owner and client compute: keys by name, encrypted patch embeddings and encrypted images. It runs in a worker,
 // and keys do not leave it unless keyText is called.
 
 import { blocksFromPlanes, cipherFor, planesFromBlocks } from "./ciphers.js";
@@ -33,9 +33,9 @@ export class OwnerClient {
     return embeddingToFile(Float32Array.from(rows), shape, await this.#keys.get(claimed).facts());
   }
 
-  // RGBA pixels of whole blocks, and the size [height, width] that the label map shall have
+  // RGBA pixels of whole blocks, and the size [height, width] that the segmentation map shall have
   // -> {file, suffix, picture}: the container, and RGBA of what can be seen in it.
-  async encryptPhoto(name, rgba, height, width, patchSize, originalSize) {
+  async encryptImage(name, rgba, height, width, patchSize, originalSize) {
     const cipher = await this.#cipher(name, 3 * patchSize ** 2);
     const levels = new Uint8Array(3 * height * width);
     for (let i = 0; i < height * width; i++) {

@@ -1,14 +1,14 @@
-// The page: it plays the model's owner and the client. Keys live in a worker, photos in this page; what is sent are an
-// encrypted patch embedding, once for a session, and encrypted photos. Nothing is stored in the browser.
+// The page: it plays the model's owner and the client. Keys live in a worker, images in this page; what is sent are an
+// encrypted patch embedding, once for a session, and encrypted images. Nothing is stored in the browser.
 
 import { showMap } from "./map_view.js";
-import { agreement, paint, readLabels, readPhoto, rgbaOf } from "./photo.js";
+import { agreement, paint, readLabels, readImage, rgbaOf } from "./image.js";
 import { Service } from "./service.js";
 
 const service = new Service();
 const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
 const waiting = new Map();
-const state = { info: null, embedding: null, facts: null, session: null, photo: null, upload: null, map: null };
+const state = { info: null, embedding: null, facts: null, session: null, image: null, upload: null, map: null };
 
 const find = (name) => document.querySelector(`[data-privseg="${name}"]`);
 
@@ -98,32 +98,32 @@ async function saveKey() {
 
 // ---------------------------------------------------------------------------------------------------------- segment
 
-const choosePhoto = (file) => takePhoto(file, "own");
+const chooseImage = (file) => takeImage(file, "own");
 
-// From here on it is treated as a photo of the visitor's own.
+// From here on it is treated as an image of the visitor's own.
 async function chooseSample() {
-  const photo = await service.samplePhoto();
-  for (const input of document.querySelectorAll('[data-privseg="photo"]')) input.value = "";
-  return takePhoto(photo, "sample");
+  const image = await service.sampleImage();
+  for (const input of document.querySelectorAll('[data-privseg="image"]')) input.value = "";
+  return takeImage(image, "sample");
 }
 
-async function takePhoto(file, kind) {
+async function takeImage(file, kind) {
   await learnService();
-  state.photo = await readPhoto(file, state.info);
+  state.image = await readImage(file, state.info);
   state.map = null;
-  for (const shown of document.querySelectorAll("canvas.chosen-photo")) {
-    paint(shown, rgbaOf(state.photo.shown), state.photo.shown.height, state.photo.shown.width);
+  for (const shown of document.querySelectorAll("canvas.chosen-image")) {
+    paint(shown, rgbaOf(state.image.shown), state.image.shown.height, state.image.shown.width);
     shown.closest("figure").hidden = false;
   }
-  for (const text of document.querySelectorAll("[data-photo]")) text.hidden = text.dataset.photo !== kind;
-  for (const result of document.querySelectorAll(".of-photo")) result.hidden = true; // they are of the last photo
-  return `The photo is in this page${kind === "own" ? ", and nowhere else" : ""}. Encrypt it next.`;
+  for (const text of document.querySelectorAll("[data-image]")) text.hidden = text.dataset.image !== kind;
+  for (const result of document.querySelectorAll(".of-image")) result.hidden = true; // they are of the last image
+  return `The image is in this page${kind === "own" ? ", and nowhere else" : ""}. Encrypt it next.`;
 }
 
 async function encrypted(name) {
-  const { grid, shown } = state.photo;
+  const { grid, shown } = state.image;
   const original = [shown.height, shown.width];
-  return owner("encryptPhoto", name, rgbaOf(grid), grid.height, grid.width, state.info.patch_size, original);
+  return owner("encryptImage", name, rgbaOf(grid), grid.height, grid.width, state.info.patch_size, original);
 }
 
 async function segmentFile(file, suffix, session) {
@@ -131,15 +131,15 @@ async function segmentFile(file, suffix, session) {
   return readLabels(await service.download(answer));
 }
 
-async function segmentPhoto(report) {
-  if (state.photo === null) throw new Error("choose a photo first");
+async function segmentImage(report) {
+  if (state.image === null) throw new Error("choose an image first");
   const session = await ensureSession();
   if (state.facts === null) throw new Error("load the key file of the model first, at the top of the page");
   report("Encrypting ...");
   const start = performance.now();
   const { file, suffix, picture } = await encrypted("mine");
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  const { height, width } = state.photo.grid;
+  const { height, width } = state.image.grid;
   paint(find("ciphertext"), picture, height, width);
   find("ciphertext").closest("figure").hidden = false;
   find("ciphertext-size").textContent =
@@ -147,7 +147,7 @@ async function segmentPhoto(report) {
   report("The ciphertext is on its way. The service segments it ...");
   state.upload = { file, suffix };
   state.map = await segmentFile(file, suffix, session);
-  showMap(find("segment-map"), state.map, state.info, state.photo.shown);
+  showMap(find("segment-map"), state.map, state.info, state.image.shown);
   return "Done: the map was computed from the ciphertext.";
 }
 
@@ -158,7 +158,7 @@ async function tryWithout(report) {
   if (state.info.encryption !== null) {
     throw new Error("this needs the plain patch embedding, which the owner of this service's model keeps to itself");
   }
-  if (state.map === null) await segmentPhoto(report);
+  if (state.map === null) await segmentImage(report);
   const ownSession = await ensureSession();
   report("Encrypting with another key ...");
   await owner("newKey", "other", state.facts.family);
@@ -171,7 +171,7 @@ async function tryWithout(report) {
     const session = await register(names, "other");
     const map = await segmentFile(file, suffix, session.token);
     service.endSession(session.token);
-    showMap(find(box), map, state.info, state.photo.shown);
+    showMap(find(box), map, state.info, state.image.shown);
     const share = (100 * agreement(map, state.map)).toFixed(1);
     find(`${box}-share`).textContent = `Agrees with the map under the right key on ${share} % of the pixels.`;
   }
@@ -192,7 +192,7 @@ async function segmentUpload(file) {
 }
 
 async function serverView(report) {
-  if (state.upload === null) throw new Error("segment a photo or a ciphertext first: the attack is on what you sent");
+  if (state.upload === null) throw new Error("segment an image or a ciphertext first: the attack is on what you sent");
   const session = await ensureSession();
   report("The service attacks your ciphertext. It takes some seconds ...");
   const upload = await service.upload(state.upload.file, state.upload.suffix);
@@ -215,11 +215,11 @@ const ACTIONS = {
   "new-key": () => useKey(() => owner("newKey", "mine", find("family").value)),
   "save-key": saveKey,
   sample: chooseSample,
-  segment: segmentPhoto,
+  segment: segmentImage,
   "try-without": tryWithout,
   "server-view": serverView,
 };
-const FILES = { "load-key": loadKey, photo: choosePhoto, "ciphertext-file": segmentUpload };
+const FILES = { "load-key": loadKey, image: chooseImage, "ciphertext-file": segmentUpload };
 
 let busy = false;
 

@@ -17,7 +17,7 @@ export class Service {
   }
 
   // Uint8Array and a file name's ending -> what an endpoint takes as a file. Its name is a random one: the service keeps
-  // equal files of one name as one, and deletes that when it has read it; and names can tell what is in a photo.
+  // equal files of one name as one, and deletes that when it has read it; and names can tell what is in an image.
   async upload(bytes, suffix) {
     const name = `${crypto.randomUUID()}${suffix}`;
     const form = new FormData();
@@ -33,11 +33,11 @@ export class Service {
     return response;
   }
 
-  // The sample photo -> a picture file.
-  async samplePhoto() {
+  // The sample image -> a picture file.
+  async sampleImage() {
     const response = await reached("privseg/sample.jpg");
-    if (!response.ok) throw new Error("the service has no sample photo; choose a photo of your own");
-    return new File([await response.blob()], "the sample photo");
+    if (!response.ok) throw new Error("the service has no sample image; choose an image of your own");
+    return new File([await response.blob()], "the sample image");
   }
 
   // Tells the service that a session is over, even while the page is being closed.
@@ -48,7 +48,7 @@ export class Service {
 
   async #post(path, body, headers = {}) {
     const response = await reached(`gradio_api/${path}`, { method: "POST", body, headers });
-    if (response.status === 413) throw new Error("the file is larger than the service takes; reduce the photo");
+    if (response.status === 413) throw new Error("the file is larger than the service takes; reduce the image");
     if (!response.ok) throw new Error(`the service answered with status ${response.status}; try again later`);
     return response;
   }

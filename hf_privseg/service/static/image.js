@@ -1,14 +1,14 @@
-// Photos on the patch grid, and label maps over photos, by the browser's own canvas.
+// Images on the patch grid, and segmentation maps over images, by the browser's own canvas.
 
-const MAX_SHOWN = 1280; // longer side of the photo that is shown, and of the label map
+const MAX_SHOWN = 1280; // longer side of the image that is shown, and of the segmentation map
 
-// A picture file -> {shown, grid}: canvases of the upright photo, for people and for the model.
-export async function readPhoto(file, info) {
+// A picture file -> {shown, grid}: canvases of the upright image, for people and for the model.
+export async function readImage(file, info) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    throw new Error(`${file.name || "the file"} cannot be read as a picture; choose a JPEG, PNG or WebP photo`);
+    throw new Error(`${file.name || "the file"} cannot be read as a picture; choose a JPEG, PNG or WebP image`);
   }
   const scale = Math.min(1, MAX_SHOWN / Math.max(bitmap.width, bitmap.height));
   const [height, width] = [bitmap.height, bitmap.width].map((side) => Math.max(1, Math.round(side * scale)));
@@ -18,7 +18,7 @@ export async function readPhoto(file, info) {
   return { shown, grid };
 }
 
-// Size of a photo -> [height, width] in whole blocks, as the processor resizes it (patch_grid.py), within max_pixels.
+// Size of an image -> [height, width] in whole blocks, as the processor resizes it (patch_grid.py), within max_pixels.
 export function gridSize(height, width, info) {
   const { do_resize: resizes, size, resize_factor: factor } = info.preprocessor;
   const unit = info.patch_size;
@@ -58,7 +58,7 @@ export async function readLabels(response) {
   return { labels, height: bitmap.height, width: bitmap.width };
 }
 
-// Paints a label map; with a label to single out, every other class becomes transparent.
+// Paints a segmentation map; with a label to single out, every other class becomes transparent.
 export function paintLabels(canvas, { labels, height, width }, palette, only = null) {
   const rgba = new Uint8ClampedArray(4 * labels.length);
   for (let i = 0; i < labels.length; i++) {
@@ -68,7 +68,7 @@ export function paintLabels(canvas, { labels, height, width }, palette, only = n
   paint(canvas, rgba, height, width);
 }
 
-// Label maps of one size -> the share of pixels that agree.
+// Segmentation maps of one size -> the share of pixels that agree.
 export function agreement(a, b) {
   let equal = 0;
   for (let i = 0; i < a.labels.length; i++) equal += a.labels[i] === b.labels[i];
