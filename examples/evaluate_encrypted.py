@@ -11,10 +11,10 @@ Conditions (Kiya et al. 2022, Table 1), the last three for every cipher family:
     No-Enc     encrypted model, plain image: must be useless
     random K'  encrypted model, image encrypted with another key: must be useless
 
-It writes results.json, results.csv (a row a condition) and results.md (the paper's table, and how far embeddings and
-maps differ from the baseline's), and says for each family whether it turned out so. The keys are seeded: the same
-command gives the same table. A killed run goes on, in the middle of a condition too, when the command is given again;
-models and families may be added then. Several processes share the images:
+The script writes results.json, results.csv (one row a condition) and results.md (the paper's table, and how far
+embeddings and maps differ from the baseline's), and says for each family whether the results are as stated above. The
+keys are seeded, so that the same command gives the same table. When it is given again, a killed run goes on, in the
+middle of a condition too; models and families may be added then. Several processes share the images:
 `accelerate launch examples/evaluate_encrypted.py ...`.
 """
 
@@ -23,19 +23,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from PIL import Image
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation
 from hf_privseg.experiments.arguments import ExperimentArguments
 from hf_privseg.experiments.plain_models import PlainModel, model_sources, plain_models, seeded_key
 from hf_privseg.experiments.records import MapStore, Records, experiment_facts
 from hf_privseg.experiments.tables import ResultTable, print_tables, write_csv, write_markdown
-from hf_privseg.training.arguments import parse_arguments
+from hf_privseg.training.arguments import parse_arguments, run_script
 from hf_privseg.training.data import evenly_spaced
-from hf_privseg.training.evaluation import predict_maps
+from hf_privseg.training.evaluation import compute_over_processes, predict_maps
 from hf_privseg.training.metrics import MeanIoU
 
 ENCRYPTED = ("correct K", "No-Enc", "random K'")
@@ -45,14 +47,14 @@ CSV_COLUMNS = ("dataset", "model", "decoder", "family", "condition", "mean_iou",
 
 @dataclass(kw_only=True)
 class Arguments(ExperimentArguments):
-    """What the command line takes."""
+    """The options of the script."""
 
     output_dir: str = field(metadata={"help": "Where results.json, results.csv and results.md go."})
 
 
 @dataclass
 class Condition:
-    """A model and the key that its images are encrypted with."""
+    """A condition of the table: a model and the key that its images are encrypted with."""
 
     family: str
     name: str
@@ -62,7 +64,7 @@ class Condition:
 
 @dataclass
 class Run:
-    """What all conditions share."""
+    """The options, data, records and processes that all conditions share."""
 
     args: Arguments
     dataset: Dataset
@@ -75,11 +77,11 @@ class Run:
         return range(self.accelerator.process_index, len(self.dataset), self.accelerator.num_processes)
 
     def store(self, record: str) -> MapStore:
-        """Where the label maps of a condition are kept until it is finished."""
+        """The folder of the segmentation maps of a condition until it is finished."""
         return MapStore(Path(self.args.output_dir) / "unfinished" / record.replace(": ", "_").replace(" ", "_"))
 
     def num_missing(self, model: str) -> int:
-        """How many conditions have no result yet, the running one (of this model) included."""
+        """How many conditions have no result yet, the running one of this model included."""
         names = [name for name in model_sources(self.args) if name] or [model]
         expected = [record_name(name, "", "baseline") for name in names]
         expected += [record_name(*each) for each in product(names, self.args.families, ENCRYPTED)]
@@ -87,12 +89,12 @@ class Run:
 
 
 def record_name(model: str, family: str, name: str) -> str:
-    """What a condition is called in results.json: "naive: permutation: correct K", "naive: baseline"."""
+    """The name of a condition in results.json, for example "naive: permutation: correct K"."""
     return ": ".join(filter(None, (model, family, name)))
 
 
 def conditions(plain: PlainModel, run: Run) -> Iterator[Condition]:
-    """The missing ones among the baseline and three conditions a family; the baseline comes if anything is missing."""
+    """The missing conditions of a model, and the baseline if there are any, since they are compared with it."""
     rows = run.records.rows
     missing = {
         family: [name for name in ENCRYPTED if record_name(plain.name, family, name) not in rows]
@@ -109,7 +111,7 @@ def conditions(plain: PlainModel, run: Run) -> Iterator[Condition]:
 
 
 def predict(condition: Condition, plain: PlainModel, run: Run, store: MapStore) -> None:
-    """Stores the label maps of this process's share that are not there yet."""
+    """Compute the missing segmentation maps of this process's share."""
     missing = [index for index in run.share if index not in store]
     title = record_name(plain.name, condition.family, condition.name)
     maps = predict_maps(
@@ -123,24 +125,22 @@ def predict(condition: Condition, plain: PlainModel, run: Run, store: MapStore) 
         total=len(run.share),
         disable=not run.accelerator.is_local_main_process,
     )
-    for index, label_map in zip(missing, maps, strict=True):
-        store[index] = label_map
+    for index, segmentation_map in zip(missing, maps, strict=True):
+        store[index] = segmentation_map
 
 
-def count(plain: PlainModel, run: Run, store: MapStore, baseline: MapStore) -> dict:
+def count(plain: PlainModel, run: Run, store: MapStore, baseline: MapStore) -> dict[str, float | list[float]]:
     """mIoU of the stored maps over all processes, and the share of pixels that equal the baseline's."""
-    label_map = run.args.load_label_map(plain.model.config.num_labels)
-    metric = MeanIoU(plain.model.config.num_labels)
+    label_map = run.args.load_label_map(plain.num_labels)
+    metric = MeanIoU(plain.num_labels)
     same = torch.zeros(2, dtype=torch.float64)
     annotations = run.dataset.select(run.share)["annotation"]
     for index, annotation in zip(run.share, annotations, strict=True):
         prediction = store[index]
         metric.add(prediction=prediction, reference=label_map(annotation))
         same += torch.tensor([(prediction == baseline[index]).sum(), prediction.size])
-    device, reduce = run.accelerator.device, run.accelerator.reduce
-    metric.confusion = reduce(torch.from_numpy(metric.confusion).to(device)).cpu().numpy()
-    equal, pixels = reduce(same.to(device)).tolist()
-    result = metric.compute()
+    equal, pixels = run.accelerator.reduce(same.to(run.accelerator.device)).tolist()
+    result = compute_over_processes(metric, run.accelerator)
     return {
         "mean_iou": result["mean_iou"],
         "per_category_iou": result["per_category_iou"].tolist(),
@@ -149,7 +149,7 @@ def count(plain: PlainModel, run: Run, store: MapStore, baseline: MapStore) -> d
 
 
 @torch.inference_mode()
-def embedding_error(condition: Condition, plain: PlainModel, image) -> float:
+def embedding_error(condition: Condition, plain: PlainModel, image: Image.Image) -> float:
     """Largest difference between the patch embeddings of the condition and of the plain model on the plain image."""
     tokens = []
     for model, key in ((condition.model, condition.secret_key), (plain.model, None)):
@@ -159,16 +159,16 @@ def embedding_error(condition: Condition, plain: PlainModel, image) -> float:
 
 
 def evaluate_model(plain: PlainModel, run: Run) -> None:
-    """Adds the missing records of a model, one by one."""
+    """Add the missing records of a model, one by one."""
     baseline = run.store(record_name(plain.name, "", "baseline"))
     for condition in conditions(plain, run):
         name = record_name(plain.name, condition.family, condition.name)
         store = run.store(name)
         predict(condition, plain, run, store)
         if name in run.records.rows:
-            continue  # the baseline, for its maps alone
-        row = {"model": plain.name, "decoder": plain.model.config.decoder_type, "family": condition.family}
-        row |= {"condition": condition.name} | count(plain, run, store, baseline)
+            continue  # the baseline, of which the maps alone were needed
+        row: dict[str, Any] = {"model": plain.name, "decoder": plain.model.config.decoder_type}
+        row |= {"family": condition.family, "condition": condition.name} | count(plain, run, store, baseline)
         row["embedding_error"] = embedding_error(condition, plain, run.dataset[0]["image"])
         run.records.add(name, row)
         run.accelerator.wait_for_everyone()
@@ -180,7 +180,7 @@ def evaluate_model(plain: PlainModel, run: Run) -> None:
 
 
 def paper_rows(records: Records, dataset: str) -> list[list[str]]:
-    """The cells of the paper's table, a row a model and family; what has not been evaluated is left blank."""
+    """The cells of the paper's table, one row a model and family, blank where nothing was evaluated."""
     rows = []
     for model, facts in records.models.items():
         decoder = facts["decoder"] if facts["decoder"] == model else f"{facts['decoder']} ({model})"
@@ -203,7 +203,7 @@ def detail_rows(records: Records) -> list[list[str]]:
 
 
 def checks(records: Records) -> list[str]:
-    """For each encrypted condition, whether it turned out as in the paper; says so either way."""
+    """One line for each encrypted condition: whether its result is as in the paper."""
     lines = []
     for row in records.rows.values():
         if row["condition"] == "baseline":
@@ -219,7 +219,7 @@ def checks(records: Records) -> list[str]:
 
 
 def report(run: Run) -> None:
-    """Writes results.json, results.csv and results.md, and prints tables and checks."""
+    """Write results.json, results.csv and results.md, and print tables and checks."""
     records, folder, dataset = run.records, Path(run.args.output_dir), Path(run.args.dataset).name
     title = f"mIoU, {len(run.dataset)} images of {run.args.split}"
     second = ("model", "family", "condition", "equal pixels", "embedding error (first image)")
@@ -235,7 +235,7 @@ def report(run: Run) -> None:
 
 
 def main() -> None:
-    args: Arguments = parse_arguments(Arguments, description=__doc__)
+    args = parse_arguments(Arguments, description=__doc__)
     accelerator = Accelerator(cpu=args.cpu)
     dataset = evenly_spaced(args.load_split(args.split), args.limit)
     facts = experiment_facts(args, dataset)
@@ -250,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,13 +1,13 @@
-"""Photo, truth and predictions under the paper's four conditions, side by side: its Figure 5.
+"""FigureImage, truth and predictions under the paper's four conditions, side by side: its Figure 5.
 
     python examples/figure5.py --output outputs/figure5.png
     python examples/figure5.py --images street.jpg --model outputs/setr --family permutation
     python examples/figure5.py --dataset data/camvid --ignore_labels 11 --limit 3
 
-Columns: the photo, its truth (of a data set), then the prediction of the plain model on the plain photo (baseline),
-and of the encrypted model on the photo under the correct key K, on the plain photo (No-Enc) and under another key
-(random K'). Without a data set, photos that scikit-learn and scikit-image ship are used; what the model has no class
-for is then taken for something else, in the baseline too.
+Columns: the image, its truth (if it is a data set's), then the prediction of the plain model on the plain image
+(baseline), and those of the encrypted model on the image under the correct key K, on the plain image (No-Enc) and
+under another key (random K'). Without a data set, the images are those that scikit-learn and scikit-image ship; the
+model then gives wrong classes to things for which it has no class, in the baseline too.
 """
 
 import copy
@@ -19,18 +19,18 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from hf_privseg.experiments.figure_images import ImageArguments, Photo, load_images
+from hf_privseg.experiments.figure_images import FigureImage, ImageArguments, load_images
 from hf_privseg.experiments.plain_models import PlainModel, load_plain_model, seeded_key
 from hf_privseg.inference.pictures import PROTECTION_NOTE, Panel, draw_comparison, legend_for, overlay, palette_for
 from hf_privseg.setr.keys import DEFAULT_FAMILY
-from hf_privseg.training.arguments import parse_arguments
+from hf_privseg.training.arguments import parse_arguments, run_script
 from hf_privseg.training.evaluation import predict_maps
 from hf_privseg.training.metrics import MeanIoU
 
 
 @dataclass(kw_only=True)
 class Arguments(ImageArguments):
-    """What the command line takes."""
+    """The options of the script."""
 
     output: str = field(default="outputs/figure5.png", metadata={"help": "The picture: .png, .svg or .pdf."})
     model: str | None = field(default=None, metadata={"help": "Plain checkpoint. Default: the embedded one."})
@@ -39,8 +39,8 @@ class Arguments(ImageArguments):
     cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
 
 
-def predictions(plain: PlainModel, photos: list[Photo], args: Arguments) -> dict[str, list[np.ndarray]]:
-    """{condition: a label map for each photo}."""
+def predictions(plain: PlainModel, images: list[FigureImage], args: Arguments) -> dict[str, list[np.ndarray]]:
+    """{condition: one segmentation map an image}."""
     correct, other = (seeded_key(args.seed * 2 + n, args.family) for n in (0, 1))
     encrypted = copy.deepcopy(plain.model).encrypt_model(correct)
     conditions = {
@@ -49,54 +49,56 @@ def predictions(plain: PlainModel, photos: list[Photo], args: Arguments) -> dict
         "No-Enc": (encrypted, None),
         "Random K'": (encrypted, other),
     }
-    pictures = [photo.picture for photo in photos]
+    plain_images = [image.image for image in images]
     return {
-        name: list(predict_maps(model, plain.processor, pictures, secret_key=key, desc=name, total=len(pictures)))
+        name: list(
+            predict_maps(model, plain.processor, plain_images, secret_key=key, desc=name, total=len(plain_images))
+        )
         for name, (model, key) in conditions.items()
     }
 
 
-def tinted(photo: Photo, label_map: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """The photo tinted by class; as it is where a pixel has none."""
-    known = label_map < len(palette)
-    picture = overlay(photo.picture, np.where(known, label_map, 0), palette, 0.7)
-    return Image.composite(picture, photo.picture, Image.fromarray(known))
+def tinted(image: FigureImage, segmentation_map: np.ndarray, palette: np.ndarray) -> Image.Image:
+    """The image tinted by class, and unchanged where a pixel has no class."""
+    known = segmentation_map < len(palette)
+    picture = overlay(image.image, np.where(known, segmentation_map, 0), palette, 0.7)
+    return Image.composite(picture, image.image, Image.fromarray(known))
 
 
-def note(photo: Photo, label_map: np.ndarray, baseline: np.ndarray, num_labels: int) -> str:
-    """mIoU of this image where there is truth, else how much of it the plain model says too."""
-    if photo.labels is None and label_map is baseline:
-        return "plain model, plain photo"
-    if photo.labels is None:
-        return f"as the baseline on {(label_map == baseline).mean():.2%} of pixels"
+def note(image: FigureImage, segmentation_map: np.ndarray, baseline: np.ndarray, num_labels: int) -> str:
+    """The mIoU of this image if it has truth, else the share of pixels on which the plain model agrees."""
+    if image.labels is None and segmentation_map is baseline:
+        return "plain model, plain image"
+    if image.labels is None:
+        return f"as the baseline on {(segmentation_map == baseline).mean():.2%} of pixels"
     metric = MeanIoU(num_labels)
-    metric.add(prediction=label_map, reference=photo.labels)
+    metric.add(prediction=segmentation_map, reference=image.labels)
     return f"mIoU of this image {metric.compute()['mean_iou']:.4f}"
 
 
 def main() -> None:
-    args: Arguments = parse_arguments(Arguments, description=__doc__)
+    args = parse_arguments(Arguments, description=__doc__)
     plain = load_plain_model(args.model, Accelerator(cpu=args.cpu).device)
     config = plain.model.config
-    photos, palette = load_images(args, config.num_labels), palette_for(config)
+    images, palette = load_images(args, plain.num_labels), palette_for(config)
     with torch.inference_mode():
-        maps = predictions(plain, photos, args)
+        maps = predictions(plain, images, args)
     rows = []
-    for index, photo in enumerate(photos):
-        panels = [Panel(photo.picture, "Photo", photo.name)]
-        if photo.labels is not None:
-            panels.append(Panel(tinted(photo, photo.labels, palette), "Truth", "untinted where nothing is labelled"))
-        for name, label_maps in maps.items():
-            text = note(photo, label_maps[index], maps["Baseline"][index], config.num_labels)
-            panels.append(Panel(tinted(photo, label_maps[index], palette), name, text))
+    for index, image in enumerate(images):
+        panels = [Panel(image.image, "Image", image.name)]
+        if image.labels is not None:
+            panels.append(Panel(tinted(image, image.labels, palette), "Truth", "untinted where nothing is labelled"))
+        for name, segmentation_maps in maps.items():
+            text = note(image, segmentation_maps[index], maps["Baseline"][index], plain.num_labels)
+            panels.append(Panel(tinted(image, segmentation_maps[index], palette), name, text))
         rows.append(panels)
-    shown = [label_map for label_maps in maps.values() for label_map in label_maps]
-    legend = legend_for(config, shown + [photo.labels for photo in photos if photo.labels is not None])
+    shown = [segmentation_map for segmentation_maps in maps.values() for segmentation_map in segmentation_maps]
+    legend = legend_for(config, shown + [image.labels for image in images if image.labels is not None])
     captions = [
-        "Baseline: plain model, plain photo. Correct K: model and photo encrypted with one key. No-Enc: encrypted "
-        f"model, plain photo. Random K': encrypted model, photo under another key. Family: {args.family}.",
+        "Baseline: plain model, plain image. Correct K: model and image encrypted with one key. No-Enc: encrypted "
+        f"model, plain image. Random K': encrypted model, image under another key. Family: {args.family}.",
         PROTECTION_NOTE,
-        *dict.fromkeys(photo.credit for photo in photos if photo.credit),
+        *dict.fromkeys(image.credit for image in images if image.credit),
     ]
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     draw_comparison(Path(args.output), rows, legend, captions)
@@ -104,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,20 +1,20 @@
-"""mIoU of protected models under many keys, as box plots: the paper's Figure 6, and its counterpart with right keys.
+"""mIoU of encrypted models under many keys, as box plots: the paper's Figure 6, and its counterpart with correct keys.
 
     python examples/figure6.py --dataset data/camvid --ignore_labels 11 --output outputs/figure6
     python examples/figure6.py --dataset data/camvid --ignore_labels 11 --output outputs/figure6 \
         --models naive=outputs/naive pup=outputs/pup mla=outputs/mla --families permutation orthogonal --num_keys 50
 
-Panel (a): the model is encrypted with K, each query with another key K'. Panel (b): the model and the queries are
-encrypted anew with each of the same keys, so that every one of them is the correct one. Dashed blue lines are the
-baselines: plain model, plain images. K is `SecretKey.from_seed(seed)`, the others `from_seed(seed + 1)` and so on, so
-that the same command gives the same figure.
+Panel (a): the model is encrypted with K, and the queries with other keys K'. Panel (b): model and queries are
+encrypted with the same key, for each of these keys. Dashed blue lines are the baselines: plain model, plain images. K
+is `SecretKey.from_seed(seed)`, the others are `from_seed(seed + 1)` and so on, so that the same command gives the same
+figure.
 
 Boxes reach from the first to the third quartile, whiskers to the furthest values inside [Q1 - 1.5 (Q3 - Q1),
 Q3 + 1.5 (Q3 - Q1)], the line is the median, dots are outliers: the paper's rule, and matplotlib's default (whis=1.5).
 
-It writes OUTPUT.png, OUTPUT.svg, OUTPUT.json and OUTPUT.csv. A killed run goes on with the missing keys when the
-command is given again; models, families and keys may be added then, and the figure shows all that OUTPUT.json holds.
-Several processes share the images.
+The script writes OUTPUT.png, OUTPUT.svg, OUTPUT.json and OUTPUT.csv. When the same command is given again, a killed
+run goes on with the missing keys; models, families and keys may be added then, and the figure shows all that
+OUTPUT.json holds. Several processes share the images.
 """
 
 import copy
@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from matplotlib.axes import Axes
@@ -40,9 +39,9 @@ from hf_privseg.experiments.arguments import ExperimentArguments
 from hf_privseg.experiments.plain_models import PlainModel, plain_models, seeded_key
 from hf_privseg.experiments.records import Records, experiment_facts
 from hf_privseg.inference.windows import Inference
-from hf_privseg.training.arguments import parse_arguments
+from hf_privseg.training.arguments import parse_arguments, run_script
 from hf_privseg.training.data import evenly_spaced
-from hf_privseg.training.evaluation import predict_maps
+from hf_privseg.training.evaluation import compute_over_processes, predict_maps
 from hf_privseg.training.metrics import MeanIoU
 
 PANELS = {
@@ -50,7 +49,7 @@ PANELS = {
     "correct": "(b) model and queries under the same key",
 }
 CSV_COLUMNS = ("model", "family", "panel", "key_seed", "fingerprint", "mean_iou")
-# Okabe and Ito's colours without blue, which is the baseline's; the hatches tell them apart in grey.
+# Okabe and Ito's colours without blue, which the baseline has; the hatches tell the boxes apart in grey.
 COLOURS = {"permutation": "#E69F00", "signed_permutation": "#009E73", "orthogonal": "#D55E00", "matrix": "#CC79A7"}
 HATCHES = {"permutation": "", "signed_permutation": "////", "orthogonal": "....", "matrix": "xxxx"}
 BASELINE = "#0072B2"
@@ -58,7 +57,7 @@ BASELINE = "#0072B2"
 
 @dataclass(kw_only=True)
 class Arguments(ExperimentArguments):
-    """What the command line takes."""
+    """The options of the script."""
 
     output: str = field(default="outputs/figure6", metadata={"help": "Path of the results, without their endings."})
     num_keys: int = field(default=50, metadata={"help": "Keys of each box."})
@@ -67,15 +66,15 @@ class Arguments(ExperimentArguments):
 
 @dataclass
 class Query:
-    """A plain image, and its truth."""
+    """A plain image and its truth, `(height, width)` int64."""
 
     image: Image.Image
     labels: np.ndarray
 
 
 def load_queries(plain: PlainModel, dataset: Dataset, args: Arguments) -> list[Query]:
-    """Every image once, decoded, in memory."""
-    label_map = args.load_label_map(plain.model.config.num_labels)
+    """All images and their truth, decoded."""
+    label_map = args.load_label_map(plain.num_labels)
     rows = tqdm(dataset, desc="load", leave=False, disable=None)
     return [Query(row["image"], label_map(row["annotation"])) for row in rows]
 
@@ -88,18 +87,17 @@ def mean_iou(
     inference: Inference,
     accelerator: Accelerator,
 ) -> float:
-    """mIoU over the images of all processes, each encrypted with the key (None: plain)."""
-    metric = MeanIoU(model.config.num_labels)
+    """mIoU over the images of all processes, each encrypted with the key, or plain without one."""
+    metric = MeanIoU(plain.num_labels)
     images = [query.image for query in queries]
     maps = predict_maps(model, plain.processor, images, secret_key=secret_key, inference=inference, disable=True)
-    for label_map, query in zip(maps, queries, strict=True):
-        metric.add(prediction=label_map, reference=query.labels)
-    metric.confusion = accelerator.reduce(torch.from_numpy(metric.confusion).to(accelerator.device)).cpu().numpy()
-    return float(metric.compute()["mean_iou"])
+    for prediction, query in zip(maps, queries, strict=True):
+        metric.add(prediction=prediction, reference=query.labels)
+    return compute_over_processes(metric, accelerator)["mean_iou"]
 
 
 def jobs(plain: PlainModel, args: Arguments) -> Iterator[tuple[str, dict]]:
-    """The boxes' points of a model, (name of the record, its facts), baseline first."""
+    """(name of the record, its facts) of every point of a model's boxes, baseline first."""
     yield f"{plain.name}: baseline", {"model": plain.name, "family": "", "panel": "baseline"}
     for family in args.families:
         for panel in PANELS:
@@ -108,8 +106,10 @@ def jobs(plain: PlainModel, args: Arguments) -> Iterator[tuple[str, dict]]:
                 yield f"{plain.name}: {family}: {panel} {key_seed}", facts
 
 
-def evaluate_model(plain: PlainModel, dataset: Dataset, args: Arguments, records: Records, accelerator) -> None:
-    """Adds the missing records of a model, one by one."""
+def evaluate_model(
+    plain: PlainModel, dataset: Dataset, args: Arguments, records: Records, accelerator: Accelerator
+) -> None:
+    """Add the missing records of a model, one by one."""
     todo = list(jobs(plain, args))
     missing = [(name, facts) for name, facts in todo if name not in records.rows]
     queries = load_queries(plain, dataset, args) if missing else []
@@ -148,7 +148,7 @@ def families_of(records: Records, model: str) -> list[str]:
 
 
 def draw(records: Records, args: Arguments, caption: str) -> None:
-    """The two panels, with all that the records hold -> PNG and SVG."""
+    """Draw the two panels with all that the records hold, as PNG and SVG."""
     boxes = {model: families_of(records, model) for model in records.models}
     width = max(0.55 * sum(len(families) + 1 for families in boxes.values()) + 0.6, 4.0)
     figure = Figure(figsize=(2 * width + 0.9, 5.6), facecolor="white", layout="constrained")
@@ -183,7 +183,7 @@ def draw(records: Records, args: Arguments, caption: str) -> None:
 
 
 def draw_box(axes: Axes, sample: np.ndarray, position: float, family: str) -> None:
-    """One box by the rule that the module's docstring states, before the baseline's line."""
+    """Draw one box, by the rule that the docstring of the script states."""
     drawn = axes.boxplot(
         [sample],
         positions=[position],
@@ -199,7 +199,7 @@ def draw_box(axes: Axes, sample: np.ndarray, position: float, family: str) -> No
 
 
 def report(records: Records, args: Arguments) -> None:
-    """Writes the figure and the CSV file, and prints a line a box."""
+    """Write the figure and the CSV file, and print a line for each family."""
     with Path(f"{args.output}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, CSV_COLUMNS)
         writer.writeheader()
@@ -220,7 +220,7 @@ def report(records: Records, args: Arguments) -> None:
 
 
 def main() -> None:
-    args: Arguments = parse_arguments(Arguments, description=__doc__)
+    args = parse_arguments(Arguments, description=__doc__)
     accelerator = Accelerator(cpu=args.cpu)
     dataset = evenly_spaced(args.load_split(args.split), args.limit)
     records = Records(Path(f"{args.output}.json"), experiment_facts(args, dataset), writes=accelerator.is_main_process)
@@ -234,4 +234,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,15 +1,15 @@
-"""Replacing the key of an encrypted model, by its owner or by a server without any: the paper's section 3.3, measured.
+"""Replaces the key of an encrypted model, as its owner and as a server without keys: the paper's section 3.3.
 
     python examples/rotate_key.py --output outputs/rotate_key.json
     python examples/rotate_key.py --dataset data/camvid --ignore_labels 11 --limit 4 --families permutation orthogonal
 
-For every pair of families: the seconds of `rekey_model(old, new)` (the owner has both keys), of `RekeyUpdate.between`
-(the owner, once) with the size of its file, and of `apply_rekey_update` (the server, which has neither key). Training
-anew takes no part in any of it. Then the predictions under the new key are compared with those under the old one, and
-of a data set the mIoU.
+For every pair of families it measures the seconds of `rekey_model(old, new)` (the owner, who has both keys), of
+`RekeyUpdate.between` (the owner, once) with the size of its file, and of `apply_rekey_update` (the server, which has
+neither key). No training is needed. The predictions under the new key are then compared with those under the old one,
+and so is the mIoU of a data set.
 
-Afterwards the key is replaced many times over, by the one way and by the other, and the patch embedding is decrypted
-at the end: its relative distance from the plain one tells whether rounding adds up.
+Afterwards the key is replaced many times, in both ways, and the patch embedding is decrypted at the end. Its relative
+distance from the plain one tells whether rounding errors add up.
 """
 
 import copy
@@ -17,7 +17,6 @@ import itertools
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,11 +28,11 @@ from rich.table import Table
 from tqdm.auto import tqdm
 
 from hf_privseg import RekeyUpdate, SecretKey, SetrForSemanticSegmentation
-from hf_privseg.experiments.figure_images import ImageArguments, Photo, load_images
+from hf_privseg.experiments.figure_images import FigureImage, ImageArguments, load_images
 from hf_privseg.experiments.plain_models import PlainModel, load_plain_model, seeded_key
 from hf_privseg.experiments.tables import write_json
 from hf_privseg.setr.keys import FAMILIES
-from hf_privseg.training.arguments import parse_arguments
+from hf_privseg.training.arguments import parse_arguments, run_script
 from hf_privseg.training.evaluation import predict_maps
 from hf_privseg.training.metrics import MeanIoU
 
@@ -53,10 +52,14 @@ ACCURACY_COLUMNS = {
 }
 DRIFT_COLUMNS = {"families": "families", "rotations": "rotations", "rekey_model": "rekey_model", "updates": "updates"}
 
+Cell = str | int | float | None
+Row = dict[str, Cell]
+Maps = list[np.ndarray]
+
 
 @dataclass(kw_only=True)
 class Arguments(ImageArguments):
-    """What the command line takes."""
+    """The options of the script."""
 
     output: str = field(default="outputs/rotate_key.json", metadata={"help": "Where the figures go."})
     model: str | None = field(default=None, metadata={"help": "Plain checkpoint. Default: the embedded one."})
@@ -67,7 +70,7 @@ class Arguments(ImageArguments):
 
 
 def embedding(model: SetrForSemanticSegmentation) -> torch.nn.Parameter:
-    """The one weight that an encryption touches."""
+    """The weight that an encryption changes."""
     return model.base_model.embeddings.patch_embeddings.projection.weight
 
 
@@ -78,13 +81,13 @@ def distance(found: SetrForSemanticSegmentation, expected: SetrForSemanticSegmen
 
 
 def update_for(old: SecretKey, new: SecretKey, model: SetrForSemanticSegmentation) -> RekeyUpdate:
-    """What the owner sends to the server."""
+    """The update that the owner sends to the server."""
     config = model.config
     return RekeyUpdate.between(old, new, patch_size=config.patch_size, num_channels=config.num_channels)
 
 
 class Watch:
-    """Seconds since the last look."""
+    """A stopwatch that tells the seconds since it was last looked at."""
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
@@ -95,25 +98,30 @@ class Watch:
         return passed
 
 
-def predict(model: SetrForSemanticSegmentation, plain: PlainModel, photos: list[Photo], key: SecretKey) -> list:
-    """A label map of each photo, encrypted with the key."""
-    pictures = [photo.picture for photo in photos]
-    return list(predict_maps(model, plain.processor, pictures, secret_key=key, disable=True))
+def predict(
+    model: SetrForSemanticSegmentation, plain: PlainModel, images: list[FigureImage], key: SecretKey
+) -> list[np.ndarray]:
+    """A segmentation map of each image, encrypted with the key."""
+    plain_images = [image.image for image in images]
+    return list(predict_maps(model, plain.processor, plain_images, secret_key=key, disable=True))
 
 
-def mean_iou(maps: list[np.ndarray], photos: list[Photo], num_labels: int) -> float | None:
-    """Over all photos; None where there is no truth."""
-    if any(photo.labels is None for photo in photos):
+def mean_iou(maps: Maps, images: list[FigureImage], num_labels: int) -> float | None:
+    """The mIoU over all images; None if there is no truth."""
+    references = [image.labels for image in images if image.labels is not None]
+    if len(references) < len(images):
         return None
     metric = MeanIoU(num_labels)
-    metric.add_batch(predictions=maps, references=[photo.labels for photo in photos])
-    return float(metric.compute()["mean_iou"])
+    metric.add_batch(predictions=maps, references=references)
+    return metric.compute()["mean_iou"]
 
 
-def replace_key(plain: PlainModel, photos: list[Photo], before: list, families: tuple[str, str], seed: int) -> dict:
-    """One pair of families: what its two ways cost, and what became of weights and predictions.
+def replace_key(
+    plain: PlainModel, images: list[FigureImage], before: Maps, families: tuple[str, str], seed: int
+) -> Row:
+    """One pair of families -> the cost of both ways, and how far weights and predictions differ.
 
-    The keys are new objects, which have derived nothing yet: its time counts.
+    Every measurement makes its keys anew, because a key keeps what it has derived and the derivation counts.
     """
     old, new = (seeded_key(seed + n, family) for n, family in enumerate(families))
     by_owner = copy.deepcopy(plain.model).encrypt_model(old)
@@ -129,8 +137,8 @@ def replace_key(plain: PlainModel, photos: list[Photo], before: list, families: 
     watch.look()
     by_server.apply_rekey_update(update)
     apply_seconds = watch.look()
-    after = predict(by_server, plain, photos, new)
-    num_labels = plain.model.config.num_labels
+    after = predict(by_server, plain, images, new)
+    num_labels = plain.num_labels
     return {
         "old": families[0],
         "new": families[1],
@@ -141,25 +149,25 @@ def replace_key(plain: PlainModel, photos: list[Photo], before: list, families: 
         "apply_seconds": apply_seconds,
         "weight_difference": distance(by_server, by_owner),
         "equal_pixels": float(np.mean([(a == b).mean() for a, b in zip(after, before, strict=True)])),
-        "mean_iou_before": mean_iou(before, photos, num_labels),
-        "mean_iou_after": mean_iou(after, photos, num_labels),
+        "mean_iou_before": mean_iou(before, images, num_labels),
+        "mean_iou_after": mean_iou(after, images, num_labels),
     }
 
 
-def replace_in_every_pair(plain: PlainModel, photos: list[Photo], args: Arguments) -> list[dict[str, Any]]:
-    """`replace_key` for every pair of families, the predictions under each old key made once."""
+def replace_in_every_pair(plain: PlainModel, images: list[FigureImage], args: Arguments) -> list[Row]:
+    """`replace_key` for every pair of families."""
     before, rows = {}, []
     pairs = list(itertools.product(args.families, repeat=2))
     for families in tqdm(pairs, desc="pairs of families", leave=False):
         if families[0] not in before:
             key = seeded_key(args.seed, families[0])
-            before[families[0]] = predict(copy.deepcopy(plain.model).encrypt_model(key), plain, photos, key)
-        rows.append(replace_key(plain, photos, before[families[0]], families, args.seed))
+            before[families[0]] = predict(copy.deepcopy(plain.model).encrypt_model(key), plain, images, key)
+        rows.append(replace_key(plain, images, before[families[0]], families, args.seed))
     return rows
 
 
-def rotate(plain: PlainModel, families: list[str], args: Arguments) -> dict[str, Any]:
-    """Replaces the key `args.rotations` times, the families in turn -> relative error of the decrypted embedding."""
+def rotate(plain: PlainModel, families: list[str], args: Arguments) -> Row:
+    """Replace the key `args.rotations` times, the families in turn -> relative errors of the decrypted embedding."""
     key = seeded_key(args.seed, families[0])
     by_owner = copy.deepcopy(plain.model).encrypt_model(key)
     by_server = copy.deepcopy(by_owner)
@@ -172,14 +180,14 @@ def rotate(plain: PlainModel, families: list[str], args: Arguments) -> dict[str,
     return {"families": name, "rotations": args.rotations, "rekey_model": errors[0], "updates": errors[1]}
 
 
-def shown(value: Any) -> str:
+def shown(value: Cell) -> str:
     """A cell of a table."""
     if isinstance(value, float) and value:
         return f"{value:.1e}" if abs(value) < 1e-3 else f"{value:.4f}"
     return str(value)
 
 
-def print_table(rows: list[dict[str, Any]], columns: dict[str, str], title: str) -> None:
+def print_table(rows: list[Row], columns: dict[str, str], title: str) -> None:
     table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False, title=title, title_justify="left")
     for header in columns.values():
         table.add_column(escape(header), no_wrap=True)
@@ -189,11 +197,11 @@ def print_table(rows: list[dict[str, Any]], columns: dict[str, str], title: str)
 
 
 def main() -> None:
-    args: Arguments = parse_arguments(Arguments, description=__doc__)
+    args = parse_arguments(Arguments, description=__doc__)
     plain = load_plain_model(args.model, Accelerator(cpu=args.cpu).device)
-    photos = load_images(args, plain.model.config.num_labels)
-    pairs = replace_in_every_pair(plain, photos, args)
-    print_table(pairs, PAIR_COLUMNS, f"A new key, no training, {len(photos)} photos")
+    images = load_images(args, plain.num_labels)
+    pairs = replace_in_every_pair(plain, images, args)
+    print_table(pairs, PAIR_COLUMNS, f"A new key, no training, {len(images)} images")
     if pairs[0]["mean_iou_before"] is not None:
         print_table(pairs, ACCURACY_COLUMNS, "Accuracy before and after")
     turns = [[family] for family in args.families] + [args.families] * (len(args.families) > 1)
@@ -205,4 +213,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,4 @@
-"""mIoU of the conventional method, a network trained and tested on encrypted images: the paper's Table 2.
+"""mIoU of the conventional method, in which a network is trained and tested on encrypted images: the paper's Table 2.
 
     python examples/table2.py --dataset data/camvid --ignore_labels 11 --image_size 176 240 --backbone resnet-18 \
         --epochs 30 --optimizer adamw --learning_rate 1e-3 --max_minutes 12 --output_dir outputs/table2
@@ -9,20 +9,20 @@
 A cell is a cipher with its block size, shf-4 to ffx-16, or plain. For each cell and seed an FCN is trained on images
 that are encrypted with a key K after augmentation, and then tested (Kiya et al. 2022, Table 2):
 
-    correct K  test images encrypted with K: what the method is for
+    correct K  test images encrypted with K
     No-Enc     plain test images
     random K'  test images encrypted with another key
     baseline   the network of the cell `plain`, trained and tested on plain images
 
-SETR with an encrypted embedding keeps its baseline; this method pays for the encryption with the gap between baseline
-and correct K. A seed sets keys, first weights, order and augmentation. The ciphertext in [0, 1] is normalised as plain
-images are, with mean = std = 0.5. --backbone resnet-18 and resnet-50 start from scratch, a folder or Hub id from its
-weights.
+SETR with an encrypted embedding keeps its baseline; the cost of this method is the gap between baseline and correct K.
+A seed fixes keys, first weights, order and augmentation. The ciphertext in [0, 1] is normalised as plain images are,
+with mean = std = 0.5. --backbone resnet-18 and resnet-50 start from random weights, a folder or Hub id from its own.
 
-It writes results.json, results.csv and results.md (the paper's table with mean and range over the seeds, the
-trainings, and which differences exceed those between seeds), and keeps each network in models/<cell>_<seed>. A killed
-run goes on from its last checkpoint when the command is given again, to the same result unless --max_minutes ends a
-training; cells and seeds may be added then. Trainings take turns by seed, so that a whole table is there early.
+The script writes results.json, results.csv and results.md (the paper's table with mean and range over the seeds, the
+trainings, and which differences exceed those between seeds), and keeps each network in models/<cell>_<seed>. When the
+same command is given again, a killed run goes on from its last checkpoint, to the same result unless --max_minutes
+ends a training; cells and seeds may be added then. All cells of a seed are trained before the next seed, so that a
+whole table is there early.
 """
 
 import json
@@ -48,7 +48,7 @@ from hf_privseg.experiments.records import Records
 from hf_privseg.experiments.seed_statistics import comparison, spread
 from hf_privseg.experiments.table2_cells import CELLS, CONDITIONS, Cell
 from hf_privseg.experiments.tables import ResultTable, print_tables, write_csv, write_markdown
-from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments
+from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments, run_script
 from hf_privseg.training.augmentation import AugmentedDataset, JointAugmentation, collate
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.data import evenly_spaced
@@ -57,12 +57,12 @@ from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
 
 CSV_COLUMNS = ("dataset", "cell", "seed", "condition", "mean_iou", "updates", "planned_updates", "minutes")
-NOT_FACTS = {"output_dir", "cells", "seeds", "checkpoint_every", "num_workers", "cpu"}  # may change between runs
+NOT_FACTS = {"output_dir", "cells", "seeds", "checkpoint_every", "num_workers", "cpu"}  # these may change between runs
 
 
 @dataclass(kw_only=True)
 class Arguments(DataArguments, OptimizationArguments):
-    """What the command line takes."""
+    """The options of the script."""
 
     output_dir: str = field(metadata={"help": "Where networks, results.json, results.csv and results.md go."})
     image_size: list[int] = field(metadata={"help": "Height and width that images are resized to."})
@@ -85,15 +85,17 @@ class Arguments(DataArguments, OptimizationArguments):
 
     def __post_init__(self) -> None:
         if len(self.image_size) != 2:
-            raise SystemExit(f"--image_size takes height and width, got {self.image_size}")
+            raise ValueError(f"expected --image_size to be height and width, got {self.image_size}")
         for cell in map(Cell, self.cells):
             if any(side % cell.block_size for side in self.image_size):
-                raise SystemExit(f"--image_size must be multiples of the blocks of {cell.name}, got {self.image_size}")
+                raise ValueError(
+                    f"expected --image_size to be multiples of the blocks of {cell.name}, got {self.image_size}"
+                )
 
 
 @dataclass
 class Run:
-    """What all trainings and evaluations share."""
+    """The options, data and records that all trainings and evaluations share."""
 
     args: Arguments
     accelerator: Accelerator
@@ -113,26 +115,30 @@ class Run:
 
 
 def record_name(cell: Cell, seed: int, condition: str) -> str:
-    """What a result is called in results.json: "shf-4: seed 0: correct K"."""
+    """The name of a result in results.json, for example "shf-4: seed 0: correct K"."""
     return f"{cell.name}: seed {seed}: {condition}"
 
 
 def start_accelerator(args: Arguments) -> Accelerator:
     """Processes, devices and precision, as `accelerate launch` or the options say."""
     order = DataLoaderConfiguration(use_seedable_sampler=True)
-    settings = {"cpu": args.cpu, "mixed_precision": args.mixed_precision, "dataloader_config": order}
-    return Accelerator(step_scheduler_with_optimizer=False, **settings)
+    return Accelerator(
+        cpu=args.cpu,
+        mixed_precision=args.mixed_precision,
+        dataloader_config=order,
+        step_scheduler_with_optimizer=False,
+    )
 
 
 def build_model(args: Arguments, id2label: dict[int, str]) -> FcnForSemanticSegmentation:
-    """An FCN with a backbone from scratch or pretrained, and fresh heads, laid out as convolutions run fastest."""
+    """An FCN with a random or pretrained backbone and random heads, in the fastest memory layout for convolutions."""
     fields: dict[str, Any] = {"output_stride": args.output_stride, "id2label": id2label}
     fields["label2id"] = {name: index for index, name in id2label.items()}
     if args.backbone in RESNETS:
         model = FcnForSemanticSegmentation(FcnConfig(backbone_config=RESNETS[args.backbone], **fields))
     else:
         model = FcnForSemanticSegmentation.from_backbone(args.backbone, **fields)
-    return model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-arg] # transformers wraps it untyped
 
 
 def build_loader(args: Arguments, label_map: LabelMap, seed: int) -> DataLoader:
@@ -141,11 +147,11 @@ def build_loader(args: Arguments, label_map: LabelMap, seed: int) -> DataLoader:
     augmentation = JointAugmentation(size, scale_range=scale, image_size=size)
     dataset = AugmentedDataset(args.load_split(args.train_split), augmentation, label_map, seed=seed)
     if len(dataset) < args.batch_size:
-        raise SystemExit(
-            f"{args.train_split} has {len(dataset)} images, less than a batch of {args.batch_size}; use a smaller "
-            "--batch_size"
+        raise ValueError(
+            f"expected a batch of {args.batch_size} images or more in {args.train_split}, got {len(dataset)}; use a "
+            "smaller --batch_size"
         )
-    order = {"shuffle": True, "generator": torch.Generator().manual_seed(seed)}
+    order: dict[str, Any] = {"shuffle": True, "generator": torch.Generator().manual_seed(seed)}
     return DataLoader(
         dataset, args.batch_size, drop_last=True, collate_fn=collate, num_workers=args.num_workers, **order
     )
@@ -159,7 +165,7 @@ def is_over(progress: dict, total: int, args: Arguments) -> bool:
 def train_epoch(
     accelerator: Accelerator, model, optimizer, scheduler, loader, encrypt, progress: dict, bar, args, folder: Path
 ) -> None:
-    """One pass over the loader, or what is left of it; keeps `progress`, by which a killed run goes on."""
+    """One pass over the loader, or the rest of one; it keeps `progress`, with which a killed run goes on."""
     started = time.monotonic() - progress["seconds"]
     for batch in remaining_batches(accelerator, loader, progress):
         if encrypt is not None:
@@ -171,7 +177,7 @@ def train_epoch(
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-        # loss and clock are averaged over the processes, so that all of them stop at the same update
+        # Loss and time are averaged over the processes, so that all of them stop at the same update.
         seen = torch.tensor([loss.item(), time.monotonic() - started], device=accelerator.device)
         value, progress["seconds"] = accelerator.reduce(seen, reduction="mean").tolist()
         progress["loss_sum"] += value
@@ -186,7 +192,7 @@ def train_epoch(
 
 
 def train(cell: Cell, seed: int, run: Run) -> None:
-    """Trains the network of a cell, or goes on with it, and leaves it in its folder with training.json."""
+    """Train the network of a cell, or go on with it, and write it to its folder with training.json."""
     args, folder = run.args, run.folder(cell, seed)
     set_seed(seed)
     accelerator = start_accelerator(args)
@@ -219,7 +225,7 @@ def train(cell: Cell, seed: int, run: Run) -> None:
 
 
 def evaluate(cell: Cell, seed: int, run: Run) -> None:
-    """Adds the missing results of a trained cell, in the precision of its training."""
+    """Add the missing results of a trained cell, computed in the precision of its training."""
     folder = run.folder(cell, seed)
     training = json.loads((folder / "training.json").read_text())
     del training["loss"]
@@ -239,14 +245,14 @@ def evaluate(cell: Cell, seed: int, run: Run) -> None:
         run.records.add(name, row | training | {"per_category_iou": result["per_category_iou"].tolist()})
 
 
-# ----------------------------------------------------------------------------------------------------- what it says
+# ------------------------------------------------------------------------------------------------------- results
 
 
 Figures = dict[tuple[str, str], dict[int, float]]  # {(cell, condition): {seed: mIoU}}
 
 
 def figures(run: Run) -> Figures:
-    """Everything that has been evaluated."""
+    """The mIoU of everything that has been evaluated."""
     found: Figures = {}
     for row in run.records.rows.values():
         found.setdefault((row["cell"], row["condition"]), {})[row["seed"]] = row["mean_iou"]
@@ -254,7 +260,7 @@ def figures(run: Run) -> Figures:
 
 
 def comparisons(found: Figures) -> list[str]:
-    """Correct K against baseline, No-Enc and random K'; then ciphers of one block size, block sizes of one cipher."""
+    """Lines that compare correct K with baseline, No-Enc and random K', then ciphers of one block size, then sizes."""
     cells = list(dict.fromkeys(name for name, _ in found if name != "plain"))
     correct = CONDITIONS[0]
     pairs = [
@@ -273,7 +279,7 @@ def comparisons(found: Figures) -> list[str]:
 
 
 def paper_table(run: Run, found: Figures) -> ResultTable:
-    """The paper's table: a row a block size, three figures a cipher; the budget is in its title."""
+    """The paper's table: one row a block size, three figures a cipher; the title states the budget."""
     args = run.args
     start = "from scratch" if args.backbone in RESNETS else "pretrained"
     batch = args.batch_size * run.accelerator.num_processes
@@ -297,7 +303,7 @@ def paper_table(run: Run, found: Figures) -> ResultTable:
 
 
 def training_table(run: Run, found: Figures) -> ResultTable:
-    """A row a training: what it cost, whether it was cut short, and the gap to the baseline of the same seed."""
+    """One row a training: its cost, whether it was cut short, and the gap to the baseline of the same seed."""
     rows = []
     for row in run.records.rows.values():
         if row["condition"] not in ("baseline", CONDITIONS[0]):
@@ -311,7 +317,7 @@ def training_table(run: Run, found: Figures) -> ResultTable:
 
 
 def write_report(run: Run) -> tuple[list[ResultTable], list[str]]:
-    """Writes results.json, results.csv and results.md of what is there; returns tables and comparisons."""
+    """Write results.json, results.csv and results.md of all results so far -> tables and comparisons."""
     found, folder, dataset = figures(run), Path(run.args.output_dir), Path(run.args.dataset).name
     tables, lines = [paper_table(run, found), training_table(run, found)], comparisons(found)
     run.records.write(comparisons=lines)
@@ -321,7 +327,7 @@ def write_report(run: Run) -> tuple[list[ResultTable], list[str]]:
 
 
 def main() -> None:
-    args: Arguments = parse_arguments(Arguments, description=__doc__)
+    args = parse_arguments(Arguments, description=__doc__)
     accelerator = start_accelerator(args)
     dataset = evenly_spaced(args.load_split(args.split), args.limit)
     facts = {name: value for name, value in asdict(args).items() if name not in NOT_FACTS}
@@ -329,7 +335,7 @@ def main() -> None:
     facts["num_images"] = len(dataset)
     records = Records(Path(args.output_dir) / "results.json", facts, writes=accelerator.is_main_process)
     accelerator.wait_for_everyone()
-    records.write()  # from now on, other settings are another experiment
+    records.write()  # from now on the folder belongs to these settings
     run = Run(args, accelerator, dataset, records)
     for seed, cell in product(args.seeds, map(Cell, args.cells)):
         if all(record_name(cell, seed, condition) in records.rows for condition in cell.conditions):
@@ -345,4 +351,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

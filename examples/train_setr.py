@@ -1,4 +1,4 @@
-"""Trains SETR on plain images, with Accelerate: one process, several, or GPUs, by the same file.
+"""Trains SETR on plain images with Accelerate, in one process or several, on CPUs or GPUs.
 
     python examples/train_setr.py --dataset data/camvid --vit path/to/vit --output_dir outputs/setr --ignore_labels 11
     python examples/train_setr.py --dataset path/to/cityscapes --preset cityscapes --crop_size 768 --vit ...
@@ -6,28 +6,29 @@
         --eval_split validation --vit ...
     accelerate launch --config_file examples/accelerate_configs/multi_gpu.yaml examples/train_setr.py ...
 
-The model is trained on plain images. Encrypting it afterwards, `model.encrypt_model(secret_key)`, needs no training.
+The trained model is plain. `model.encrypt_model(secret_key)` encrypts it afterwards, without further training.
 
-A run that was stopped, at any moment, goes on from its last checkpoint when the same command is given again, and ends
-with the weights that an uninterrupted run ends with. output_dir then holds the final model, `best` (the highest
-validation mIoU), `checkpoints`, TensorBoard logs and log.jsonl.
+When the same command is given again, a run that was stopped goes on from its last checkpoint, and ends with the
+weights of an uninterrupted run. output_dir then holds the final model, `best` (the highest validation mIoU),
+`checkpoints`, TensorBoard logs and log.jsonl.
 """
 
 import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from huggingface_hub import create_repo, upload_folder
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hf_privseg import EncryptionStateError, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.catalog.datasets import PRESETS
-from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments
+from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments, run_script
 from hf_privseg.training.augmentation import AugmentedDataset, AugmentedStream, JointAugmentation, collate
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.evaluation import evaluate_mean_iou
@@ -39,7 +40,7 @@ PATHS = ("dataset", "output_dir", "vit", "checkpoint", "id2label", "label_map")
 
 @dataclass(kw_only=True)
 class Arguments(DataArguments, OptimizationArguments):
-    """What the command line takes."""
+    """The options of the script."""
 
     output_dir: str = field(metadata={"help": "Where the model, checkpoints and logs go."})
     vit: str | None = field(default=None, metadata={"help": "Pretrained HF ViT (folder or Hub id) to start from."})
@@ -73,7 +74,7 @@ class Arguments(DataArguments, OptimizationArguments):
 
 
 def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSegmentation:
-    """A ViT with a fresh decoder, or an existing SETR; a decoder of another type or other classes starts anew."""
+    """A ViT with a random decoder, or an existing SETR, whose decoder is random too if its type or classes change."""
     fields = {name: getattr(args, name) for name in ("use_auxiliary_head", "drop_path_rate", "use_cls_token")}
     fields |= {"decoder_type": args.decoder, "id2label": id2label}
     fields["label2id"] = {name: index for index, name in id2label.items()}
@@ -82,7 +83,7 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSeg
     if args.vit and not args.checkpoint:
         return SetrForSemanticSegmentation.from_vit(args.vit, **fields)
     if not args.checkpoint or args.vit:
-        raise SystemExit("Expected either --vit (a pretrained ViT) or --checkpoint (a SETR), and not both.")
+        raise ValueError("expected either --vit (a pretrained ViT) or --checkpoint (a SETR), got both or neither")
     config = SetrConfig.from_pretrained(args.checkpoint)
     if config.encryption is not None and not args.allow_encrypted:
         raise EncryptionStateError(
@@ -100,13 +101,13 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSeg
 
 def build_loader(args: Arguments, label_map: LabelMap) -> DataLoader:
     """Shuffled, augmented batches; the order and each sample depend on the seed and the epoch alone."""
-    train = args.load_split(args.train_split, streaming=args.streaming)
     augmentation = JointAugmentation(args.crop_size, args.resize_factor, (args.scale_range[0], args.scale_range[1]))
     if args.streaming:
-        dataset = AugmentedStream(train, augmentation, label_map, seed=args.seed, buffer_size=args.shuffle_buffer)
-        order = {}
+        stream, buffer_size = args.load_split(args.train_split, streaming=True), args.shuffle_buffer
+        dataset: Dataset = AugmentedStream(stream, augmentation, label_map, seed=args.seed, buffer_size=buffer_size)
+        order: dict[str, Any] = {}
     else:
-        dataset = AugmentedDataset(train, augmentation, label_map, seed=args.seed)
+        dataset = AugmentedDataset(args.load_split(args.train_split), augmentation, label_map, seed=args.seed)
         order = {"shuffle": True, "generator": torch.Generator().manual_seed(args.seed)}
     return DataLoader(
         dataset, args.batch_size, drop_last=True, collate_fn=collate, num_workers=args.num_workers, **order
@@ -114,7 +115,7 @@ def build_loader(args: Arguments, label_map: LabelMap) -> DataLoader:
 
 
 def save_model(accelerator: Accelerator, model, processor, folder: Path, half_weights: bool) -> None:
-    """Model and processor as `from_pretrained` reads them, in all of its precision or in half of it."""
+    """Write model and processor as `from_pretrained` reads them, the weights as they are or as fp16."""
     plain = accelerator.unwrap_model(model)
     state = accelerator.get_state_dict(model)
     if half_weights:
@@ -125,11 +126,11 @@ def save_model(accelerator: Accelerator, model, processor, folder: Path, half_we
 
 
 def describe_training(folder: Path, recipe: dict) -> None:
-    """Writes training.json, and a section of the model card with the recipe and the figures of the last evaluation."""
+    """Write training.json, and a section of the model card with the recipe and the figures of the evaluations."""
     (folder / "training.json").write_text(json.dumps(recipe, indent=1))
     card, arguments = folder / "README.md", recipe["arguments"]
     text = card.read_text(encoding="utf-8").partition("\n## Training\n")[0]
-    # A card is published: of local paths it tells the last part alone.
+    # The card is published, so it shows the last part of a local path alone.
     shown = {name: Path(value).name if name in PATHS and value else value for name, value in arguments.items()}
     options = " ".join(f"--{name} {value}" for name, value in shown.items() if value not in (None, False))
     evaluations = [row for row in recipe["history"] if "mean_iou" in row]
@@ -144,7 +145,7 @@ def describe_training(folder: Path, recipe: dict) -> None:
 
 
 def start_accelerator(args: Arguments) -> Accelerator:
-    """Processes, devices, precision and TensorBoard, as `accelerate launch` or the options say; seeds everything."""
+    """The processes, devices and precision that `accelerate launch` or the options ask for; everything is seeded."""
     accelerator = Accelerator(
         cpu=args.cpu,
         mixed_precision=args.mixed_precision,
@@ -160,17 +161,17 @@ def start_accelerator(args: Arguments) -> Accelerator:
 
 
 def total_updates(args: Arguments, loader: DataLoader) -> int:
-    """--max_steps, or as many updates as --epochs passes over the data have."""
+    """The number of updates: --max_steps, or that of --epochs passes over the data."""
     if args.max_steps is not None:
         return args.max_steps
     if args.streaming:
-        raise SystemExit("A streamed data set does not know its length: give --max_steps, the number of updates.")
-    # at least one, so that the loop begins, and says what is wrong with an empty loader
+        raise ValueError("a streamed data set does not know its length: give --max_steps, the number of updates")
+    # At least one, so that the loop starts and reports an empty loader.
     return max(math.ceil(len(loader) / args.gradient_accumulation_steps) * args.epochs, 1)
 
 
 def finish(accelerator: Accelerator, model, processor, history: list[dict], args: Arguments) -> None:
-    """The final model with its card, and where asked for, on the Hub: what the folder holds, and no checkpoint."""
+    """Write the final model with its card, and publish it on the Hub if asked; checkpoints stay local."""
     output_dir = Path(args.output_dir)
     save_model(accelerator, model, processor, output_dir, args.half_weights)
     if accelerator.is_main_process:
@@ -187,7 +188,7 @@ def finish(accelerator: Accelerator, model, processor, history: list[dict], args
 
 
 def train_epoch(accelerator: Accelerator, model, optimizer, scheduler, loader, progress: dict, bar, args) -> None:
-    """One pass over the loader, or what is left of it; keeps `progress`, by which a killed run goes on."""
+    """One pass over the loader, or the rest of one; it keeps `progress`, with which a killed run goes on."""
     model.train()
     for batch in remaining_batches(accelerator, loader, progress):
         with accelerator.accumulate(model):
@@ -213,7 +214,7 @@ def train_epoch(accelerator: Accelerator, model, optimizer, scheduler, loader, p
 
 
 def main() -> None:
-    args: Arguments = parse_arguments(Arguments, description=__doc__)
+    args = parse_arguments(Arguments, description=__doc__)
     accelerator = start_accelerator(args)
     id2label = args.load_class_names()
     label_map = args.load_label_map(len(id2label))
@@ -233,8 +234,8 @@ def main() -> None:
     while progress["step"] < total:
         train_epoch(accelerator, model, optimizer, scheduler, loader, progress, bar, args)
         if not progress["batches"]:
-            raise SystemExit(
-                f"{args.train_split} gave no batch of {args.batch_size} images; use a smaller --batch_size."
+            raise ValueError(
+                f"{args.train_split} gave no batch of {args.batch_size} images; use a smaller --batch_size"
             )
         progress["epoch"] += 1
         record = {name: progress[name] for name in ("epoch", "step")}
@@ -254,4 +255,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,20 +1,22 @@
-"""The same training with `transformers.Trainer`, for those who have a Trainer set-up already.
+"""Trains SETR on plain images with `transformers.Trainer`, for those who use a Trainer already.
 
     python examples/train_setr_trainer.py --dataset data/camvid --vit path/to/vit --output_dir outputs/trainer \
         --remove_unused_columns False --num_train_epochs 12 --learning_rate 6e-5 --per_device_train_batch_size 8
 
-All of `transformers.TrainingArguments` are options. What is worth a look: label maps are compared at their own size,
-and neither logits nor predictions of the data set are kept, since `batch_eval_metrics` counts batch by batch.
+All of `transformers.TrainingArguments` are options. Predictions are compared with segmentation maps at the size of the
+maps. `batch_eval_metrics` counts batch by batch, so that neither logits nor predictions of the data set are kept.
 """
 
 from dataclasses import dataclass, field
 
+import datasets
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
-from hf_privseg.training.arguments import DataArguments, parse_arguments
+from hf_privseg.training.arguments import DataArguments, parse_arguments, run_script
 from hf_privseg.training.augmentation import AugmentedDataset, JointAugmentation, collate
 from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.metrics import MeanIoU
@@ -22,7 +24,7 @@ from hf_privseg.training.metrics import MeanIoU
 
 @dataclass(kw_only=True)
 class Arguments(DataArguments):
-    """What the command line takes besides TrainingArguments."""
+    """The options of the script besides TrainingArguments."""
 
     vit: str = field(metadata={"help": "Pretrained HF ViT (folder or Hub id) to start from."})
     decoder: str = field(default="naive", metadata={"help": "naive, pup or mla."})
@@ -31,9 +33,9 @@ class Arguments(DataArguments):
 
 
 class EvaluationDataset(Dataset):
-    """Whole images on the patch grid, with label maps at their own size."""
+    """A data set of whole images on the patch grid, with segmentation maps at their own size."""
 
-    def __init__(self, rows, processor: SetrImageProcessor, label_map: LabelMap):
+    def __init__(self, rows: datasets.Dataset, processor: SetrImageProcessor, label_map: LabelMap):
         self.rows, self.processor, self.label_map = rows, processor, label_map
 
     def __len__(self) -> int:
@@ -46,19 +48,19 @@ class EvaluationDataset(Dataset):
 
 
 def predicted_maps(outputs, labels: torch.Tensor) -> torch.Tensor:
-    """Logits -> predictions `(batch, height, width)` at the size of the labels: all that a batch leaves behind."""
+    """Logits -> predictions `(batch, height, width)` at the size of the labels."""
     logits = outputs[0] if isinstance(outputs, tuple) else outputs
     return torch.nn.functional.interpolate(logits, size=labels.shape[-2:], mode="bilinear").argmax(dim=1)
 
 
 class StreamingMetric:
-    """`compute_metrics` for `batch_eval_metrics=True`: counts each batch, and computes with the last one."""
+    """A `compute_metrics` for `batch_eval_metrics=True` that counts each batch and computes with the last one."""
 
     def __init__(self, num_labels: int):
         self.metric = MeanIoU(num_labels)
 
     def __call__(self, batch: EvalPrediction, compute_result: bool = False) -> dict[str, float]:
-        self.metric.add_batch(predictions=batch.predictions.cpu().numpy(), references=batch.label_ids.cpu().numpy())
+        self.metric.add_batch(predictions=np.asarray(batch.predictions), references=np.asarray(batch.label_ids))
         if not compute_result:
             return {}
         result = self.metric.compute()
@@ -92,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

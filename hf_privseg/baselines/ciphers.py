@@ -1,7 +1,7 @@
 """The block ciphers of the conventional method (Kiya et al., J. Imaging 2022, Table 2): SHF, NP and FFX.
 
 An image is cut into blocks of block_size x block_size pixels, and every block is encrypted with the same key. A block
-is flattened (row, column, channel) to L = channels * block_size**2 values in [0, 1]. What a key stands for:
+is flattened (row, column, channel) to L = channels * block_size**2 values in [0, 1]. The key decides on:
 
     cipher      values of a block                                          drawn from the key
     ShfCipher   moved: x'[i] = x[order[i]]                                 an order of L
@@ -10,10 +10,10 @@ is flattened (row, column, channel) to L = channels * block_size**2 values in [0
                 mask, and 255 x[i] / max(table) elsewhere                  a table 0..255 -> 0..999
 
 The definitions are those of the published code. The convolutions of a usual network do not run on the grid of the
-blocks, so that no key can be folded into them afterwards: the network is trained on encrypted images, with one key for
-good.
+blocks, so that a key cannot be folded into them afterwards. The network is trained on encrypted images instead, and
+keeps their key for good.
 
-A `SecretKey` of any family serves: its family enters the labels of the streams and nothing else. The purposes are
+A `SecretKey` of any family will do: its family enters the labels of the streams alone. The purposes are
 "shf-order", "np-mask", "ffx-mask" (all with the block length L) and "ffx-table" (with 1000).
 
 All three protect visually and none is encryption in the cryptographic sense: SHF keeps the histogram of every block,
@@ -37,7 +37,7 @@ class BlockwiseCipher(ABC):
     """An invertible map on the blocks of an image with values in [0, 1].
 
     Attributes:
-        name: what tables call it.
+        name: its name in tables.
         block_size: height and width of a block in pixels.
         num_channels: channels of the image.
         block_length: L = num_channels * block_size**2.
@@ -96,7 +96,7 @@ class BlockwiseCipher(ABC):
 
     @abstractmethod
     def _derive(self, key: SecretKey) -> None:
-        """Keep what the maps need."""
+        """Derive and keep the numbers that the two maps need."""
 
     @abstractmethod
     def _encrypt_rows(self, rows: torch.Tensor) -> torch.Tensor:
@@ -150,13 +150,13 @@ class BlockwiseCipher(ABC):
     def __getstate__(self) -> NoReturn:
         """Refuse pickle, copy and deepcopy: a cipher holds its key in another form."""
         raise TypeError(
-            "a cipher is neither pickled nor copied, for it holds the secret; pass the path of a key file and make "
+            "a cipher is neither pickled nor copied, since it holds the secret; pass the path of a key file and make "
             "the cipher where it is used"
         )
 
 
 class ShfCipher(BlockwiseCipher):
-    """SHF, pixel shuffling: the L values of every block, colours included, change places. Bit-exact both ways."""
+    """SHF, pixel shuffling: the L values of every block, colours included, are permuted. Bit-exact both ways."""
 
     name: ClassVar[str] = "SHF"
 
@@ -172,7 +172,7 @@ class ShfCipher(BlockwiseCipher):
 
 
 class NpCipher(BlockwiseCipher):
-    """NP, the negative / positive transformation: about half of the values of a block, x, become 1 - x.
+    """NP, the negative / positive transformation: about half of the values x of a block become 1 - x.
 
     Its own inverse, up to rounding (6e-8 in float32; none at 8 bits).
     """

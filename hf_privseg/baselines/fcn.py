@@ -1,9 +1,8 @@
 """A fully convolutional network: a ResNet of transformers, dilated, with the FCN head of torchvision.
 
-It takes what SETR takes, pixels in [-1, 1], and has SETR's loss, so that the processor, the data, the metric and the
-training of SETR serve it too. Paper: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic
-Segmentation", CVPR 2015; with dilated stages (output stride 8) and an auxiliary head it is the FCN that model zoos
-publish.
+It takes pixels in [-1, 1] and has SETR's loss, so that SETR's processor, data, metric and training work with it.
+Paper: Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015; with dilated
+stages (output stride 8) and an auxiliary head it is the FCN that model zoos publish.
 """
 
 from pathlib import Path
@@ -32,11 +31,11 @@ class FcnConfig(PreTrainedConfig):
 
     Args:
         backbone_config: fields of `ResNetConfig`, such as `RESNETS["resnet-18"]`. None is ResNet-50.
-        output_stride: pixels of the input a pixel of the last feature map, 8, 16 or 32. A stage that would go beyond
-            it is dilated instead; the parameters are the same for all three.
-        image_mean, image_std: what the backbone was trained with, one a channel, for pixels in [0, 1]. The default is
-            right for a backbone that is trained here.
-        use_auxiliary_head: whether an auxiliary head on the last stage but one exists. It serves training alone.
+        output_stride: side of a pixel of the last feature map in pixels of the input: 8, 16 or 32. Stages that would
+            exceed it are dilated instead; the parameters are the same for all three.
+        image_mean, image_std: the statistics that the backbone was trained with, one number a channel, for pixels in
+            [0, 1]. The default fits a backbone that is trained from scratch.
+        use_auxiliary_head: whether there is an auxiliary head on the last stage but one, for training.
         auxiliary_loss_weight: weight of its loss.
         semantic_loss_ignore_index: the label that the loss leaves out.
     """
@@ -53,7 +52,7 @@ class FcnConfig(PreTrainedConfig):
 
 
 class FcnForSemanticSegmentation(PreTrainedModel):
-    """FCN: pixels in, one score a class out, at 1 / `output_stride` of the input's size."""
+    """A fully convolutional network that maps pixels to logits, at 1 / `output_stride` of the input's size."""
 
     config: FcnConfig
     base_model_prefix = "backbone"
@@ -122,8 +121,8 @@ class FcnForSemanticSegmentation(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: a ResNet checkpoint, with a classifier or without: a folder, or an id on the
                 Hub such as microsoft/resnet-50.
-            image_mean: the mean that it was trained with, one a channel, for pixels in [0, 1]. None reads it, and
-                `image_std`, from the checkpoint's preprocessor_config.json.
+            image_mean: the mean that it was trained with, one number a channel, for pixels in [0, 1]. None reads it
+                from the checkpoint's preprocessor_config.json, and `image_std` likewise.
             image_std: the standard deviation, likewise.
             config_kwargs: fields of `FcnConfig`, for example `output_stride=16`, `id2label=...`.
 
@@ -145,10 +144,10 @@ class FcnForSemanticSegmentation(PreTrainedModel):
 
 
 def dilate(backbone: ResNetBackbone, output_stride: int) -> None:
-    """Turns, in place, the strides beyond `output_stride` into dilations of the convolutions that come after them.
+    """Turn the strides beyond `output_stride` into dilations of the convolutions that come after them, in place.
 
-    The feature maps get finer and nothing else: every second (or fourth) pixel of them, from the first on, is what the
-    ResNet had there before. Parameters and their names stay.
+    The feature maps become finer: every second or fourth pixel of them, from the first on, has the value that it had
+    before. The parameters and their names stay.
     """
     stride, dilation = 4, 1  # after the stem
     stages: Any = backbone.encoder.stages

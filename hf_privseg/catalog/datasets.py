@@ -1,4 +1,4 @@
-"""Known data sets: names and colours of their classes, and how their stored labels become classes.
+"""Known data sets: the names and colours of their classes, and how their stored labels become classes.
 
     cityscapes  19 classes. Segmentation maps hold the 34 raw ids (`*_labelIds.png`), licence plates (-1) as 255 or
                 65535.

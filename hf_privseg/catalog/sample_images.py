@@ -9,7 +9,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class SampleImage:
-    """One sample image: how it is loaded, whom to credit, and a detail that is worth a closer look.
+    """A sample image: how it is loaded, whom to credit, and a detail that is worth a closer look.
 
     Args:
         credit: a sentence for captions, with the author and the licence.
@@ -44,36 +44,36 @@ _CC_BY = "Creative Commons Attribution 2.0 (https://creativecommons.org/licenses
 
 SAMPLE_IMAGES = {
     "china": SampleImage(
-        'Photo: "china.jpg", a sample image of scikit-learn, some rights reserved by danielbuechele '
+        'Image: "china.jpg", a sample image of scikit-learn, some rights reserved by danielbuechele '
         f"(https://www.flickr.com/photos/danielbuechele/6061409035/), {_CC_BY}",
         _of_sklearn("china.jpg"),
         (95, 150, 144, 80),
     ),
     "rocket": SampleImage(
-        'Photo: "rocket" of scikit-image, by SpaceX (https://www.flickr.com/photos/spacexphotos/16511594820/), '
+        'Image: "rocket" of scikit-image, by SpaceX (https://www.flickr.com/photos/spacexphotos/16511594820/), '
         "released into the public domain.",
         _of_skimage("rocket"),
         (250, 130, 144, 80),
     ),
     "astronaut": SampleImage(
-        'Photo: "astronaut" of scikit-image, Eileen Collins, by NASA (https://flic.kr/p/r9qvLn), '
+        'Image: "astronaut" of scikit-image, Eileen Collins, by NASA (https://flic.kr/p/r9qvLn), '
         "no known copyright restrictions.",
         _of_skimage("astronaut"),
         (110, 330, 126, 98),
     ),
     "flower": SampleImage(
-        'Photo: "flower.jpg", a sample image of scikit-learn, some rights reserved by its author '
+        'Image: "flower.jpg", a sample image of scikit-learn, some rights reserved by its author '
         f"(https://www.flickr.com/photos/vultilion/6056698931/), {_CC_BY}",
         _of_sklearn("flower.jpg"),
         (250, 190, 144, 80),
     ),
     "coffee": SampleImage(
-        'Photo: "coffee" of scikit-image, by Rachel Michetti, CC0.',
+        'Image: "coffee" of scikit-image, by Rachel Michetti, CC0.',
         _of_skimage("coffee"),
         (300, 230, 144, 80),
     ),
     "chelsea": SampleImage(
-        'Photo: "chelsea" of scikit-image, by Stefan van der Walt, CC0.',
+        'Image: "chelsea" of scikit-image, by Stefan van der Walt, CC0.',
         _of_skimage("chelsea"),
         (130, 70, 144, 80),
     ),
@@ -84,11 +84,11 @@ def sample_image(name: str) -> Image.Image:
     """A name in `SAMPLE_IMAGES` -> the image, 8-bit RGB.
 
     Raises:
-        KeyError: there is no sample image of this name; the message lists them.
+        ValueError: there is no sample image of this name; the message lists them.
         ImportError: the package that ships it is not installed.
     """
     if name not in SAMPLE_IMAGES:
-        raise KeyError(f"expected a sample image among {', '.join(SAMPLE_IMAGES)}, got {name!r}")
+        raise ValueError(f"expected a sample image among {', '.join(SAMPLE_IMAGES)}, got {name!r}")
     try:
         return Image.fromarray(SAMPLE_IMAGES[name].load())
     except ImportError as error:

@@ -9,7 +9,7 @@ from ..training.arguments import DataArguments
 
 @dataclass(kw_only=True)
 class ExperimentArguments(DataArguments):
-    """What the paper's experiments have in common: plain models, images to evaluate them on, families and keys."""
+    """Options of the paper's experiments: plain models, images to evaluate them on, families and keys."""
 
     split: str = field(default="test", metadata={"help": "Split to evaluate."})
     model: str | None = field(default=None, metadata={"help": "Plain checkpoint. Default: the embedded one."})
@@ -32,11 +32,11 @@ class ExperimentArguments(DataArguments):
     def __post_init__(self) -> None:
         unknown = sorted(set(self.families) - set(FAMILIES))
         if unknown:
-            raise SystemExit(f"unknown cipher families {unknown}; choose among {', '.join(FAMILIES)}")
+            raise ValueError(f"expected --families among {', '.join(FAMILIES)}, got {', '.join(unknown)}")
         if self.limit is not None and self.limit < 1:
-            raise SystemExit(f"--limit is a number of images of at least 1, got {self.limit}")
+            raise ValueError(f"expected --limit to be a number of images of at least 1, got {self.limit}")
 
     @property
     def inference(self) -> Inference:
-        """How an image is evaluated: whole or by windows, at which scales, mirrored or not."""
+        """The options about windows, scales and mirroring as an `Inference`."""
         return Inference(self.window, self.stride, tuple(self.scales), self.flip)

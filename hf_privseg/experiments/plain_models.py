@@ -1,13 +1,15 @@
-"""Plain models that an experiment encrypts, and the seeded keys that it encrypts them with."""
+"""The plain models that an experiment encrypts, and the seeded keys that it encrypts them with."""
 
 import hashlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
 from ..checkpoints import default_checkpoint
+from ..setr.errors import EncryptionStateError
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.keys import SecretKey
 from ..setr.modeling_setr import SetrForSemanticSegmentation
@@ -16,7 +18,7 @@ from .arguments import ExperimentArguments
 
 @dataclass(frozen=True)
 class PlainModel:
-    """A model before encryption, the processor that belongs to it, and what tables call it."""
+    """A model before encryption, its processor, and its name in tables."""
 
     name: str
     source: str
@@ -24,8 +26,13 @@ class PlainModel:
     processor: SetrImageProcessor
 
     @property
+    def num_labels(self) -> int:
+        """The number of classes."""
+        return cast(int, self.model.config.num_labels)
+
+    @property
     def facts(self) -> dict[str, str]:
-        """Where it came from, its decoder, and the SHA-256 of its weights: other weights are another experiment."""
+        """Its source, its decoder, and the SHA-256 of its weights, since other weights are another experiment."""
         digest = hashlib.sha256()
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -37,17 +44,17 @@ def model_sources(args: ExperimentArguments) -> dict[str, str]:
     """The options --model and --models -> {name: folder or Hub id}; one model without a name is called "".
 
     Raises:
-        SystemExit: both options, an entry without a name, or a name twice.
+        ValueError: both options, an entry without a name, or one name twice.
     """
     if args.models and args.model:
-        raise SystemExit("Expected either --model or --models, and not both.")
+        raise ValueError("expected either --model or --models, got both")
     if not args.models:
         return {"": args.model or str(default_checkpoint())}
     pairs = [entry.partition("=") for entry in args.models]
     names = [name for name, _, _ in pairs]
     if not all(name and path for name, _, path in pairs) or len(set(names)) < len(names):
-        raise SystemExit(
-            f"--models takes different names with their paths, as in naive=PATH mla=PATH, got {args.models}"
+        raise ValueError(
+            f"expected --models to be different names with their paths, as in naive=PATH mla=PATH, got {args.models}"
         )
     return {name: path for name, _, path in pairs}
 
@@ -58,15 +65,18 @@ def load_plain_model(source: str | None, device: torch.device | str, name: str =
     Args:
         source: the checkpoint.
         device: where the model goes.
-        name: what tables call it; by default its decoder.
+        name: its name in tables; by default its decoder's.
 
     Raises:
-        SystemExit: the model is encrypted.
+        EncryptionStateError: the model is encrypted.
     """
     source = source or str(default_checkpoint())
     model = SetrForSemanticSegmentation.from_pretrained(source).eval().to(device)
     if model.config.encryption is not None:
-        raise SystemExit(f"{source} is encrypted; the experiment encrypts models itself and starts from plain ones.")
+        raise EncryptionStateError(
+            f"expected a plain model, since the experiment encrypts it itself, got {source}, which is encrypted; "
+            "decrypt it first"
+        )
     return PlainModel(name or model.config.decoder_type, source, model, SetrImageProcessor.from_pretrained(source))
 
 
@@ -74,17 +84,18 @@ def plain_models(args: ExperimentArguments, device: torch.device | str) -> Itera
     """The models of the command line, one after another.
 
     Raises:
-        SystemExit: a model is encrypted, or its classes are not those of --id2label.
+        EncryptionStateError: a model is encrypted.
+        ValueError: the classes of a model are not those of --id2label.
     """
     for name, source in model_sources(args).items():
         plain = load_plain_model(source, device, name)
         if args.id2label and args.load_class_names() != plain.model.config.id2label:
             classes = plain.model.config.id2label
-            raise SystemExit(f"the classes of {source} are {classes}, not those of {args.id2label}.")
+            raise ValueError(f"expected a model with the classes of {args.id2label}, got {source} with {classes}")
         yield plain
 
 
 def seeded_key(seed: int, family: str) -> SecretKey:
-    """`SecretKey.from_seed` without its warning: the key of a published experiment, which protects nothing."""
+    """`SecretKey.from_seed` without its warning, for published experiments: such a key protects nothing."""
     with warnings.catch_warnings(action="ignore"):
         return SecretKey.from_seed(seed, family=family)

@@ -1,4 +1,4 @@
-"""What figures from several seeds say: mean and range, and an order only where the ranges are apart."""
+"""Figures from several seeds: their mean and range, and their order if the ranges are apart."""
 
 import math
 from collections.abc import Collection
@@ -6,17 +6,17 @@ from statistics import mean
 
 
 def spread(values: Collection[float]) -> str:
-    """Figures of several seeds -> "0.4731 (0.4702 to 0.4765)"; the figure alone for one seed, "" for none."""
+    """Figures of several seeds -> "0.4731 (0.4702 to 0.4765)"; of one seed, the figure; of none, ""."""
     if not values:
         return ""
     return f"{mean(values):.4f}" + (f" ({min(values):.4f} to {max(values):.4f})" if len(values) > 1 else "")
 
 
 def comparison(name: str, values: Collection[float], other_name: str, other_values: Collection[float]) -> str:
-    """Two figures of several seeds each -> one line on which of them is higher, as far as the seeds tell.
+    """Two figures of several seeds each -> one line that says which is higher, if the seeds tell.
 
-    Ranges that are apart may still be chance: if both figures came from one distribution, n and m seeds would be apart
-    in 2 of (n + m choose n) cases. The line gives that probability, 0.10 for three seeds each.
+    Ranges can be apart by chance: if both figures came from one distribution, those of n and m seeds would be apart in
+    2 of (n + m choose n) cases. The line gives that probability, which is 0.10 for three seeds each.
     """
     subject = f"{name} {mean(values):.4f}, {other_name} {mean(other_values):.4f}"
     if len(values) < 2 or len(other_values) < 2:

@@ -1,4 +1,4 @@
-"""The places of Table 2: a cipher with its block size, and what encrypts the images of each of its conditions."""
+"""The cells of Table 2: a cipher with its block size, and the encryption of each condition."""
 
 import re
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ CELLS = ("plain", *(f"{cipher}-{size}" for size in (4, 16) for cipher in BLOCKWI
 
 @dataclass(frozen=True)
 class Cell:
-    """One network of the table by name: plain, or a cipher and its block size as in shf-4.
+    """A network of the table by name: plain, or a cipher and its block size as in shf-4.
 
     Raises:
-        SystemExit: the name is neither.
+        ValueError: the name is neither.
     """
 
     name: str
@@ -25,7 +25,9 @@ class Cell:
     def __post_init__(self) -> None:
         known = "|".join(BLOCKWISE_CIPHERS)
         if not re.fullmatch(rf"plain|({known})-[1-9]\d*", self.name):
-            raise SystemExit(f"a cell is plain, or one of {known} with a block size as in shf-4, got {self.name}")
+            raise ValueError(
+                f"expected a cell: plain, or one of {known} with a block size as in shf-4, got {self.name!r}"
+            )
 
     @property
     def block_size(self) -> int:
@@ -34,13 +36,13 @@ class Cell:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What the network is tested on; it is trained on the first of them."""
+        """The conditions that the network is tested under; it is trained under the first of them."""
         return ("baseline",) if self.name == "plain" else CONDITIONS
 
     def encryption(self, condition: str, seed: int) -> Encrypt | None:
-        """What encrypts the images of a condition, pixels in [-1, 1] -> the same; None leaves them plain.
+        """The function that encrypts the images of a condition, pixels in [-1, 1] -> the same; None for plain images.
 
-        The keys of a seed are those of the seeds 2 seed (K) and 2 seed + 1 (K'), the same for every cell.
+        The keys are those of the seeds 2 seed (K) and 2 seed + 1 (K'), the same for every cell.
         """
         if condition in ("baseline", "No-Enc"):
             return None

@@ -1,9 +1,9 @@
-"""Results of an experiment: as a CSV, Markdown or JSON file, written as a whole, and as tables on the terminal."""
+"""Results of an experiment as CSV, Markdown and JSON files, each written as a whole, and as tables on the terminal."""
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ class ResultTable:
         return f"{self.title}:\n\n{markdown_table(self.header, self.rows)}"
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write these columns of all rows; replaces the file."""
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write these columns of all rows, overwriting the file."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
@@ -37,13 +37,13 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write values that JSON has; creates the folder and replaces the file."""
+    """Write a JSON value, making the folder and overwriting the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode(), overwrite=True)
 
 
 def write_markdown(path: Path, tables: Sequence[ResultTable], lines: Sequence[str]) -> None:
-    """Write the tables, then the lines as a list; replaces the file."""
+    """Write the tables, then the lines as a list, overwriting the file."""
     text = "\n".join([*(table.markdown() for table in tables), *(f"- {line}" for line in lines), ""])
     write_whole(path, text.encode(), overwrite=True)
 

@@ -1,37 +1,73 @@
-"""Command lines of the examples: dataclasses as options, the module's docstring as help.
+"""Command lines of the scripts: a dataclass declares the options, and the script's docstring is the help text.
 
-Options that several programs have are declared here once; a program's own dataclass inherits them.
+Options that several scripts have are declared here once; a script's own dataclass inherits them.
 """
 
 import argparse
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
+from datasets import Dataset, IterableDataset
 from transformers import HfArgumentParser
 
 from ..catalog.datasets import PRESETS
+from ..setr.errors import EncryptionStateError
 from .data import class_names, load_segmentation_dataset
 from .label_map import LabelMap
 
+Options = TypeVar("Options")
+MoreOptions = TypeVar("MoreOptions")
+
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, and keeps the lines of the description as they are."""
+    """A help text that shows defaults and keeps the lines of the description."""
+
+
+@overload
+def parse_arguments(options: type[Options], /, *, description: str | None) -> Options: ...
+
+
+@overload
+def parse_arguments(
+    options: type[Options], more: type[MoreOptions], /, *, description: str | None
+) -> tuple[Options, MoreOptions]: ...
 
 
 def parse_arguments(*dataclass_types: Any, description: str | None) -> Any:
-    """The command line -> an instance of the dataclass, or a tuple with one of each."""
+    """The command line -> an instance of the dataclass, or a tuple with one of each.
+
+    A `ValueError` of a dataclass ends the script as argparse does: one line and exit code 2.
+    """
     parser = HfArgumentParser(dataclass_types, description=description, formatter_class=_HelpFormatter)
-    parsed = parser.parse_args_into_dataclasses()
+    try:
+        parsed = parser.parse_args_into_dataclasses()
+    except ValueError as error:
+        parser.error(str(error))
     return parsed[0] if len(dataclass_types) == 1 else parsed
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's `main`. An error about its input ends it with one line and exit code 1.
+
+    With the environment variable PRIVSEG_DEBUG=1 such an error keeps its traceback. All other errors always do.
+    """
+    try:
+        main()
+    except (ValueError, OSError, ImportError, EncryptionStateError) as error:
+        if os.environ.get("PRIVSEG_DEBUG") == "1":
+            raise
+        raise SystemExit(f"error: {error}") from None
 
 
 @dataclass(kw_only=True)
 class DataArguments:
-    """Where images and label maps come from, and how stored labels become classes."""
+    """Options that say where images and segmentation maps come from, and how stored labels become classes."""
 
     dataset: str = field(metadata={"help": "Folder with images/<split> and annotations/<split>, or a Hub id."})
     image_column: str = field(default="image", metadata={"help": "Column of the images."})
-    annotation_column: str = field(default="annotation", metadata={"help": "Column of the label maps."})
+    annotation_column: str = field(default="annotation", metadata={"help": "Column of the segmentation maps."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
     preset: str | None = field(
         default=None,
@@ -59,7 +95,13 @@ class DataArguments:
         },
     )
 
-    def load_split(self, split: str, *, streaming: bool = False) -> Any:
+    @overload
+    def load_split(self, split: str) -> Dataset: ...
+
+    @overload
+    def load_split(self, split: str, *, streaming: Literal[True]) -> IterableDataset: ...
+
+    def load_split(self, split: str, *, streaming: bool = False) -> Dataset | IterableDataset:
         """A split with the columns `image` and `annotation`, as `load_segmentation_dataset` returns it."""
         columns = {name: getattr(self, name) for name in ("image_column", "annotation_column", "revision")}
         return load_segmentation_dataset(self.dataset, split=split, streaming=streaming, **columns)
@@ -69,13 +111,13 @@ class DataArguments:
         return class_names(self.dataset, self.id2label, self.preset)
 
     def load_label_map(self, num_labels: int) -> LabelMap:
-        """What turns stored annotations into `num_labels` classes."""
+        """The `LabelMap` that turns stored annotations into `num_labels` classes."""
         return LabelMap.from_files(num_labels, self.ignore_labels, self.label_map, self.reduce_labels, self.preset)
 
 
 @dataclass(kw_only=True)
 class OptimizationArguments:
-    """How long and how a network is trained, and on what; a program may have other defaults."""
+    """Options of an optimisation; a script may have other defaults."""
 
     epochs: int = field(default=16, metadata={"help": "Passes over the training split."})
     batch_size: int = field(default=8, metadata={"help": "Images a step and process."})

@@ -1,4 +1,4 @@
-"""Training samples: image and segmentation map are cropped, scaled and flipped together, then batched."""
+"""Training samples: an image and its segmentation map are scaled, cropped and flipped together, then batched."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ _PHOTOMETRIC = v2.RandomApply([v2.ColorJitter(brightness=0.125, contrast=0.5, sa
 
 @dataclass(frozen=True)
 class JointAugmentation:
-    """Image and label map -> a random crop for training: scale, crop, flip, photometric distortion.
+    """A random change of an image together with its segmentation map: scale, crop, flip, photometric distortion.
 
     Args:
         crop_size: side of the square crop, or height and width of it, in pixels.
-        resize_factor: the up-sampling that the image processor of the model applies; the scale is relative to it.
-        scale_range: the random scale, relative.
-        max_class_share: a crop is drawn again (ten times at most) while one class fills more than this.
-        image_size: height and width that every image is resized to first. None keeps its own.
+        resize_factor: the factor by which the model's image processor enlarges images; the scale is relative to it.
+        scale_range: lowest and highest random scale.
+        max_class_share: a crop is drawn again, ten times at most, while one class fills a larger share than this.
+        image_size: height and width that every image is resized to first. None keeps the image's own size.
     """
 
     crop_size: int | tuple[int, int]
@@ -61,9 +61,10 @@ class JointAugmentation:
 
 
 class _Augmented:
-    """What both kinds of data set share: labels, and an augmentation drawn from (seed, epoch, position) alone.
+    """The part that both kinds of data set share: the augmentation of a row.
 
-    So neither the number of workers and processes nor an interruption changes what a sample looks like.
+    It is drawn from (seed, epoch, position) alone, so that a sample looks the same after an interruption and with any
+    number of workers and processes.
     """
 
     def __init__(self, augmentation: JointAugmentation, label_map: LabelMap, seed: int):
@@ -71,7 +72,7 @@ class _Augmented:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Accelerate's data loaders at the start of an epoch."""
+        """Choose the epoch; Accelerate's data loaders call this at its start."""
         self.epoch = epoch
 
     def _augment(self, row: dict[str, Image.Image], *position: int) -> dict[str, torch.Tensor]:
@@ -83,7 +84,7 @@ class _Augmented:
 
 
 class AugmentedDataset(_Augmented, torch.utils.data.Dataset):
-    """A data set that is stored: row `index` of an epoch always looks the same."""
+    """A stored data set with augmentation: row `index` of an epoch always looks the same."""
 
     def __init__(self, dataset: Dataset, augmentation: JointAugmentation, label_map: LabelMap, *, seed: int):
         super().__init__(augmentation, label_map, seed)
@@ -97,9 +98,9 @@ class AugmentedDataset(_Augmented, torch.utils.data.Dataset):
 
 
 class AugmentedStream(_Augmented, torch.utils.data.IterableDataset):
-    """A data set that is fetched row by row, shuffled within a buffer, in an order that seed and epoch fix.
+    """A streamed data set with augmentation, shuffled within a buffer.
 
-    The workers of a loader share the files of the data set; the order depends on how many workers there are.
+    Seed, epoch and the number of workers fix the order: the workers of a loader share the files of the data set.
     """
 
     def __init__(
@@ -122,5 +123,5 @@ class AugmentedStream(_Augmented, torch.utils.data.IterableDataset):
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Stacks samples: pixel_values `(batch, 3, h, w)` and labels `(batch, h, w)`."""
+    """Samples -> one batch: pixel_values `(batch, 3, height, width)` and labels `(batch, height, width)`."""
     return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

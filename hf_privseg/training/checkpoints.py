@@ -1,4 +1,4 @@
-"""Checkpoints of a training run, from which it goes on after it was killed at any moment."""
+"""Checkpoints of a training run, from which the run goes on after it was killed."""
 
 import json
 import re
@@ -15,13 +15,15 @@ _NAME = re.compile(r"step_(\d+)")
 def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict, *, keep: int = 2) -> None:
     """Write model, optimizer, scheduler, random states and `progress` to `folder/step_<n>`, as a whole or not at all.
 
+    Every process of the run calls this function.
+
     Args:
-        accelerator: the one that prepared the run. Every process calls this function.
-        folder: where the checkpoints of the run are.
-        progress: values that JSON has; `progress["step"]` is the number of the checkpoint.
+        accelerator: the one that prepared the run.
+        folder: of the run's checkpoints.
+        progress: JSON values; `progress["step"]` is the number of the checkpoint.
         keep: how many of the newest checkpoints stay.
     """
-    # All processes write into one folder, so that they have to agree on its name: `new_folder` would draw one each.
+    # All processes write into one folder and must agree on its name; `new_folder` would draw a name in each of them.
     final = folder / f"step_{progress['step']}"
     unfinished = folder / f"unfinished_{progress['step']}"
     if accelerator.is_main_process:
@@ -38,7 +40,7 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict, *, k
 
 
 def load_latest_checkpoint(accelerator: Accelerator, folder: Path) -> dict | None:
-    """Load the newest checkpoint of `folder` into the prepared objects; returns its progress, or None without one."""
+    """Load the newest checkpoint of `folder` into the prepared objects -> its progress; None if there is none."""
     checkpoints = _checkpoints(folder)
     if not checkpoints:
         return None

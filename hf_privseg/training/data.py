@@ -1,4 +1,4 @@
-"""From a Hugging Face data set of images and label maps to training batches: loading, then joint augmentation."""
+"""Data sets of images and segmentation maps: how they are found, and what their classes are called."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from datasets import Dataset, Image, IterableDataset, load_dataset
 
 from ..catalog.datasets import PRESETS, preset_named
 
-_NUM_SHARDS = 8  # parts of a streamed folder: at most so many workers find something to do
+_NUM_SHARDS = 8  # parts of a streamed folder, and so the largest number of workers that share it
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 
 
@@ -24,17 +24,17 @@ def load_segmentation_dataset(
     """A data set with columns `image` (PIL) and `annotation` (PIL, label indices), in the order of the source.
 
     Args:
-        source: a folder with `images/<split>` and `annotations/<split>`, whose files share their stems (ADE20K's own
-            layout, its splits being training and validation); Cityscapes' folder, with `leftImg8bit` and `gtFine`; or
-            whatever `datasets.load_dataset` takes (a Hub id, a folder with parquet or metadata.jsonl).
-        split: the split's name.
-        image_column, annotation_column: what the columns are called there.
+        source: a folder with `images/<split>` and `annotations/<split>`, whose files share their stems (ADE20K has
+            this layout; its splits are training and validation); Cityscapes' folder, with `leftImg8bit` and `gtFine`;
+            or whatever `datasets.load_dataset` takes (a Hub id, a folder with parquet files or metadata.jsonl).
+        split: name of the split.
+        image_column, annotation_column: names of the columns in the source.
         revision: branch, tag or commit of a Hub data set.
         streaming: whether rows are fetched one by one instead of being stored first.
 
     Raises:
         FileNotFoundError: a local folder has no such split, no images, or an image without annotation.
-        KeyError: the data set has no such columns.
+        ValueError: the data set has no such columns.
     """
     folder = Path(source)
     if (folder / "images").is_dir() or (folder / "leftImg8bit").is_dir():
@@ -44,7 +44,10 @@ def load_segmentation_dataset(
     dataset = load_dataset(str(source), split=split, revision=revision, streaming=streaming)
     missing = {image_column, annotation_column} - set(dataset.column_names)
     if missing:
-        raise KeyError(f"{source} ({split}) has the columns {dataset.column_names}, and no {sorted(missing)}.")
+        raise ValueError(
+            f"expected the columns {sorted({image_column, annotation_column})} in {source} ({split}), got "
+            f"{dataset.column_names}; name yours with --image_column and --annotation_column"
+        )
     names = {image_column: "image", annotation_column: "annotation"}
     changed = {before: after for before, after in names.items() if before != after}
     return dataset.select_columns(list(names)).rename_columns(changed)
@@ -99,7 +102,7 @@ def class_names(source: str | Path, file: str | Path | None = None, preset: str 
 
 
 def evenly_spaced(dataset: Dataset, limit: int | None) -> Dataset:
-    """`limit` rows from the first to the last at equal distances; all rows where that is as many or more."""
+    """`limit` rows at equal distances, the first and the last among them; all rows if there are no more than that."""
     if limit is None or limit >= len(dataset):
         return dataset
     return dataset.select(np.linspace(0, len(dataset) - 1, limit).round().astype(int))

@@ -1,4 +1,4 @@
-"""Predictions of a model over a data set: the one loop that validation during training and the experiments share."""
+"""Predictions of a model over a data set, for validation during training and for the experiments."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
@@ -16,7 +16,7 @@ from ..setr.encrypted_image import EncryptedImage
 from ..setr.encryption_key import EncryptionKey
 from ..setr.image_processing_setr import SetrImageProcessor
 from .label_map import LabelMap
-from .metrics import MeanIoU
+from .metrics import MeanIoU, Metrics
 
 WHOLE_IMAGE = Inference()
 
@@ -31,17 +31,17 @@ def predict_maps(
     inference: Inference = WHOLE_IMAGE,
     **progress: Any,
 ) -> Iterator[np.ndarray]:
-    """Photos -> one int64 map `(height, width)` of classes each, at the photo's size; one image at a time.
+    """Images -> one int64 segmentation map `(height, width)` each, at the image's size; one image at a time.
 
     Args:
         model: in evaluation mode, plain or encrypted, on any device.
         processor: the model's.
-        images: photos, or encrypted images.
-        secret_key: encrypts each image before the model sees it. Nothing is checked against the model: the wrong key,
-            or none, is what some experiments are about.
-        encrypt: encrypts them instead of a key, as `Inference.scores` says.
-        inference: the whole image in one forward pass, windows of it, several scales, mirrored too.
-        progress: passed to the progress bar (`desc`, `total`, `disable`).
+        images: plain or encrypted images.
+        secret_key: encrypts each image before the model sees it. The key is not checked against the model, since some
+            experiments measure what a wrong key gives.
+        encrypt: encrypts the images instead of a key, as `Inference.scores` says.
+        inference: how an image is evaluated: whole, by windows, at several scales, mirrored too.
+        progress: settings of the progress bar (`desc`, `total`, `disable`).
     """
     for image in tqdm(images, leave=False, **progress):
         scores = inference.scores(model, processor, image, secret_key=secret_key, encrypt=encrypt)
@@ -57,19 +57,20 @@ def evaluate_mean_iou(
     *,
     encrypt: Encrypt | None = None,
     desc: str = "evaluate",
-) -> dict[str, Any]:
-    """mIoU over a data set at the size of its labels, as `MeanIoU.compute` returns it, the same in every process.
+) -> Metrics:
+    """`MeanIoU` over a data set, at the size of its labels and the same in every process.
 
-    Each process takes its share of the images and their counts are summed once, so no image counts twice. All
-    processes run equally many forward passes, as sharded models need it: a last one may be idle work.
+    Each process takes its share of the images, and their counts are summed once, so that no image counts twice. All
+    processes run equally many forward passes, because sharded models need that; a surplus one is not counted.
 
     Args:
-        model, processor: on any device, and what gives it its pixels.
-        dataset: columns `image` and `annotation`.
+        model: on any device.
+        processor: the model's.
+        dataset: with columns `image` and `annotation`.
         label_map: turns annotations into classes.
-        accelerator: of the run; all of its processes call this.
+        accelerator: of the run, all of whose processes call this function.
         encrypt: encrypts each image before the model sees it, as `Inference.scores` says.
-        desc: what the progress bar says.
+        desc: text of the progress bar.
     """
     was_training = model.training
     model.eval()
@@ -78,11 +79,15 @@ def evaluate_mean_iou(
     mine = range(rank, -(-size // processes) * processes, processes)
     rows = dataset.select([index % size for index in mine])
     silent = not accelerator.is_local_main_process
-    progress: dict[str, Any] = {"desc": desc, "total": len(rows), "disable": silent}
-    maps = predict_maps(model, processor, rows["image"], encrypt=encrypt, **progress)
+    maps = predict_maps(model, processor, rows["image"], encrypt=encrypt, desc=desc, total=len(rows), disable=silent)
     for index, prediction, annotation in zip(mine, maps, rows["annotation"], strict=True):
         if index < size:
             metric.add(prediction=prediction, reference=label_map(annotation))
-    metric.confusion = accelerator.reduce(torch.from_numpy(metric.confusion).to(accelerator.device)).cpu().numpy()
     model.train(was_training)
+    return compute_over_processes(metric, accelerator)
+
+
+def compute_over_processes(metric: MeanIoU, accelerator: Accelerator) -> Metrics:
+    """The metric of all that all processes have counted, the same in each; all of them call this function."""
+    metric.confusion = accelerator.reduce(torch.from_numpy(metric.confusion).to(accelerator.device)).cpu().numpy()
     return metric.compute()

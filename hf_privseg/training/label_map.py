@@ -1,4 +1,4 @@
-"""What turns stored annotations into classes: `LabelMap`, from a preset, from options, or from both."""
+"""How stored labels become classes: `LabelMap`, made from a preset, from options, or from both."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ IGNORE_INDEX = 255  # the label of pixels without a class
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Annotations as they are stored -> classes 0 .. num_labels - 1, with `IGNORE_INDEX` where a pixel has none.
+    """A translation of stored labels into classes 0 .. num_labels - 1, and `IGNORE_INDEX` where a pixel has no class.
 
     Args:
         num_labels: number of classes.
@@ -74,8 +74,8 @@ class LabelMap:
             stored = stored[..., 0]
         if stored.ndim != 2:
             raise ValueError(
-                f"expected a label map (height, width) of class indices, got shape {stored.shape}; a map of colours "
-                "must be converted to indices first"
+                f"expected a segmentation map (height, width) of class indices, got shape {stored.shape}; a map of "
+                "colours must be converted to indices first"
             )
         labels = self._table[stored]
         if (labels < 0).any():

@@ -1,31 +1,34 @@
 """Pieces of a training loop. The loops themselves are visible in examples/train_setr.py and examples/table2.py."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import DataLoaderShard
 from transformers import PreTrainedModel, get_polynomial_decay_schedule_with_warmup
 
 from .arguments import OptimizationArguments
 
+Model = TypeVar("Model", bound=torch.nn.Module)
+
 
 def build_optimizer(model: PreTrainedModel, args: OptimizationArguments) -> torch.optim.Optimizer:
-    """Encoder and heads with their learning rates; no weight decay for vectors, tokens and positions.
+    """An optimizer in which encoder and heads have their own learning rates, and matrices alone have weight decay.
 
     Args:
-        model: its base model, by `base_model_prefix`, is the encoder.
+        model: `base_model_prefix` names its encoder.
         args: optimizer, learning_rate, head_lr_factor and weight_decay.
 
     Raises:
-        SystemExit: an optimizer other than adamw and sgd.
+        ValueError: an optimizer other than adamw and sgd.
     """
     encoder = f"{model.base_model_prefix}."
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         decays = parameter.ndim > 1 and "position_embeddings" not in name and "cls_token" not in name
         groups.setdefault((name.startswith(encoder), decays), []).append(parameter)
-    parameters: list[dict[str, Any]] = [
+    parameters = [
         {
             "params": members,
             "lr": args.learning_rate * (1 if in_encoder else args.head_lr_factor),
@@ -37,24 +40,34 @@ def build_optimizer(model: PreTrainedModel, args: OptimizationArguments) -> torc
         return torch.optim.SGD(parameters, lr=args.learning_rate, momentum=0.9)
     if args.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=args.learning_rate)
-    raise SystemExit(f"--optimizer is adamw or sgd, got {args.optimizer}")
+    raise ValueError(f"expected the optimizer adamw or sgd, got {args.optimizer!r}")
 
 
-def build_scheduler(optimizer: Any, args: OptimizationArguments, total: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """Linear warm-up, then polynomial decay to `final_lr_ratio` of the peak at the update `total`."""
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, args: OptimizationArguments, total: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """A schedule of linear warm-up, then polynomial decay to `final_lr_ratio` of the peak at the update `total`."""
     last = args.learning_rate * args.final_lr_ratio
     return get_polynomial_decay_schedule_with_warmup(optimizer, args.warmup_steps, total, last, args.power)
 
 
-def with_synchronized_norms(model: Any, accelerator: Accelerator) -> Any:
-    """The model, whose batch norms see the batches of all GPUs where there are several; call it before `prepare`."""
+def with_synchronized_norms(model: Model, accelerator: Accelerator) -> Model:
+    """The model with batch norms that see the batches of all GPUs, if there are several; call it before `prepare`."""
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         return torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
 
 
-def remaining_batches(accelerator: Accelerator, loader: Any, progress: dict) -> Iterable[dict[str, torch.Tensor]]:
-    """What is left of the pass `progress["epoch"]` after its first `progress["batches"]`, in its fixed order."""
+def remaining_batches(
+    accelerator: Accelerator, loader: DataLoaderShard, progress: dict[str, Any]
+) -> Iterable[dict[str, torch.Tensor]]:
+    """The batches of the epoch `progress["epoch"]` after the first `progress["batches"]`, in their fixed order.
+
+    Args:
+        accelerator: the one that prepared the loader.
+        loader: as `accelerator.prepare` returns it.
+        progress: of the run.
+    """
     loader.set_epoch(progress["epoch"])
     batches = accelerator.skip_first_batches(loader, progress["batches"]) if progress["batches"] else loader
     batches.set_epoch(progress["epoch"])

@@ -1,30 +1,40 @@
 """Mean intersection over union of a whole data set: a streaming `evaluate` metric around one confusion matrix."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 import datasets
 import evaluate
 import numpy as np
 
 _DESCRIPTION = "Mean intersection over union of semantic segmentation, summed over the data set before dividing."
-_INPUTS = "predictions and references: integer label maps of shape (height, width), or iterables of such maps."
+_INPUTS = "predictions and references: integer maps of shape (height, width), or iterables of such maps."
+
+
+class Metrics(TypedDict):
+    """The figures of `MeanIoU`: floats in [0, 1], and `(num_labels,)` float64 with NaN where a class is absent."""
+
+    mean_iou: float
+    mean_accuracy: float
+    overall_accuracy: float
+    per_category_iou: np.ndarray
+    per_category_accuracy: np.ndarray
 
 
 class MeanIoU(evaluate.Metric):
-    """The metric `mean_iou` of `evaluate`, streaming: `add` counts a map and keeps nothing but the counts.
+    """A streaming form of the metric `mean_iou` of `evaluate`: `add` counts a map and keeps the counts alone.
 
-    It means what upstream's means: intersections and unions are summed over the data set, and divided once; pixels
-    whose reference is `ignore_index` count on neither side; a prediction that is no class counts in the reference's
-    area and in no class; a class without union is NaN and is left out of the means. It needs no network.
+    Intersections and unions are summed over the data set and divided once. Pixels whose reference is `ignore_index` do
+    not count. A prediction that is no class counts in the area of the reference and in no class. A class without union
+    is NaN and does not enter the means.
 
-    Several processes count their shares with one instance each; the sum of their `confusion` is that of the whole.
+    Several processes count their shares with one instance each, and the sum of their `confusion` is that of the whole.
 
     Args:
         num_labels: classes 0 .. num_labels - 1.
         ignore_index: the reference value of pixels that do not count, after any reduction.
-        reduce_labels: whether reference 0 (background) becomes 255 and k becomes k - 1, as ADE20K needs it.
-            Predictions are never reduced. `ignore_index` must then be 255.
+        reduce_labels: whether reference 0 (background) becomes 255 and k becomes k - 1, as in ADE20K. Predictions are
+            never reduced. `ignore_index` must then be 255.
     """
 
     def __init__(self, num_labels: int, ignore_index: int = 255, reduce_labels: bool = False, **kwargs: Any):
@@ -38,8 +48,8 @@ class MeanIoU(evaluate.Metric):
             )
         super().__init__(**kwargs)
         self.num_labels, self.ignore_index, self.reduce_labels = num_labels, ignore_index, reduce_labels
-        # A row for each value that a reference may have, one column more than classes for predictions that are none:
-        # counting everything and dropping the ignored row later is ten times faster than masking pixels.
+        # One row for each value of a reference, and one column more than classes for predictions that are no class.
+        # Counting all pixels and dropping the ignored row later is ten times faster than masking pixels.
         self._ignored_row = ignore_index if ignore_index >= 0 else num_labels
         self._counts = np.zeros((self._ignored_row + 1, num_labels + 1), np.int64)
 
@@ -53,7 +63,7 @@ class MeanIoU(evaluate.Metric):
 
     @property
     def confusion(self) -> np.ndarray:
-        """`(num_labels, num_labels + 1)` int64 counts, a row a reference class; the last column is no class."""
+        """`(num_labels, num_labels + 1)` int64 counts, one row a reference class; the last column is no class."""
         return self._counts[: self.num_labels]
 
     @confusion.setter
@@ -61,7 +71,7 @@ class MeanIoU(evaluate.Metric):
         self._counts[: self.num_labels] = counts
 
     def add(self, *, prediction: np.ndarray, reference: np.ndarray, **kwargs: Any) -> None:
-        """Counts one map.
+        """Count one map.
 
         Args:
             prediction: integers `(height, width)`.
@@ -94,7 +104,7 @@ class MeanIoU(evaluate.Metric):
         self._counts += counts
 
     def add_batch(self, *, predictions: Iterable[np.ndarray], references: Iterable[np.ndarray], **kwargs: Any) -> None:
-        """Counts several maps, which may differ in size."""
+        """Count several maps, which may differ in size."""
         for prediction, reference in zip(predictions, references, strict=True):
             self.add(prediction=prediction, reference=reference)
 
@@ -104,20 +114,17 @@ class MeanIoU(evaluate.Metric):
         predictions: Iterable[np.ndarray] | None = None,
         references: Iterable[np.ndarray] | None = None,
         **kwargs: Any,
-    ) -> dict[str, float | np.ndarray]:
-        """Counts the given maps, if any, and returns the metric of all that was counted; starts anew afterwards.
-
-        Returns:
-            mean_iou, mean_accuracy, overall_accuracy (floats in [0, 1]), per_category_iou and per_category_accuracy
-            (`(num_labels,)` float64, NaN where a class is absent).
-        """
+    ) -> Metrics:
+        """Count the given maps, if any -> the metric of all that was counted; then start anew."""
+        if (predictions is None) != (references is None):
+            raise ValueError("expected predictions and references together, or neither, got one of the two")
         if predictions is not None and references is not None:
             self.add_batch(predictions=predictions, references=references)
         result = self._compute(confusion=self.confusion.copy())
         self._counts[:] = 0
         return result
 
-    def _compute(self, *, confusion: np.ndarray) -> dict[str, float | np.ndarray]:
+    def _compute(self, *, confusion: np.ndarray) -> Metrics:
         hits, areas = np.diag(confusion).astype(float), confusion.sum(axis=1)
         unions = areas + confusion[:, :-1].sum(axis=0) - hits
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -12,7 +12,7 @@ from helpers.tiny_setr import tiny_model
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
-from hf_privseg import SecretKey, SetrImageProcessor
+from hf_privseg import EncryptionStateError, SecretKey, SetrImageProcessor
 from hf_privseg.experiments.records import Records
 
 CONDITIONS = ("correct K", "No-Enc", "random K'")
@@ -161,18 +161,18 @@ def test_encrypted_models_and_other_classes_are_refused(inputs, models, tmp_path
     model = SetrForSemanticSegmentation.from_pretrained(models / "naive")
     model.encrypt_model(SecretKey.generate()).save_pretrained(tmp_path)
     arguments = ExperimentArguments(dataset=str(inputs / "data"), model=str(tmp_path))
-    with pytest.raises(SystemExit, match=f"{tmp_path} is encrypted; .* starts from plain ones"):
+    with pytest.raises(EncryptionStateError, match=f"expected a plain model, .* got {tmp_path}, which is encrypted"):
         next(plain_models(arguments, "cpu"))
     names = inputs / "data" / "classes.json"
     arguments = ExperimentArguments(dataset="", model=str(models / "naive"), id2label=str(names))
-    with pytest.raises(SystemExit, match=r"the classes of .*naive are .*LABEL_0.*, not those of .*classes.json"):
+    with pytest.raises(ValueError, match=r"the classes of .*classes.json, got .*naive with .*LABEL_0"):
         next(plain_models(arguments, "cpu"))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model": "a", "models": ["x=b"]}, "either --model or --models"),
+        ({"model": "a", "models": ["x=b"]}, "either --model or --models, got both"),
         ({"models": ["a"]}, r"different names with their paths.* got \['a'\]"),
         ({"models": ["x=a", "x=b"]}, r"got \['x=a', 'x=b'\]"),
     ],
@@ -182,14 +182,14 @@ def test_models_that_cannot_be_told_apart_are_refused(options, message):
     from hf_privseg.experiments.arguments import ExperimentArguments
     from hf_privseg.experiments.plain_models import model_sources
 
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(ValueError, match=message):
         model_sources(ExperimentArguments(dataset="", **options))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"families": ["rot13"]}, r"unknown cipher families \['rot13'\]; .*orthogonal"),
+        ({"families": ["rot13"]}, r"expected --families among .*orthogonal.*, got rot13"),
         ({"limit": 0}, "at least 1, got 0"),
     ],
     ids=["family", "limit"],
@@ -197,7 +197,7 @@ def test_models_that_cannot_be_told_apart_are_refused(options, message):
 def test_options_out_of_range_are_refused(options, message):
     from hf_privseg.experiments.arguments import ExperimentArguments
 
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(ValueError, match=message):
         ExperimentArguments(dataset="", **options)
 
 
@@ -213,5 +213,5 @@ def test_results_of_other_weights_under_one_name_are_refused(models, tmp_path):
     again = Records(tmp_path / "results.json", {"seed": 0}, writes=False)
     again.bind(plain)
     plain.model.decode_head.conv_seg.bias.data += 1
-    with pytest.raises(SystemExit, match=r"another experiment .model naive: weights_sha256 '[0-9a-f]{64}', not '"):
+    with pytest.raises(ValueError, match=r"another experiment .model naive: weights_sha256 '[0-9a-f]{64}', not '"):
         again.bind(plain)

@@ -232,12 +232,12 @@ def test_two_processes_share_the_images(given, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--cells", "rot13-4"), "a cell is plain, or one of shf|np|ffx with a block size as in shf-4, got rot13-4"),
-        (("--cells", "shf"), "got shf"),
-        (("--cells", "plain", "np-7"), "must be multiples of the blocks of np-7, got [32, 48]"),
-        (("--image_size", 32), "takes height and width, got [32]"),
-        (("--batch_size", 17, "--cells", "plain"), "train has 16 images, less than a batch of 17"),
-        (("--optimizer", "lbfgs", "--cells", "plain"), "--optimizer is adamw or sgd, got lbfgs"),
+        (("--cells", "rot13-4"), "expected a cell: plain, or shf|np|ffx with a block size as in shf-4, got 'rot13-4'"),
+        (("--cells", "shf"), "got 'shf'"),
+        (("--cells", "plain", "np-7"), "to be multiples of the blocks of np-7, got [32, 48]"),
+        (("--image_size", 32), "to be height and width, got [32]"),
+        (("--batch_size", 17, "--cells", "plain"), "expected a batch of 17 images or more in train, got 16"),
+        (("--optimizer", "lbfgs", "--cells", "plain"), "expected the optimizer adamw or sgd, got 'lbfgs'"),
     ],
     ids=["cipher", "no block size", "block size", "one side", "batch", "optimizer"],
 )

@@ -124,7 +124,9 @@ class TestLoading:
     def test_missing_columns_are_named(self, folder, tmp_path):
         (tmp_path / "parquet").mkdir()
         load_segmentation_dataset(folder, split="val").to_parquet(tmp_path / "parquet" / "val.parquet")
-        with pytest.raises(KeyError, match=r"\['image', 'annotation'\], and no \['mask'\]"):
+        with pytest.raises(
+            ValueError, match=r"expected the columns \['image', 'mask'\] .*, got \['image', 'annotation'\]"
+        ):
             load_segmentation_dataset(tmp_path / "parquet", split="validation", annotation_column="mask")
 
 
