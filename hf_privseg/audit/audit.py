@@ -21,6 +21,7 @@ from ..attacks.tools.priors import ImagePrior, image_prior, synthetic_prior
 from ..catalog.sample_images import SAMPLE_IMAGES
 from ..checkpoints import default_checkpoint
 from ..convert import convert_checkpoint
+from ..inference.windows import logits_of
 from ..setr import keys
 from ..setr.client_embedding import ClientEmbedding
 from ..setr.image_processing_setr import SetrImageProcessor
@@ -141,11 +142,11 @@ def segmenter(model: SetrForSemanticSegmentation) -> Callable[[np.ndarray], np.n
 
     @torch.inference_mode()
     def segment(image: np.ndarray) -> np.ndarray:
-        pixel_values = torch.from_numpy(np.ascontiguousarray(image)).to(model.device, torch.float32)[None]
+        pixel_values = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None]
         scale = min(1.0, SEGMENTED_SIDE / max(image.shape[1:]))
         size = [max(1, round(side * scale / patch_size)) * patch_size for side in image.shape[1:]]
         pixel_values = F.interpolate(pixel_values, size, mode="bilinear", antialias=True)
-        return model(pixel_values=pixel_values).logits[0].argmax(0).cpu().numpy()
+        return logits_of(model, pixel_values)[0].argmax(0).cpu().numpy()
 
     return segment
 

@@ -1,38 +1,90 @@
-"""One image through a model: what the file is, whether it fits the model, and its segmentation map."""
+"""One image through a model: what its file holds, whether it fits the model, and its segmentation map."""
 
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers import PreTrainedModel
 
 from ..setr.configuration_setr import SetrConfig
-from ..setr.encrypted_image import EncryptedImage
+from ..setr.encrypted_image import EncryptedImage, is_encrypted_image
 from ..setr.encryption_key import EncryptionKey
-from ..setr.errors import EncryptionStateError
-from ..setr.image_processing_setr import SetrImageProcessor
-from ..setr.modeling_setr import SetrForSemanticSegmentation
+from ..setr.errors import CiphertextError, EncryptionStateError
+from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
 from ..setr.public_facts import check_image_fits, check_plain_image_fits
 from ..storage.images import is_ciphertext, read_image
+from .windows import Encrypt, Inference
+
+WHOLE_IMAGE = Inference()
+MAX_MAP_PIXELS = 2**25  # of the segmentation map of an encrypted image, whose file says how large it is
+
+
+def segment_image(
+    model: PreTrainedModel,
+    processor: SetrImageProcessor,
+    image: AnyImage,
+    *,
+    secret_key: EncryptionKey | bytes | None = None,
+    encrypt: Encrypt | None = None,
+    inference: Inference = WHOLE_IMAGE,
+    max_pixels: int = MAX_MAP_PIXELS,
+) -> np.ndarray:
+    """One image, plain or encrypted -> its segmentation map, (height, width) int64, at the image's own size.
+
+    Args:
+        model: in evaluation mode, plain or encrypted, on any device. Whether the key fits it is not checked.
+        processor: the model's.
+        image: whatever the processor takes.
+        secret_key: encrypts a plain image before the model sees it.
+        encrypt: does so instead of a key, as `Inference.scores` says.
+        inference: the whole image in one forward pass, windows of it, several scales, mirrored too.
+        max_pixels: of the map of an encrypted image. The file of an encrypted image may claim any size of the plain
+            one, and the map takes 8 bytes a pixel.
+
+    Raises:
+        CiphertextError: the map of an encrypted image would have more pixels.
+        As `Inference.scores`.
+    """
+    if is_encrypted_image(image):
+        check_map_size(image, max_pixels)
+    scores = inference.scores(model, processor, image, secret_key=secret_key, encrypt=encrypt)
+    with torch.inference_mode():
+        return scores.segmentation_map().cpu().numpy()
+
+
+def check_map_size(image: EncryptedImage, max_pixels: int) -> None:
+    """Refuse an encrypted image whose segmentation map would have more than `max_pixels` pixels.
+
+    Raises:
+        CiphertextError: names both sizes.
+    """
+    height, width = image.original_size
+    if height * width > max_pixels:
+        raise CiphertextError(
+            f"expected an encrypted image whose segmentation map has at most {max_pixels} pixels, got one with an "
+            f"original size of {height} x {width}; if you trust its file, raise max_pixels"
+        )
 
 
 def prepare(
     path: Path, model: str | Path, config: SetrConfig, processor: SetrImageProcessor, secret_key: EncryptionKey | None
 ) -> EncryptedImage | Image.Image:
-    """Path of an encrypted image or a photo -> what this model takes: encrypted for an encrypted one, else a photo.
+    """Path of an image, plain or encrypted -> what this model takes: encrypted for an encrypted model, else plain.
 
     Args:
         path: the image.
         model: name of the model, for messages.
         config: of the model.
         processor: of the model.
-        secret_key: that of the model; only photos for an encrypted model need it.
+        secret_key: that of the model; only plain images for an encrypted model need it.
 
     Raises:
-        EncryptionStateError: a photo for an encrypted model without a key, or an encrypted image for a plain model.
+        EncryptionStateError: a plain image for an encrypted model without a key, or an encrypted image for a plain
+            model.
         KeyMismatchError: the image was encrypted with another key than the model.
         CiphertextError: the image is damaged, or encrypted in blocks of another size.
+        InvalidImageError: the file holds no image, or a damaged one.
     """
     names = {"subject": str(path), "model": f"the model {model}"}
     if is_ciphertext(path):
@@ -45,7 +97,7 @@ def prepare(
 
 
 def plain_image(path: Path, processor: SetrImageProcessor, secret_key: EncryptionKey | None) -> Image.Image:
-    """Path of a photo or an encrypted image -> the photo at its own size, decrypted if need be.
+    """Path of an image, plain or encrypted -> the plain image at its own size, decrypted if need be.
 
     Raises:
         EncryptionStateError: an encrypted image without a key.
@@ -53,21 +105,6 @@ def plain_image(path: Path, processor: SetrImageProcessor, secret_key: Encryptio
     if not is_ciphertext(path):
         return read_image(path)
     if secret_key is None:
-        raise EncryptionStateError(f"{path} is encrypted; to show the photo itself, give the key that it needs")
+        raise EncryptionStateError(f"{path} is encrypted; to show the image itself, give the key that it needs")
     image = EncryptedImage.from_file(path)
     return processor.decrypt(image, secret_key).resize(image.original_size[::-1])
-
-
-@torch.inference_mode()
-def segment_image(
-    model: SetrForSemanticSegmentation, processor: SetrImageProcessor, image: EncryptedImage | Image.Image
-) -> np.ndarray:
-    """An encrypted image or an upright RGB photo -> (height, width) int64 class indices, at the photo's own size."""
-    regions: list[tuple[int, int]] | None
-    if isinstance(image, Image.Image):
-        size, regions = (image.height, image.width), None
-    else:
-        size, regions = image.original_size, [image.valid_region]
-    inputs = processor(images=cast(Any, image), return_tensors="pt").to(model.device)
-    maps = processor.post_process_semantic_segmentation(model(**inputs), [size], valid_regions=regions)
-    return cast(torch.Tensor, maps[0]).cpu().numpy()

@@ -12,8 +12,8 @@ With a key, the plain image is resized, mirrored and cut, and every window is en
 never resampled, its mirror image is not the ciphertext of the mirror image, and it can be cut between blocks alone.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
 from typing import Any, cast
@@ -25,9 +25,10 @@ from transformers import PreTrainedModel
 from ..setr.encrypted_image import is_encrypted_image
 from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import CiphertextError, EncryptionStateError
-from ..setr.image_inputs import image_to_levels
-from ..setr.image_processing_setr import SetrImageProcessor
-from ..setr.patch_grid import PatchGrid, logits_to_image_size
+from ..setr.image_inputs import PlainImage
+from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
+from ..setr.image_scores import ImageScores
+from ..setr.patch_grid import PatchGrid, check_on_grid
 
 Encrypt = Callable[[torch.Tensor], torch.Tensor]
 
@@ -70,99 +71,96 @@ class Inference:
         self,
         model: PreTrainedModel,
         processor: SetrImageProcessor,
-        image: Any,
+        image: AnyImage,
         *,
         secret_key: EncryptionKey | bytes | None = None,
         encrypt: Encrypt | None = None,
-    ) -> torch.Tensor:
-        """One photo or encrypted image -> (num_labels, height, width) float32 on the model's device.
+    ) -> ImageScores:
+        """One image, plain or encrypted -> the scores of its pixels, at its own size and on the model's device.
 
-        At the photo's size. They are logits or, where there are several views, mean probabilities.
+        They are logits or, where there are several views, mean probabilities.
 
         Args:
             model: in evaluation mode, plain or encrypted. Whether the key fits it is not checked.
             processor: the model's.
-            image: a photo (PIL image, array or tensor) or an `EncryptedImage`.
-            secret_key: encrypts what the model sees of a photo.
-            encrypt: does so instead of a key, by another cipher: (1, 3, height, width) pixels in [-1, 1] of the whole
-                photo or of a window -> the same shape, for the model to see.
+            image: whatever the processor takes.
+            secret_key: encrypts what the model sees of a plain image.
+            encrypt: does so instead of a key, by another cipher: (1, channels, height, width) pixels in [-1, 1] of the
+                whole image or of a window -> the same shape, for the model to see.
 
         Raises:
             ValueError: the crop size is no multiple of the patch size; scales for a processor that does not resize.
             CiphertextError: an encrypted image, and a window off its patch grid, a scale other than 1, or `flip`.
             EncryptionStateError: an encrypted image together with a key, or `encrypt` with either.
         """
-        is_encrypted = is_encrypted_image(image)
-        if encrypt is not None and (is_encrypted or secret_key is not None):
+        if encrypt is not None and (is_encrypted_image(image) or secret_key is not None):
             raise EncryptionStateError(
-                "expected one way to encrypt a photo, got `encrypt` together with "
-                f"{'an encrypted image' if is_encrypted else 'a key'}; leave one of the two out"
+                "expected one way to encrypt an image, got `encrypt` together with "
+                f"{'an encrypted image' if is_encrypted_image(image) else 'a key'}; leave one of the two out"
             )
         patch_size = processor.patch_size
-        _check_on_grid("crop_size", self.crop_size, patch_size, ValueError)
-        if is_encrypted:
+        if self.crop_size is not None:
+            check_on_grid((self.crop_size,), patch_size, what="crop_size", advice="windows hold whole patches")
+        if is_encrypted_image(image):
             self._check_ciphertext(patch_size)
             pixel_values = processor(image, secret_key=secret_key, return_tensors="pt").pixel_values
-            return self._on_photo(model, pixel_values, image.original_size, image.valid_region, patch_size)
-        photo = image_to_levels(image, to_rgb=bool(processor.do_convert_rgb), keep_floats=not processor.do_rescale)
+            return self._of_pixels(model, pixel_values, image.original_size, image.valid_region, patch_size)
         if secret_key is not None:
             encrypt = partial(processor.encrypt_pixels, secret_key=as_encryption_key(secret_key))
+        levels = processor.to_levels(cast(PlainImage, image))
         views = [(scale, mirrored) for scale in self.scales for mirrored in (False, True)[: 1 + self.flip]]
-        total: Any = 0
-        for scale, mirrored in views:
-            scores = self._of_photo(model, processor, photo.flip(-1) if mirrored else photo, scale, encrypt)
-            scores = scores.flip(-1) if mirrored else scores
-            if len(views) == 1:
-                return scores
-            total += scores.softmax(dim=0)
-        return total / len(views)
+        scores = (self._of_view(model, processor, levels, *view, encrypt) for view in views)
+        return next(scores) if len(views) == 1 else _mean(scores, len(views))
 
-    def _of_photo(
+    def _of_view(
         self,
         model: PreTrainedModel,
         processor: SetrImageProcessor,
-        photo: torch.Tensor,
+        levels: torch.Tensor,
         scale: float,
+        mirrored: bool,
         encrypt: Encrypt | None,
-    ) -> torch.Tensor:
-        """(3, height, width) photo -> (num_labels, height, width) logits of one view of it."""
+    ) -> ImageScores:
+        """(channels, height, width) levels -> the logits of one view of them."""
         changes = _scaled(processor, scale)
-        size = (photo.shape[-2], photo.shape[-1])
+        size = (levels.shape[-2], levels.shape[-1])
         own = {field.name: getattr(processor, field.name) for field in fields(PatchGrid)}
         region = PatchGrid.of(own | changes).valid_region(size)
         changes["input_data_format"] = "channels_first"
-        pixel_values = processor(photo, return_tensors="pt", **changes).pixel_values
-        # Windows of a plain photo end where it ends, not where its padding does, as long as it is not smaller.
+        levels = levels.flip(-1) if mirrored else levels
+        pixel_values = processor(levels, return_tensors="pt", **changes).pixel_values
+        # Windows of a plain image end where it ends, not where its padding does, as long as it is not smaller.
         if self.crop_size is not None:
             height, width = (n if n >= self.crop_size else None for n in region)
             pixel_values = pixel_values[..., :height, :width]
-        return self._on_photo(model, pixel_values, size, region, processor.patch_size, encrypt)
+        scores = self._of_pixels(model, pixel_values, size, region, processor.patch_size, encrypt)
+        return replace(scores, rows=lambda first, last: scores.rows(first, last).flip(-1)) if mirrored else scores
 
-    def _on_photo(
+    def _of_pixels(
         self,
         model: PreTrainedModel,
         pixel_values: torch.Tensor,
-        photo_size: tuple[int, int],
+        size: tuple[int, int],
         valid_region: tuple[int, int],
         patch_size: int,
         encrypt: Encrypt | None = None,
-    ) -> torch.Tensor:
-        """(1, 3, height, width) resized, maybe padded pixels -> (num_labels, *photo_size) float32 logits."""
+    ) -> ImageScores:
+        """(1, channels, height, width) resized, maybe padded pixels -> the logits of an image of this size."""
         if self.crop_size is None:
-            logits = _forward(model, pixel_values, encrypt)
-            return logits_to_image_size(logits, photo_size, valid_region, patch_size).float()
+            logits = logits_of(model, pixel_values if encrypt is None else encrypt(pixel_values))
+            return ImageScores.from_logits(logits[0], size, valid_region, patch_size)
         logits = self._slide(model, pixel_values, self.crop_size, encrypt)
         height, width = valid_region
-        return logits_to_image_size(logits[:, :height, :width], photo_size, None, patch_size)
+        return ImageScores.from_logits(logits[:, :height, :width], size, None, patch_size)
 
     def _slide(
         self, model: PreTrainedModel, pixel_values: torch.Tensor, crop_size: int, encrypt: Encrypt | None
     ) -> torch.Tensor:
-        """(1, 3, height, width) -> (num_labels, height, width) float32: the mean logits of the windows on a pixel."""
+        """(1, channels, height, width) -> (num_labels, height, width) float32: the mean of the windows on a pixel."""
         total, counts = None, pixel_values.new_zeros(pixel_values.shape[-2:], dtype=torch.float32, device=model.device)
         for rows, columns in self._windows(pixel_values.shape[-2], pixel_values.shape[-1], crop_size):
             window = pixel_values[..., rows, columns]
-            logits = _forward(model, window, encrypt).float()[None]
+            logits = logits_of(model, window if encrypt is None else encrypt(window)).float()
             logits = F.interpolate(logits, size=window.shape[-2:], mode="bilinear", align_corners=False)[0]
             if total is None:
                 total = logits.new_zeros(len(logits), *counts.shape)
@@ -184,27 +182,15 @@ class Inference:
         return self.stride or max(crop_size * 2 // 3, 1)
 
     def _check_ciphertext(self, patch_size: int) -> None:
-        """Refuse what can be done to a photo before its encryption, and not to a ciphertext."""
+        """Refuse what can be done to a plain image before its encryption, and not to a ciphertext."""
         if self.scales != (1.0,) or self.flip:
             raise CiphertextError(
                 f"an encrypted image is neither resized nor mirrored, got scales={self.scales} and flip={self.flip}; "
-                "that happens before encryption: give the photo and its key, or use scales=(1.0,) and flip=False"
+                "that happens before encryption: give the plain image and its key, or use scales=(1.0,) and flip=False"
             )
         if self.crop_size is not None:
-            _check_on_grid("stride", self._stride(self.crop_size), patch_size, CiphertextError)
-
-
-def _check_on_grid(name: str, value: int | None, patch_size: int, error: type[ValueError]) -> None:
-    """Refuse a length that is no multiple of the patch size; name the nearest that is."""
-    if value is not None and value % patch_size:
-        nearest = max(1, round(value / patch_size)) * patch_size
-        what = (
-            "an encrypted image is cut between its blocks alone" if error is CiphertextError else "for whole patches"
-        )
-        raise error(
-            f"expected a {name} that is a multiple of the patch size {patch_size}, {what}, got {value}; the nearest "
-            f"is {nearest}"
-        )
+            stride, advice = self._stride(self.crop_size), "an encrypted image is cut between its blocks alone"
+            check_on_grid((stride,), patch_size, what="stride", advice=advice, error=CiphertextError)
 
 
 def _scaled(processor: SetrImageProcessor, scale: float) -> dict[str, Any]:
@@ -221,7 +207,16 @@ def _scaled(processor: SetrImageProcessor, scale: float) -> dict[str, Any]:
     return {"size": {name: max(round(side * scale), 1) for name, side in dict(processor.size).items()}}
 
 
-def _forward(model: PreTrainedModel, pixel_values: torch.Tensor, encrypt: Encrypt | None) -> torch.Tensor:
-    """(1, 3, height, width) pixels on any device -> (num_labels, any, any) logits on the model's."""
-    pixel_values = pixel_values if encrypt is None else encrypt(pixel_values)
-    return cast(torch.Tensor, model(pixel_values=pixel_values.to(model.device)).logits[0])
+def _mean(views: Iterator[ImageScores], num_views: int) -> ImageScores:
+    """Logits of several views of one image -> the mean of their probabilities; holds one sum, not every view."""
+    first = next(views)
+    total = first.whole().softmax(dim=0)
+    for view in views:
+        total += view.whole().softmax(dim=0)
+    total /= num_views
+    return replace(first, rows=lambda first_row, last_row: total[:, first_row:last_row])
+
+
+def logits_of(model: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """(batch, channels, height, width) pixels on any device -> (batch, num_labels, any, any) logits on the model's."""
+    return cast(torch.Tensor, model(pixel_values=pixel_values.to(model.device)).logits)

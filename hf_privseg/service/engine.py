@@ -166,7 +166,8 @@ class SegmentationService:
             ValueError: an unknown session, or a missing or superfluous one.
         """
         image, model = self.opened(data, session)
-        return segment_image(model, self.processor, image).astype(np.uint8)
+        found = segment_image(model, self.processor, image, max_pixels=self._max_original_pixels)
+        return found.astype(np.uint8)
 
     def opened(self, data: bytes, session: str) -> tuple[EncryptedImage, SetrForSemanticSegmentation]:
         """A container file and a session -> the image and the model that takes it, checked as `segment` says."""

@@ -242,6 +242,19 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
         height, width = images.valid_region
         return Image.fromarray(pixels[:, :height, :width].permute(1, 2, 0).contiguous().numpy())
 
+    def to_levels(self, image: PlainImage) -> torch.Tensor:
+        """One image of any kind -> (3, height, width) uint8, as a call with this processor takes it before it resizes.
+
+        Floats stay floats where `do_rescale` is off.
+
+        Raises:
+            InvalidImageError: no image, several images, a damaged one, or values out of range.
+        """
+        images = flat_images(image)
+        if len(images) != 1:
+            raise InvalidImageError(f"expected one image, got {len(images)}; take them one by one")
+        return image_to_levels(images[0], to_rgb=bool(self.do_convert_rgb), keep_floats=not self.do_rescale)
+
     def process_image(  # type: ignore[override]
         self,
         image: PlainImage,

@@ -4,9 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-
 _SIZE_KEYS = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
 
 
@@ -105,26 +102,3 @@ def whole_patches(size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     """(height, width) -> the smallest multiples of `patch_size` that hold it."""
     height, width = (-(-side // patch_size) * patch_size for side in size)
     return height, width
-
-
-def logits_to_image_size(
-    logits: torch.Tensor, image_size: tuple[int, int], valid_region: tuple[int, int] | None, patch_size: int
-) -> torch.Tensor:
-    """(num_labels, any, any) logits over a padded input -> (num_labels, *image_size) over the image, bilinearly.
-
-    The padding is cut off at the resolution of the input, before anything is resized to the image.
-
-    Args:
-        logits: over the whole input, at any resolution.
-        image_size: (height, width) of the result.
-        valid_region: (height, width) that the image covers in the input; None for all of it.
-        patch_size: side of a patch in pixels.
-    """
-    if valid_region is not None and whole_patches(valid_region, patch_size) != tuple(valid_region):
-        height, width = valid_region
-        logits = _resized(logits, whole_patches(valid_region, patch_size))[:, :height, :width]
-    return _resized(logits, image_size)
-
-
-def _resized(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]

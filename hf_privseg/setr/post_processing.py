@@ -1,12 +1,20 @@
-"""The way back: from the scores of a model to segmentation maps at the images' own sizes."""
+"""From the logits of a model to segmentation maps at the images' own sizes."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, Protocol, overload
 
 import torch
-from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
+from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput as Output
 
-from .patch_grid import PatchGrid, logits_to_image_size
+from .image_scores import ImageScores
+from .patch_grid import PatchGrid
+
+
+class HasLogits(Protocol):
+    """The output of a segmentation model."""
+
+    @property
+    def logits(self) -> Any: ...
 
 
 class SegmentationPostProcessing:
@@ -15,14 +23,34 @@ class SegmentationPostProcessing:
     patch_size: int
     do_pad: bool | None
 
+    @overload
     def post_process_semantic_segmentation(
         self,
-        outputs: Any,
+        outputs: HasLogits,
+        target_sizes: Iterable[tuple[int, int]] | torch.Tensor | None = None,
+        return_segmentation_scores: Literal[False] = False,
+        *,
+        valid_regions: Iterable[tuple[int, int]] | None = None,
+    ) -> list[torch.Tensor]: ...
+
+    @overload
+    def post_process_semantic_segmentation(
+        self,
+        outputs: HasLogits,
+        target_sizes: Iterable[tuple[int, int]] | torch.Tensor | None = None,
+        return_segmentation_scores: bool = True,
+        *,
+        valid_regions: Iterable[tuple[int, int]] | None = None,
+    ) -> list[torch.Tensor] | list[Output]: ...
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: HasLogits,
         target_sizes: Iterable[tuple[int, int]] | torch.Tensor | None = None,
         return_segmentation_scores: bool = False,
         *,
         valid_regions: Iterable[tuple[int, int]] | None = None,
-    ) -> list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]:
+    ) -> list[torch.Tensor] | list[Output]:
         """A model's output -> one (height, width) int64 map of class indices an image, at its target size.
 
         Args:
@@ -38,24 +66,24 @@ class SegmentationPostProcessing:
         Raises:
             ValueError: not as many sizes as images.
         """
-        scores = list(outputs.logits)
-        if target_sizes is not None:
+        logits = list(outputs.logits)
+        if target_sizes is None:
+            sizes = [(each.shape[-2], each.shape[-1]) for each in logits]
+            regions: list[tuple[int, int] | None] = [None] * len(sizes)
+        else:
             sizes = [(int(height), int(width)) for height, width in target_sizes]
             regions = self._valid_regions(sizes) if valid_regions is None else list(valid_regions)
-            if not len(sizes) == len(regions) == len(scores):
-                raise ValueError(
-                    f"expected a target size (and valid region) for each of the {len(scores)} images of the batch, "
-                    f"got {len(sizes)} (and {len(regions)})"
-                )
-            each = zip(scores, sizes, regions, strict=True)
-            scores = [logits_to_image_size(*item, patch_size=self.patch_size) for item in each]
-        maps = [score.argmax(dim=0) for score in scores]
+        if not len(sizes) == len(regions) == len(logits):
+            raise ValueError(
+                f"expected a target size (and valid region) for each of the {len(logits)} images of the batch, "
+                f"got {len(sizes)} (and {len(regions)})"
+            )
+        each = zip(logits, sizes, regions, strict=True)
+        each_scores = [ImageScores.from_logits(*item, patch_size=self.patch_size) for item in each]
         if not return_segmentation_scores:
-            return maps
-        return [
-            SemanticSegmentationPostProcessorOutput({"segmentation": segmentation, "segmentation_scores": score})
-            for segmentation, score in zip(maps, scores, strict=True)
-        ]
+            return [scores.segmentation_map() for scores in each_scores]
+        wholes = [scores.whole() for scores in each_scores]
+        return [Output({"segmentation": whole.argmax(dim=0), "segmentation_scores": whole}) for whole in wholes]
 
     def _valid_regions(self, sizes: list[tuple[int, int]]) -> list[tuple[int, int] | None]:
         """Sizes of images -> the part of its input that each covers by the processor's settings; None is all of it."""

@@ -11,14 +11,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..inference.segmentation import WHOLE_IMAGE, segment_image
 from ..inference.windows import Encrypt, Inference
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.encryption_key import EncryptionKey
 from ..setr.image_processing_setr import SetrImageProcessor
 from .label_map import LabelMap
 from .metrics import MeanIoU, Metrics
-
-WHOLE_IMAGE = Inference()
 
 
 def predict_maps(
@@ -44,8 +43,7 @@ def predict_maps(
         progress: settings of the progress bar (`desc`, `total`, `disable`).
     """
     for image in tqdm(images, leave=False, **progress):
-        scores = inference.scores(model, processor, image, secret_key=secret_key, encrypt=encrypt)
-        yield scores.argmax(dim=0).cpu().numpy()
+        yield segment_image(model, processor, image, secret_key=secret_key, encrypt=encrypt, inference=inference)
 
 
 def evaluate_mean_iou(

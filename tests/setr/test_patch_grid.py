@@ -1,4 +1,4 @@
-"""Sizes on the patch grid and the way back from logits to the image."""
+"""Sizes on the patch grid."""
 
 import pytest
 import torch
@@ -7,7 +7,6 @@ from hf_privseg import InvalidImageError
 from hf_privseg.setr.patch_grid import (
     PatchGrid,
     check_on_grid,
-    logits_to_image_size,
     nearest_multiple,
     whole_patches,
 )
@@ -103,27 +102,3 @@ def test_padding_is_the_nearest_level_before_centring():
 def test_padding_beyond_8_bits_is_refused():
     with pytest.raises(ValueError, match=r"pad_value in normalised units, got 128: 16448\.0 in 0\.\.255"):
         pad_level(128)
-
-
-def test_logits_are_cropped_before_they_are_resized():
-    padding_wins = torch.zeros(2, 32, 48)
-    padding_wins[0, :30, :45] = 1
-    padding_wins[1, 30:] = 9
-    padding_wins[1, :, 45:] = 9
-    scores = logits_to_image_size(padding_wins, (60, 90), (30, 45), patch_size=16)
-    assert scores.shape == (2, 60, 90)
-    assert torch.equal(scores[0], torch.ones(60, 90))
-    assert torch.equal(scores[1], torch.zeros(60, 90))
-
-
-def test_logits_keep_their_place_through_cropping():
-    ramp = torch.linspace(0, 47, 48).expand(1, 32, 48)
-    scores = logits_to_image_size(ramp, (30, 45), (30, 45), patch_size=16)
-    assert torch.equal(scores, ramp[:, :30, :45])
-
-
-def test_logits_without_padding_are_resized_once():
-    logits = torch.randn(3, 8, 12)
-    expected = torch.nn.functional.interpolate(logits[None], size=(31, 47), mode="bilinear")[0]
-    for whole in (None, (32, 48), [32, 48]):
-        assert torch.equal(logits_to_image_size(logits, (31, 47), whole, patch_size=16), expected)
