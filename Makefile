@@ -1,12 +1,16 @@
 # `make demo` and `make test` set up what they need; everything else is for people who work on the package.
+# `make help` lists the targets.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SPACE ?= build/space
 
-.PHONY: demo test check common-tests space clean
+.PHONY: help demo test check docs lowest common-tests space clean
 
-demo: $(VENV)/.installed-demo  ## encrypt a model and a photograph, segment the ciphertext in a process without the key
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: $(VENV)/.installed-demo  ## encrypt a model and an image, segment the ciphertext in a process without the key
 	$(BIN)/privseg demo --force $(if $(IMAGE),--image "$(IMAGE)") $(if $(FAMILY),--family "$(FAMILY)")
 
 test: $(VENV)/.installed-dev  ## the test suite
@@ -17,6 +21,15 @@ check: $(VENV)/.installed-dev  ## format, lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+docs: $(VENV)/.installed-docs  ## the documentation site, in build/docs; a broken link stops it
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs
+
+lowest:  ## the unit tests with the lowest version of each dependency that pyproject.toml admits, in an environment of its own
+	$(PYTHON) -m venv build/lowest
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[lowest]"
+	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest --numprocesses 2 --dist worksteal \
+	  tests/setr tests/inference tests/storage tests/attacks tests/convert
 
 common-tests: $(VENV)/.installed-dev  ## transformers' own common tests, unmodified, for all three decoders (downloads its sdist)
 	$(BIN)/python tests/run_common_tests.py

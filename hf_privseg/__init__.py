@@ -16,6 +16,8 @@ from .setr.keys import SecretKey
 from .setr.modeling_setr import SetrForSemanticSegmentation, SetrModel
 from .setr.rekey_update import RekeyUpdate
 
+__version__ = "0.2.0.dev0"
+
 AutoConfig.register("setr", SetrConfig, exist_ok=True)
 AutoModel.register(SetrConfig, SetrModel, exist_ok=True)
 AutoModelForSemanticSegmentation.register(SetrConfig, SetrForSemanticSegmentation, exist_ok=True)
@@ -36,4 +38,5 @@ __all__ = [
     "SetrImageProcessor",
     "SetrModel",
     "SetrSegmentationPipeline",
+    "__version__",
 ]
