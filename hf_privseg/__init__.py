@@ -6,6 +6,7 @@ only. The method: Kiya et al., J. Imaging 2022, 8(9), 233. What it protects from
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 
+from .any_vit.model_encryption import apply_rekey_update, decrypt_model, encrypt_model, rekey_model
 from .inference.pipeline import SetrSegmentationPipeline
 from .setr.client_embedding import ClientEmbedding
 from .setr.configuration_setr import SetrConfig
@@ -39,4 +40,8 @@ __all__ = [
     "SetrModel",
     "SetrSegmentationPipeline",
     "__version__",
+    "apply_rekey_update",
+    "decrypt_model",
+    "encrypt_model",
+    "rekey_model",
 ]

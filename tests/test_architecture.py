@@ -22,6 +22,7 @@ SHIPPED = sorted(path.stem for path in (PACKAGE / "setr").glob("*.py") if path.s
 # From the bottom up.
 LAYERS = (
     {"setr"},
+    {"any_vit"},
     {"catalog", "checkpoints", "reporting"},
     {"attacks", "baselines", "convert", "storage"},
     {"inference"},

@@ -100,7 +100,12 @@ class ClientEmbedding(PrivateFile):
             ValueError: its patch embedding is zero, or has infinite numbers or NaN.
         """
         check_plain_model(model.config.key_facts)
-        weight = model.base_model.embeddings.patch_embeddings.projection.weight.detach()
+        return cls.from_projection(model.patch_projection)
+
+    @classmethod
+    def from_projection(cls, projection: Any) -> "ClientEmbedding":
+        """The `PatchProjection` of a plain model of any class -> a new client embedding. Raises as `generate`."""
+        weight = projection.weight.detach()
         rows = weight.to("cpu", torch.float64).reshape(len(weight), -1)
         if not rows.isfinite().all() or not rows.any():
             raise ValueError(
@@ -112,9 +117,9 @@ class ClientEmbedding(PrivateFile):
         # The key only supplies randomness and is forgotten at once.
         rotation = torch.from_numpy(SecretKey.generate().haar(rank).copy())
         matrix = (u[:, :rank] * s[:rank]) @ rotation.T
-        _, num_channels, patch_size, _ = weight.shape
         fingerprint_key = secrets.token_bytes(_FINGERPRINT_KEY_BYTES)
-        return cls(matrix, fingerprint_key, patch_size=patch_size, num_channels=num_channels)
+        geometry = {"patch_size": projection.patch_size, "num_channels": projection.num_channels}
+        return cls(matrix, fingerprint_key, **geometry)
 
     @property
     def family(self) -> str:
