@@ -7,18 +7,18 @@ import typer
 
 from ..setr.keys import FAMILIES
 from .options import Force, Json, KeyFile, Model, one_of, read_key
-from .output import refuse_existing, report
+from .output import prepare_output, report
 
 if TYPE_CHECKING:
     from ..audit.report import AuditReport
 
 AUDITED = (*FAMILIES, "embedding")
 _NUM_PRIOR = 64
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 Paths = Annotated[
     list[Path],
-    typer.Argument(metavar="IMAGES...", exists=True, help="Plain photos, or folders of them: the victims."),
+    typer.Argument(metavar="IMAGES...", exists=True, help="Plain images, or folders of them: the victims."),
 ]
 
 
@@ -30,34 +30,39 @@ def audit(
     ),
     budget: Annotated[
         str,
-        one_of("--budget", choices=("quick", "full"), help="full: more numbers of images, and a trained inversion."),
+        one_of(
+            "--budget", choices=("quick", "full"), help="full tries more numbers of images, and a trained inversion."
+        ),
     ] = "quick",
     public_base: Annotated[
         Path | None,
-        typer.Option(help="Public weights that the model came from: a SETR folder, or what `privseg convert` reads."),
+        typer.Option(
+            help="Public weights that the model was trained from: a SETR folder, or what `privseg convert` reads."
+        ),
     ] = None,
     prior_images: Annotated[
         Path | None,
         typer.Option(
             exists=True,
             file_okay=False,
-            help=f"Folder of similar photos that an attacker may have; {_NUM_PRIOR} at most.",
+            help=f"Folder of similar images that an attacker may have; {_NUM_PRIOR} of them are used at most.",
         ),
     ] = None,
     family: Annotated[
-        str | None, one_of("--family", choices=AUDITED, help="Try this cipher family alone.  [default: all]")
+        str | None, one_of("--family", choices=AUDITED, help="Audit this cipher family alone.  [default: all]")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Use so many of the images, evenly spaced.")] = 64,
+    limit: Annotated[int, typer.Option(min=1, help="Number of images to use, evenly spaced.")] = 64,
     base_is_public: Annotated[
         bool | None,
         typer.Option(
             "--base-is-public/--base-is-private",
-            help="Whether the patch embedding, or weights near it, are published.  [default: public with "
-            "--public-base]",
+            help="Whether the patch embedding, or weights near it, are published.  [default: public if --public-base "
+            "is given]",
         ),
     ] = None,
     client_holds_file: Annotated[
-        bool, typer.Option("--client-file/--no-client-file", help="Whether clients can keep a secret file of 1-3 MB.")
+        bool,
+        typer.Option("--client-file/--no-client-file", help="Whether clients can keep a secret file of 1 to 3 MB."),
     ] = True,
     transport: Annotated[
         str, one_of("--transport", choices=("float", "8-bit"), help="What clients can send.")
@@ -66,10 +71,10 @@ def audit(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Measure what attackers recover from images encrypted for MODEL, and recommend a cipher family.
+    """Measure what attackers recover from images that are encrypted for MODEL, and recommend a cipher family.
 
-    Run it as the owner: it takes the plain model (an encrypted one with its key) and plain images of the kind that
-    clients will send, all of one size. Keys are drawn afresh. Needs: pip install 'hf-privseg[attacks]'.
+    It is for the owner: it takes the plain model (or an encrypted one with its key) and plain images of the kind that
+    clients will send, all of one size. It makes keys of its own. It needs: pip install 'hf-privseg[attacks]'.
     """
     from ..audit.advice import Deployment
     from ..audit.audit import audit as run_audit
@@ -78,17 +83,17 @@ def audit(
     from ..storage.models import load_model
 
     similar = [] if prior_images is None else [prior_images]
-    refuse_existing([output / "report.html", output / "report.json"], force)
+    prepare_output([output / "report.html", output / "report.json"], force=force)
     network, processor = load_model(model)
     encryption = network.config.encryption
     if encryption is not None:
         network.decrypt_model(read_key(key_file))
     result = run_audit(
         network,
-        [read_image(path) for path in _evenly(_pictures(images), limit)],
+        [read_image(path) for path in _evenly(_image_files(images), limit)],
         processor=processor,
         families=[family] if family else AUDITED,
-        prior_images=[read_image(path) for path in _evenly(_pictures(similar), _NUM_PRIOR)],
+        prior_images=[read_image(path) for path in _evenly(_image_files(similar), _NUM_PRIOR)],
         public_base=None if public_base is None else load_embedding(public_base),
         encryption=encryption,
         deployment=Deployment(
@@ -98,7 +103,6 @@ def audit(
         ),
         budget="full" if budget == "full" else "quick",
     )
-    output.mkdir(parents=True, exist_ok=True)
     result.to_html(output / "report.html")
     result.to_json(output / "report.json")
     _print_table(result, to_stderr=as_json)
@@ -112,17 +116,17 @@ def audit(
     )
 
 
-def _pictures(paths: list[Path]) -> list[Path]:
-    """Files as they are, folders replaced by the pictures in them, sorted.
+def _image_files(paths: list[Path]) -> list[Path]:
+    """The files, and in place of each folder the image files in it, sorted.
 
     Raises:
         FileNotFoundError: a folder holds none.
     """
     found: list[Path] = []
     for path in paths:
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _PICTURES) if path.is_dir() else [path]
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES) if path.is_dir() else [path]
         if not inside:
-            raise FileNotFoundError(f"expected pictures ({', '.join(_PICTURES)}) in {path}, found none")
+            raise FileNotFoundError(f"expected images ({', '.join(_IMAGE_SUFFIXES)}) in {path}, found none")
         found += inside
     return found
 

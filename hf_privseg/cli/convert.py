@@ -1,7 +1,7 @@
-"""The command `privseg convert`: a checkpoint from elsewhere becomes a SETR model's folder."""
+"""The command `privseg convert`: a checkpoint from elsewhere becomes a SETR model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,12 +11,12 @@ from .output import report
 if TYPE_CHECKING:
     from ..convert import Converted
 
-# What the conversion knows; a test compares, since to ask it here would make `privseg --help` wait for torch.
+# A test compares these with what the conversion knows; an import here would make `privseg --help` wait for torch.
 FORMATS = ("auto", "mmseg", "vit", "dinov2", "timm")
 DECODERS = ("naive", "pup", "mla")
 LABELS = ("ade20k", "cityscapes")
 
-_STATISTICS = "for pixels in 0..1, for example 0.5,0.5,0.5. Without it, what SOURCE says, or else ImageNet's."
+_STATISTICS = "for pixels in 0..1, for example 0.5,0.5,0.5. Default: what SOURCE says, or else ImageNet's."
 
 
 def convert(
@@ -24,7 +24,7 @@ def convert(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="A checkpoint: a .safetensors or PyTorch file, or a folder as transformers writes it.",
+            help="A checkpoint: a .safetensors or PyTorch file, or a folder that transformers wrote.",
         ),
     ],
     output: ModelFolder,
@@ -33,40 +33,41 @@ def convert(
         one_of(
             "--format",
             choices=FORMATS,
-            help="SETR of mmsegmentation, ViT or DeiT of Hugging Face, DINOv2 of Hugging Face, timm (and Meta's own "
-            "files), or automatic: by the names of the weights.",
+            help="mmseg: a SETR of mmsegmentation. vit: a ViT or DeiT of Hugging Face. dinov2: of Hugging Face. timm: "
+            "of timm, or Meta's own files. auto: the names of the weights decide.",
         ),
     ] = "auto",
     decoder: Annotated[
         str | None,
-        one_of("--decoder", choices=DECODERS, help="For a source that is an encoder alone.  [default: naive]"),
+        one_of("--decoder", choices=DECODERS, help="Decoder for a SOURCE that is an encoder alone.  [default: naive]"),
     ] = None,
     num_attention_heads: Annotated[
         int | None,
-        typer.Option(min=1, help="Without it, what SOURCE says, or else those of the published ViT of its size."),
+        typer.Option(min=1, help="Default: what SOURCE says, or else those of the published ViT of its size."),
     ] = None,
     labels: Annotated[
         str | None,
         one_of(
             "--labels",
             choices=LABELS,
-            help="Names the classes. Without it, the names in SOURCE, or else those of the data set that has as many "
-            "classes.",
+            help="Data set that names the classes. Default: the names in SOURCE, or else those of the data set that "
+            "has as many classes.",
         ),
     ] = None,
     image_mean: Annotated[
-        str | None, typer.Option(metavar="M,M,M", help=f"Mean that SOURCE was trained with, {_STATISTICS}")
+        str | None,
+        typer.Option(metavar="M,M,M", help=f"Mean of the pixels that SOURCE was trained with, {_STATISTICS}"),
     ] = None,
     image_std: Annotated[
-        str | None, typer.Option(metavar="S,S,S", help=f"Standard deviation likewise, {_STATISTICS}")
+        str | None, typer.Option(metavar="S,S,S", help=f"Standard deviation of these pixels, {_STATISTICS}")
     ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Convert a checkpoint from elsewhere into a SETR model that can be encrypted.
 
-    Takes SETR models of mmsegmentation, and ViT, DeiT, DINOv2 and timm encoders, which get a decoder to be trained.
-    Pickled files are read without running what is in them. The result takes pixels in [-1, 1].
+    SOURCE is a SETR of mmsegmentation, or an encoder (ViT, DeiT, DINOv2, timm), which gets a decoder that has to be
+    trained. Code in a pickled file is never run. The result takes pixels in [-1, 1].
     """
     from ..convert import convert_checkpoint
     from ..setr.files import new_folder
@@ -88,15 +89,15 @@ def convert(
     report(_facts(output, converted), *_lines(output, converted), as_json=as_json)
 
 
-def _facts(output: Path, converted: "Converted") -> dict[str, Any]:
+def _facts(output: Path, converted: "Converted") -> dict[str, object]:
     config, provenance = converted.model.config, converted.provenance
-    facts = {"path": output, "format": provenance.format, "decoder_type": config.decoder_type}
+    facts: dict[str, object] = {"path": output, "format": provenance.format, "decoder_type": config.decoder_type}
     facts |= {"num_labels": config.num_labels, "decoder_is_trained": provenance.is_trained}
     return {**facts, "folded": provenance.folded(), "not_used": provenance.dropped()}
 
 
 def _lines(output: Path, converted: "Converted") -> list[str]:
-    """What was made of the source, and what to do next."""
+    """What became of the source, and what to do next, for people."""
     config, provenance = converted.model.config, converted.provenance
     lines = [f"Wrote {output}: {provenance.format}, decoder {config.decoder_type}, {config.num_labels} classes."]
     lines += [f"Folded or added: {line}." for line in provenance.folded()]
@@ -109,7 +110,7 @@ def _lines(output: Path, converted: "Converted") -> list[str]:
         ]
     return [
         *lines,
-        "Whoever has the source can invert what this patch embedding encrypts: train it further in private.",
+        "Whoever has the source can invert images that are encrypted for this model: train it further in private.",
         f"Next: privseg encrypt-model {output} encrypted_model --key-file KEY_FILE",
     ]
 
@@ -121,4 +122,6 @@ def _numbers(text: str | None, option: str) -> list[float] | None:
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"expected {option} to be numbers with commas between, got {text!r}") from None
+        raise typer.BadParameter(
+            f"expected {option} to be numbers separated by commas, such as 0.5,0.5,0.5, got {text!r}"
+        ) from None

@@ -1,6 +1,6 @@
-"""The command `privseg info`: what a model, an encrypted image, a key file or a rekey update is, and no secret."""
+"""The command `privseg info`: the public facts about a model, an encrypted image, a key file or a rekey update."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -8,11 +8,11 @@ from .options import Json
 from .output import report
 
 _NOTES = {
-    "model": "A plain model opens whatever is encrypted for it: keep it private. An encrypted one goes to a server.",
-    "client embedding": "The file is secret: with the encrypted model it gives away every image.",
-    "secret key": "Family and fingerprint are public; what else is in the file opens images and models: keep it.",
-    "encrypted image": "It is undamaged, and goes to a server whose model has the same key fingerprint.",
-    "rekey update": "Confidential between owner and server: with one of the keys it opens what the other encrypts.",
+    "model": "Keep a plain model private: it opens whatever is encrypted for it. An encrypted model goes to a server.",
+    "client embedding": "Keep this file secret: with the encrypted model it opens every image.",
+    "secret key": "Keep this file secret: it opens images and models. Its family and fingerprint are public.",
+    "encrypted image": "The image is undamaged. It can be sent to a server whose model has the same key fingerprint.",
+    "rekey update": "Keep this file between owner and server: with one of the keys it opens what the other encrypts.",
 }
 
 
@@ -27,10 +27,10 @@ def info(
     ],
     as_json: Json = False,
 ) -> None:
-    """Show what a model or a file is: kind, key family and fingerprint, sizes, labels. Shows no secret.
+    """Show what a model or a file is: its kind, key family and fingerprint, sizes, classes. It shows no secret.
 
-    Things with the same key fingerprint belong together. Encrypted images and updates are read in full, so that damage
-    is found.
+    Things with the same key fingerprint belong together. Encrypted images and rekey updates are read in full, so that
+    damage is found.
     """
     from ..storage.inspection import inspect
 
@@ -40,8 +40,8 @@ def info(
     report(facts, *lines, _NOTES[facts["kind"]], as_json=as_json)
 
 
-def _shown(value: Any) -> str:
-    """A fact for people."""
+def _shown(value: object) -> str:
+    """A fact as text for people."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {entry}" for name, entry in value.items())
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What the commands of `privseg` have in common: arguments, options, and where a secret key is read from.
+"""The arguments and options that several commands of `privseg` share, and where a secret key is read from.
 
 A key comes from a file (`--key-file`) or the environment variable PRIVSEG_KEY, never from an argument: arguments stay
 in the shell's history, and other users of the machine see them.
@@ -6,10 +6,12 @@ in the shell's history, and other users of the machine see them.
 
 import os
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.models import OptionInfo
 
 from ..setr.errors import InvalidKeyError
 from ..setr.keys import FAMILIES, SecretKey
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "PRIVSEG_KEY"
 
 
-def one_of(option: str, *, choices: Sequence[str], help: str) -> Any:
-    """An option that takes one of these names; another one is wrong usage, and the message lists them."""
+def one_of(option: str, *, choices: Sequence[str], help: str) -> OptionInfo:
+    """An option that takes one of these names. Another name is wrong usage; the message lists the names."""
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in choices:
-            raise typer.BadParameter(f"expected one of {', '.join(choices)}, got {value!r}")
+            close = get_close_matches(value, choices, n=1)
+            question = f"; did you mean {close[0]!r}?" if close else ""
+            raise typer.BadParameter(f"expected one of {', '.join(choices)}, got {value!r}{question}")
         return value
 
     return typer.Option(option, metavar="|".join(choices), callback=check, help=help)
@@ -45,12 +49,9 @@ KeyFile = Annotated[
     ),
 ]
 Images = Annotated[
-    list[Path], typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="Files; several at once are fine.")
+    list[Path], typer.Argument(metavar="IMAGES...", exists=True, dir_okay=False, help="Image files, one or more.")
 ]
-OptionalImages = Annotated[
-    list[Path] | None, typer.Argument(metavar="IMAGE...", exists=True, dir_okay=False, help="Files.")
-]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what exists.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite what exists.")]
 Family = Annotated[str, one_of("--family", choices=FAMILIES, help="Cipher family of the key.")]
 Json = Annotated[
     bool,
@@ -59,13 +60,20 @@ Json = Annotated[
 
 
 def read_key(key_file: Path | None) -> "EncryptionKey":
-    """The key, or the client embedding, of the file, or else the key of the environment variable.
+    """The key or client embedding in the file; without a file, the key in the environment variable.
 
     Raises:
-        InvalidKeyError: there is none, or it is no key; never repeats what was found.
+        InvalidKeyError: there is none, or it is no key. The message never repeats what was found.
         OSError: the file cannot be read.
     """
     if key_file is not None:
+        if not key_file.exists():  # said before the imports, which take seconds
+            raise FileNotFoundError(
+                f"expected a key file, but {key_file} does not exist; check the path, or make a key with "
+                f"privseg keygen {key_file}"
+            )
+        if key_file.is_dir():
+            raise IsADirectoryError(f"expected a key file, got the folder {key_file}; give the file in it")
         from ..setr.encryption_key import key_from_file
 
         return key_from_file(key_file)
@@ -74,3 +82,8 @@ def read_key(key_file: Path | None) -> "EncryptionKey":
             f"expected a key, got none; give --key-file or set {KEY_VARIABLE} (privseg keygen makes a key)"
         )
     return SecretKey.from_env(KEY_VARIABLE)
+
+
+def has_key(key_file: Path | None) -> bool:
+    """Whether a key was given, in a file or in the environment variable."""
+    return key_file is not None or KEY_VARIABLE in os.environ

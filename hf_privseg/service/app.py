@@ -89,7 +89,7 @@ def serve(model: str | Path = "default", *, limits: Limits | None = None, **opti
     """Folder or Hub id of a plain or encrypted SETR, or "default" -> runs its service until it is stopped.
 
     Args:
-        model: what `privseg segment` takes.
+        model: folder, Hub id, or "default".
         limits: what clients may ask for.
         **options: of `gr.Blocks.launch`: server_name, server_port, ...
 

@@ -70,7 +70,7 @@ def check_model_folder(folder: Path, *, replace: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not replace:
-        raise FileExistsError(f"{folder} exists; choose another folder, or replace it with --force")
+        raise FileExistsError(f"{folder} exists; choose another folder, or overwrite it with --force")
     if not (folder / "config.json").is_file():
         raise FileExistsError(
             f"{folder} exists and holds no model (no config.json); it is not replaced, choose another folder"

@@ -84,11 +84,23 @@ def test_the_whole_way(encrypted):
     assert encrypted.run(*arguments)[0] == 0
     sent = EncryptedImage.from_file("sent/photo.encrypted.safetensors")
     assert (sent.family, sent.fingerprint) == ("embedding", facts["fingerprint"])
-    assert encrypted.run("segment", "model", "photo.png", "-o", "plain.png")[0] == 0
+    assert encrypted.run("segment", "--model", "model", "photo.png", "-o", "plain.png")[0] == 0
     assert (
-        encrypted.run("segment", "encrypted_model", "sent/photo.encrypted.safetensors", "-o", "received.png")[0] == 0
+        encrypted.run(
+            "segment", "--model", "encrypted_model", "sent/photo.encrypted.safetensors", "-o", "received.png"
+        )[0]
+        == 0
     )
-    photo_with_key = ["segment", "encrypted_model", "photo.png", "-o", "with_key.png", "-k", "client.embedding"]
+    photo_with_key = [
+        "segment",
+        "--model",
+        "encrypted_model",
+        "photo.png",
+        "-o",
+        "with_key.png",
+        "-k",
+        "client.embedding",
+    ]
     assert encrypted.run(*photo_with_key)[0] == 0
     for name in ("received.png", "with_key.png"):
         assert (encrypted.pixels(name) == encrypted.pixels("plain.png")).mean() > 0.98  # but for near-ties
@@ -116,7 +128,7 @@ def test_one_of_another_model_or_client_embedding_is_refused(encrypted):
 def test_an_overlay_of_a_ciphertext_is_refused_since_it_is_not_decrypted(encrypted):
     arguments = ["encrypt", "photo.png", "--model", "encrypted_model", "-o", "sent", "-k", "client.embedding"]
     assert encrypted.run(*arguments)[0] == 0
-    arguments = ["segment", "encrypted_model", "sent/photo.encrypted.safetensors", "-o", "out", "--overlay"]
+    arguments = ["segment", "--model", "encrypted_model", "sent/photo.encrypted.safetensors", "-o", "out", "--overlay"]
     code, printed = encrypted.run(*arguments, "-k", "client.embedding")
     assert code == 1
     assert "is not decrypted: of the 48 numbers of a block it holds 32" in printed

@@ -71,7 +71,7 @@ def test_a_segmenter_becomes_a_folder_that_is_used_as_any_other(run, mmseg_file,
         ("keygen", "secret.key"),
         ("encrypt-model", "converted", "encrypted", "-k", "secret.key"),
         ("encrypt", "photo.png", "--model", "encrypted", "-o", "photo.encrypted.safetensors", "-k", "secret.key"),
-        ("segment", "encrypted", "photo.encrypted.safetensors", "-o", "map.png"),
+        ("segment", "photo.encrypted.safetensors", "--model", "encrypted", "-o", "map.png"),
     ):
         code, _, err = run(*arguments)
         assert code == 0, err
@@ -143,7 +143,11 @@ def test_errors_are_one_line_and_nothing_is_written(run, mmseg_file, tmp_path, a
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--image-mean", "a,b", "expected --image-mean to be numbers with commas between, got 'a,b'"),
+        (
+            "--image-mean",
+            "a,b",
+            "expected --image-mean to be numbers separated by commas, such as 0.5,0.5,0.5, got 'a,b'",
+        ),
         ("--format", "onnx", f"expected one of {', '.join(FORMATS)}, got 'onnx'"),
         ("--decoder", "fcn", "expected one of naive, pup, mla, got 'fcn'"),
         ("--labels", "coco", "expected one of ade20k, cityscapes, got 'coco'"),

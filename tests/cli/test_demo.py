@@ -14,7 +14,7 @@ from PIL import Image
 from helpers.leaks import assert_no_secret
 from helpers.tiny_setr import tiny_model
 from hf_privseg import EncryptedImage, SecretKey, SetrConfig, SetrImageProcessor
-from hf_privseg.cli import demo as module
+from hf_privseg.cli import demo_run as module
 from hf_privseg.cli.app import main
 
 pytest.importorskip("matplotlib")
@@ -46,7 +46,7 @@ def plain_model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The demo, with the embedded model on scikit-learn's photo.
+    """The demo, with the embedded model on scikit-learn's sample image.
 
     PRIVSEG_KEY is set, and the key's file is away during the server's turn.
     """
@@ -57,7 +57,7 @@ def run(tmp_path_factory):
     def without_key_file(command, **kwargs):
         started.update(command=command, environment=kwargs["env"])
         assert not folder.exists()
-        key_file = Path(command[command.index("segment") + 1]).parent / "secret.key"
+        key_file = Path(command[command.index("--model") + 1]).parent / "secret.key"
         away = key_file.rename(folder.parent / "away")
         try:
             return real(command, **kwargs)
@@ -73,12 +73,12 @@ def run(tmp_path_factory):
 
 
 def test_the_server_process_is_given_two_paths_and_no_key(run):
-    model, *given = run.command[run.command.index("segment") + 1 :]
-    folder = Path(model).parent  # becomes run.folder as a whole, at the end
+    given = run.command[run.command.index("segment") + 1 :]
+    folder = Path(given[0]).parent  # becomes run.folder as a whole, at the end
     assert folder.parent == run.folder.parent
     assert not folder.exists()
-    expected = (folder / "encrypted_model", folder / "photo.encrypted.png", folder / "segmentation.png")
-    assert [model, *given] == [str(expected[0]), str(expected[1]), "--output", str(expected[2]), "--force"]
+    image, model, output = (folder / name for name in ("image.encrypted.png", "encrypted_model", "segmentation.png"))
+    assert given == [str(image), "--model", str(model), "--output", str(output), "--force"]
     assert "PRIVSEG_KEY" not in run.environment
     assert "PATH" in run.environment or os.name != "posix"
     assert_no_secret(" ".join([*run.command, *run.environment.values()]), run.key)
@@ -93,7 +93,7 @@ def test_nothing_but_the_key_file_holds_the_key(run):
 
 def test_everything_is_made_with_the_new_key(run):
     facts = SetrConfig.from_pretrained(run.folder / "encrypted_model").encryption
-    image = EncryptedImage.from_file(run.folder / "photo.encrypted.png")
+    image = EncryptedImage.from_file(run.folder / "image.encrypted.png")
     assert facts["fingerprint"] == image.fingerprint == run.key.fingerprint
     assert run.key.fingerprint in run.printed
 
@@ -130,18 +130,18 @@ def in_this_process(command, **_):
     return subprocess.CompletedProcess(command, ended.value.code or 0, "", "")
 
 
-def test_a_photo_of_one_s_own_is_turned_flattened_and_bounded(run, plain_model, capsys, monkeypatch):
+def test_an_image_of_one_s_own_is_turned_flattened_and_bounded(run, plain_model, capsys, monkeypatch):
     """RGBA, lying on its side by EXIF, large; the former demo's results are replaced, those of its family too."""
-    photo = Image.new("RGBA", (1500, 1000), (255, 0, 0, 0))
-    exif = photo.getexif()
+    own = Image.new("RGBA", (1500, 1000), (255, 0, 0, 0))
+    exif = own.getexif()
     exif[0x0112] = 6  # turn by 90 degrees
     monkeypatch.setattr(subprocess, "run", in_this_process)
     path = run.folder.parent / "own.png"
-    photo.save(path, exif=exif)
+    own.save(path, exif=exif)
     output = run.folder.parent / "again"
     output.mkdir()
     (output / "README.txt").write_text((run.folder / "README.txt").read_text())
-    (output / "photo.encrypted.png").touch()
+    (output / "image.encrypted.png").touch()
     arguments = ["demo", "--image", str(path), "--model", str(plain_model), "--output-dir", str(output)]
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -150,12 +150,12 @@ def test_a_photo_of_one_s_own_is_turned_flattened_and_bounded(run, plain_model, 
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--force"])
     assert not ended.value.code
-    assert "The photo of 1000 x 1500 is reduced to 427 x 640" in capsys.readouterr().out
-    with Image.open(output / "photo.png") as reduced:
+    assert "The image of 1000 x 1500 is reduced to 427 x 640" in capsys.readouterr().out
+    with Image.open(output / "image.png") as reduced:
         assert reduced.size == (427, 640)
         assert reduced.getpixel((5, 5)) == (255, 255, 255)
-    assert not (output / "photo.encrypted.png").exists()
-    assert EncryptedImage.from_file(output / "photo.encrypted.safetensors").original_size == (640, 427)
+    assert not (output / "image.encrypted.png").exists()
+    assert EncryptedImage.from_file(output / "image.encrypted.safetensors").original_size == (640, 427)
     assert "danielbuechele" not in (output / "README.txt").read_text()
 
 
@@ -171,7 +171,7 @@ def test_a_failure_of_the_server_process_is_reported(monkeypatch, tmp_path):
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr="error: no such model\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(ChildProcessError, match=r"in the other process failed: error: no such model$"):
-        module._segment_without_key(tmp_path / "nowhere", tmp_path / "photo.encrypted.png")
+        module._segment_without_key(tmp_path / "nowhere", tmp_path / "image.encrypted.png")
 
 
 def test_missing_extras_are_named_with_the_command_that_installs_them(monkeypatch, tmp_path):

@@ -1,5 +1,7 @@
 """`privseg info`: public facts of models and files, told by what is in them."""
 
+import json
+
 import pytest
 from PIL import Image
 
@@ -122,3 +124,13 @@ def refused_things(folder):
 def test_other_things_are_refused(place, name, message):
     refused_things(place.folder)
     assert message in place.fail("info", place.folder / name)
+
+
+def test_info_tells_a_client_embedding_by_its_content_and_shows_no_secret(place):
+    path = place.folder / "client.bin"
+    written = json.loads(place.succeed("make-client-embedding", place.folder / "model", path, "--json"))
+    told = json.loads(place.succeed("info", path, "--json"))
+    assert told["kind"] == "client embedding"
+    assert (told["block_length"], told["numbers_sent"]) == (48, 32)
+    assert told["fingerprint"] == written["fingerprint"]
+    assert "matrix" not in str(told)

@@ -96,7 +96,10 @@ def test_rekey_in_place_if_forced(place, new_key):
 def test_twice_the_same_key_is_refused(place, command):
     paths = {"rekey": [place.folder / "model", place.folder / "out"], "make-rekey-update": [place.folder / "out"]}
     message = place.fail(command, *paths[command], "-k", place.key_file, "-n", place.key_file)
-    assert f"expected two keys, got twice the one of fingerprint {place.key.fingerprint} (orthogonal)" in message
+    assert (
+        f"expected two different keys, got twice the one of fingerprint {place.key.fingerprint} (orthogonal)"
+        in message
+    )
     assert not (place.folder / "out").exists()
 
 
@@ -143,7 +146,7 @@ def test_make_rekey_update_refuses_a_file_that_exists_and_another_key(place, new
     assert f"{update} exists, and a model that awaits the update in it would lose it; choose" in (
         message := place.fail(*arguments)
     )
-    assert message.endswith("or replace it with --force")
+    assert message.endswith("or overwrite it with --force")
     assert update.stat().st_size == 0
     place.succeed(*arguments, "--force")
     swapped = ("-k", place.folder / "new.key", "-n", place.key_file)
@@ -178,7 +181,7 @@ def test_every_command_prints_json_alone(place):
         "patch_size": processor().patch_size,
         "images": [{"image": str(photo), "encrypted": str(ciphertext)}],
     }
-    found = place.run_json("segment", model, ciphertext, "-o", output, "--overlay", "-k", key_file)
+    found = place.run_json("segment", "--model", model, ciphertext, "-o", output, "--overlay", "-k", key_file)
     assert (found["model"], found["encryption"]) == (str(model), facts_of(key))
     (image,) = found["images"]
     labels = place.label_map("out/photo.segmentation.png")
@@ -189,3 +192,10 @@ def test_every_command_prints_json_alone(place):
     shares = {entry["label"]: entry["share"] for entry in image["shares"]}
     assert shares == {names[i]: pytest.approx((labels == i).mean()) for i in np.unique(labels)}
     assert sorted(shares.values(), reverse=True) == list(shares.values())
+
+
+def test_a_client_embedding_has_no_rekey_update(place):
+    path = place.folder / "client.bin"
+    place.succeed("make-client-embedding", place.folder / "model", path)
+    message = place.fail("make-rekey-update", place.folder / "next.rekey", "-k", place.key_file, "-n", path)
+    assert "ClientEmbedding" in message

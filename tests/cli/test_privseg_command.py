@@ -29,7 +29,14 @@ def run(code, *arguments, cwd=None):
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["--help"], 0), (["segment", "--help"], 0), (["keygen", "new.key"], 0), (["frobnicate"], 2), (["segment"], 2)],
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["segment", "--help"], 0),
+        (["keygen", "new.key"], 0),
+        (["frobnicate"], 2),
+        (["segment"], 2),
+    ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
 def test_help_usage_errors_and_keys_need_no_torch(tmp_path, arguments, code):

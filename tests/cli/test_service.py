@@ -1,4 +1,4 @@
-"""`privseg serve` and `privseg segment --server`: the same files as without a service, and what is refused."""
+"""`privseg serve` and `privseg segment --server`: the same files as from a model here, and what is refused."""
 
 import json
 import os
@@ -79,7 +79,10 @@ def labels_in(path):
 
 def test_a_service_gives_the_files_that_its_model_gives(run, url, tmp_path):
     photos = ("one.png", "two.png")
-    assert run("segment", "encrypted", *photos, "-o", tmp_path / "here", "-k", "secret.key", "--overlay")[0] == 0
+    assert (
+        run("segment", "--model", "encrypted", *photos, "-o", tmp_path / "here", "-k", "secret.key", "--overlay")[0]
+        == 0
+    )
     code, out, err = run(
         "segment", "--server", url, *photos, "-o", tmp_path / "there", "-k", "secret.key", "--overlay"
     )
@@ -128,7 +131,7 @@ def test_one_bad_image_does_not_cost_the_others(run, url, tmp_path):
     )
     code, out, err = run(*arguments)
     assert code == 1
-    assert f"error: 1 of 2 images have no segmentation map: image 1 ({tmp_path / 'bad.jpg'}): expected the path" in err
+    assert f"error: 1 of 2 images have no segmentation map: {tmp_path / 'bad.jpg'}: expected the path" in err
     assert f"Wrote {tmp_path / 'maps' / 'one.segmentation.png'}." in out
     assert [path.name for path in (tmp_path / "maps").iterdir()] == ["one.segmentation.png"]
 
@@ -174,16 +177,19 @@ def test_nobody_listening(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("segment", "--server", "http://localhost", "encrypted", "one.png", "-o", "x"), "there is no file encrypted"),
-        (("segment", "encrypted", "-o", "x"), "expected images after MODEL, got none"),
-        (("segment", "--server", "http://localhost", "-o", "x"), "Missing argument 'MODEL'"),
+        (("one.png", "--server", "http://localhost", "--model", "encrypted"), "--model and --server, got both"),
+        (("one.png",), "expected exactly one of --model and --server, got neither"),
+        (("encrypted", "one.png", "--server", "http://localhost"), "File 'encrypted' is a directory"),
+        (("--model", "encrypted"), "Missing argument 'IMAGES...'"),
+        (("one.png", "--model", "encrypted", "--timeout", "9"), "--patch-size and --timeout belong to --server"),
     ],
-    ids=["model", "no image", "nothing"],
+    ids=["both", "neither", "a model among the images", "no image", "options of the other"],
 )
-def test_wrong_usage(run, arguments, message):
-    code, _, err = run(*arguments)
+def test_wrong_usage(run, tmp_path, arguments, message):
+    code, _, err = run("segment", *arguments, "-o", tmp_path / "out")
     assert code == 2
     assert message in err.replace("│ ", "")
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_are_not_replaced_unasked(run, url, tmp_path):
@@ -192,7 +198,7 @@ def test_results_are_not_replaced_unasked(run, url, tmp_path):
     code, _, err = run(*arguments)
     assert (code, err) == (
         1,
-        f"error: {tmp_path / 'm.overlay.png'} exists; choose another --output, or replace it with --force",
+        f"error: {tmp_path / 'm.overlay.png'} exists; choose another --output, or overwrite it with --force",
     )
     assert run(*arguments, "--force")[0] == 0
 
@@ -273,6 +279,6 @@ def test_serve_in_a_process_of_its_own(materials, tmp_path):
 
 def test_help_of_serve_says_what_a_service_sees(run):
     out = run("serve", "--help")[1]
-    assert "it does see the label maps" in out.replace("│ ", "")
+    assert "it does see the segmentation maps" in out.replace("│ ", "")
     assert "Example: privseg serve encrypted_model" in out
     assert cli_service.serve.__doc__

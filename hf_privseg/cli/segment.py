@@ -1,0 +1,164 @@
+"""The command `privseg segment`: segmentation maps of images, by a model on this machine or by a service."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .jobs import Job, attempt
+from .options import Force, Images, Json, KeyFile
+from .output import named, output_paths, prepare_output, print_shares, report, shares_of
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    from PIL import Image
+
+    from .segmenters import Segmenter
+
+_PATCH_SIZE, _TIMEOUT_SECONDS = 16, 120.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """An image, and the files that are written for it; the segmentation map comes last and stands for the whole."""
+
+    image: Path
+    map: Path
+    overlay: Path | None
+
+    @property
+    def files(self) -> list[Path]:
+        """What is written."""
+        return [self.map] if self.overlay is None else [self.map, self.overlay]
+
+
+def segment(
+    images: Images,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder, or for one image a .png file.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="The model: a folder, a Hub id (owner/name), or 'default' for the embedded one."
+        ),
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Instead of --model: address of a service that segments the images. Plain images are encrypted "
+            "here, which needs the key, and only encrypted images are sent.",
+        ),
+    ] = None,
+    key_file: KeyFile = None,
+    overlay: Annotated[
+        bool,
+        typer.Option("--overlay", help="Also write the image tinted by class; an encrypted image needs its key."),
+    ] = False,
+    patch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --server: patch size of the model, as its owner says; smaller patches show more of an image. "
+            f" [default: {_PATCH_SIZE}]",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help=f"With --server: seconds for one image, with all attempts.  [default: {_TIMEOUT_SECONDS:g}]"
+        ),
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Segment images with a model (--model) or through a service (--server).
+
+    Images that are encrypted for the model need no key. Plain images for an encrypted model are encrypted here first,
+    which needs the key. Each result is an indexed PNG whose pixels are the class numbers. It is written when it is
+    ready, and an image that fails does not stop the others.
+    """
+    if (model is None) == (server is None):
+        got = "neither" if model is None else "both"
+        raise typer.BadParameter(f"expected one of --model and --server, got {got}", param_hint="--model / --server")
+    if server is None and (patch_size, timeout) != (None, None):
+        raise typer.BadParameter("--patch-size and --timeout belong to --server; leave them out with --model")
+    targets = _targets(images, output, overlay=overlay)
+    prepare_output([path for target in targets for path in target.files], force=force)
+    from .segmenters import local_model, needs_key, service
+
+    key_is_needed = needs_key(images, overlay=overlay)
+    source: AbstractContextManager[Segmenter]
+    if server is None:
+        source = nullcontext(local_model(str(model), key_file, needs_key=key_is_needed))
+    else:
+        size, seconds = patch_size or _PATCH_SIZE, timeout or _TIMEOUT_SECONDS
+        source = service(server, key_file, needs_key=key_is_needed, patch_size=size, timeout=seconds)
+    with source as segmenter:
+        _run(segmenter, targets, force=force, as_json=as_json)
+
+
+def _targets(images: Sequence[Path], output: Path, *, overlay: bool) -> list[Target]:
+    """The files of each image."""
+    maps = output_paths(images, output, ".segmentation.png")
+    overlays = [path.with_name(f"{path.stem.removesuffix('.segmentation')}.overlay.png") for path in maps]
+    return [Target(*paths) for paths in zip(images, maps, overlays if overlay else [None] * len(maps), strict=True)]
+
+
+def _run(segmenter: "Segmenter", targets: Sequence[Target], *, force: bool, as_json: bool) -> None:
+    """Segment the images, write each result when it is ready, and report all of them at the end."""
+    from ..inference.pictures import overlay, segmentation_map_to_picture
+    from ..inference.segmentation import plain_image
+    from ..storage.images import save_picture
+
+    def with_overlay(index: int, found: "np.ndarray") -> "tuple[np.ndarray, Image.Image | None]":
+        if targets[index].overlay is None:
+            return found, None
+        plain = plain_image(targets[index].image, segmenter.processor, segmenter.key)
+        return found, overlay(plain, found, segmenter.palette)
+
+    images = [target.image for target in targets]
+    job = Job(images, doing="Segmenting", lacking="segmentation map")
+    records: dict[int, _Record] = {}
+    for index, (found, tinted) in job.results(attempt(with_overlay, segmenter.segment(images))):
+        target = targets[index]
+        if tinted is not None and target.overlay is not None:
+            save_picture(tinted, target.overlay, overwrite=force)
+        save_picture(segmentation_map_to_picture(found, segmenter.palette), target.map, overwrite=force)
+        records[index] = _Record.of(target, found, len(segmenter.names))
+    if records:
+        _report(segmenter, [records[index] for index in sorted(records)], as_json=as_json)
+    job.raise_failures()
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is kept of a segmentation map once it is written: (height, width), and the pixels of each class."""
+
+    target: Target
+    size: tuple[int, int]
+    counts: "np.ndarray"
+
+    @classmethod
+    def of(cls, target: Target, found: "np.ndarray", num_labels: int) -> "_Record":
+        import numpy as np
+
+        return cls(target, (found.shape[0], found.shape[1]), np.bincount(found.ravel(), minlength=num_labels))
+
+
+def _report(segmenter: "Segmenter", records: Sequence[_Record], *, as_json: bool) -> None:
+    """Print the classes in all maps together, and where the maps are."""
+    names = segmenter.names
+    results = [
+        {"image": record.target.image, "segmentation": record.target.map, "overlay": record.target.overlay}
+        | {"height": record.size[0], "width": record.size[1], "shares": shares_of(record.counts, names)}
+        for record in records
+    ]
+    total = sum((record.counts for record in records[1:]), start=records[0].counts)
+    print_shares(total, len(records), names, segmenter.palette, to_stderr=as_json)
+    written = [path for record in records for path in record.target.files]
+    report({**segmenter.facts, "images": results}, f"Wrote {named(written)}.", as_json=as_json)

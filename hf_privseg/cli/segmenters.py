@@ -1,0 +1,132 @@
+"""Where the segmentation maps of `privseg segment` come from: a model on this machine, or a service."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from ..client.segmentation_client import SegmentationClient
+from ..inference.pictures import palette_for
+from ..inference.segmentation import prepare, segment_image
+from ..setr.encryption_key import EncryptionKey
+from ..setr.errors import PartialFailureError, ServiceUnavailableError
+from ..setr.image_processing_setr import SetrImageProcessor
+from ..setr.public_facts import check_key_fits
+from ..storage.images import is_ciphertext
+from ..storage.models import load_model
+from .jobs import attempt
+from .options import has_key, read_key
+
+_BATCH = 8  # images that are asked of a service at once; their results are written before the next are sent
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A model that segments images, here or on a server.
+
+    Args:
+        facts: what is said of it in the command's result.
+        names: class -> its name.
+        palette: (num_labels, 3) uint8, a colour for each class.
+        processor: the model's image processor.
+        key: the key or client embedding that the model is encrypted with, where one was given.
+        segment: images -> position of each, and its (height, width) segmentation map or the error that it failed with.
+    """
+
+    facts: Mapping[str, object]
+    names: Mapping[int, str]
+    palette: np.ndarray
+    processor: SetrImageProcessor
+    key: EncryptionKey | None
+    segment: Callable[[Sequence[Path]], Iterator[tuple[int, np.ndarray | Exception]]]
+
+
+def local_model(name: str, key_file: Path | None, *, needs_key: bool) -> Segmenter:
+    """A model on this machine.
+
+    Args:
+        name: folder, Hub id, or "default".
+        key_file: file with the model's key.
+        needs_key: whether the job uses the key; else a key in the environment variable is not even read.
+
+    Raises:
+        KeyMismatchError: the key is not the model's.
+        As `load_model` and `read_key`.
+    """
+    network, processor = load_model(name)
+    config, key = network.config, None
+    if key_file is not None or (config.encryption is not None and needs_key and has_key(key_file)):
+        key = read_key(key_file)
+        check_key_fits(key.facts, config.key_facts, model=f"the model {name}")
+
+    def segment_one(_: int, image: Path) -> np.ndarray:
+        return segment_image(network, processor, prepare(image, name, config, processor, key))
+
+    return Segmenter(
+        facts={"model": name, "encryption": config.encryption},
+        names=cast("dict[int, str]", config.id2label),
+        palette=palette_for(config),
+        processor=processor,
+        key=key,
+        segment=lambda images: attempt(segment_one, enumerate(images)),
+    )
+
+
+@contextmanager
+def service(
+    url: str, key_file: Path | None, *, needs_key: bool, patch_size: int, timeout: float
+) -> Iterator[Segmenter]:
+    """The model of a service, which is sent ciphertexts alone.
+
+    Args:
+        url: address of the service.
+        key_file: file with the key of the service's model.
+        needs_key: whether images are encrypted or decrypted here.
+        patch_size: of the model, as its owner says.
+        timeout: seconds for one image, with all attempts.
+
+    Raises:
+        As `read_key`, and as `SegmentationClient`.
+    """
+    key = read_key(key_file) if needs_key or key_file is not None else None
+    with SegmentationClient(url, patch_size=patch_size, timeout=timeout) as client:
+        if key is not None:
+            check_key_fits(key.facts, client.info.key_facts, model=f"the model of {url}")
+        yield Segmenter(
+            facts={"server": url, "encryption": client.info.key_facts.to_dict()},
+            names=dict(enumerate(client.info.labels)),
+            palette=client.info.palette,
+            processor=client.processor,
+            key=key,
+            segment=lambda images: _in_batches(client, images, key),
+        )
+
+
+def needs_key(images: Sequence[Path], *, overlay: bool) -> bool:
+    """Whether an encrypted model needs the key for these images: to encrypt them, or to show what is in them."""
+    return overlay or not all(map(is_ciphertext, images))
+
+
+def _in_batches(
+    client: SegmentationClient, images: Sequence[Path], key: EncryptionKey | None
+) -> Iterator[tuple[int, np.ndarray | Exception]]:
+    """Send a few images at a time; after the service has become unavailable the others are not sent."""
+    unavailable: Exception | None = None
+    for start in range(0, len(images), _BATCH):
+        batch = images[start : start + _BATCH]
+        outcomes: Sequence[np.ndarray | Exception]
+        if unavailable is not None:
+            outcomes = [unavailable] * len(batch)
+        else:
+            try:
+                outcomes = client.segment_batch(batch, key, progress=False)
+            except PartialFailureError as error:
+                found = error.segmentation_maps
+                outcomes = [error.failures[i] if one is None else one for i, one in enumerate(found)]
+                if any(isinstance(failure, ServiceUnavailableError) for failure in error.failures.values()):
+                    unavailable = ServiceUnavailableError(f"not sent, for {client.url} had become unavailable")
+        for offset, outcome in enumerate(outcomes):
+            yield start + offset, outcome

@@ -1,0 +1,152 @@
+"""`privseg segment` with a model on this machine: the maps that it writes, and what it refuses."""
+
+import numpy as np
+import pytest
+
+from helpers.tiny_setr import tiny_config
+from helpers.workplace import IMAGE_SIZE, processor
+from hf_privseg import SecretKey, SetrImageProcessor, SetrModel
+from hf_privseg import checkpoints as checkpoints_module
+from hf_privseg.setr.keys import FAMILIES
+
+every_family = pytest.mark.parametrize("place", FAMILIES, ids=FAMILIES, indirect=True)
+
+
+@every_family
+def test_segmenting_a_ciphertext_without_a_key_gives_the_plain_model_s_map(place):
+    photo = place.folder / "photo.png"
+    place.succeed("segment", "--model", place.folder / "model", photo, "-o", place.folder / "plain.png")
+    model, ciphertext = place.encrypted_model(), place.encrypted_photo()
+    place.key_file.unlink()
+    out = place.succeed("segment", "--model", model, ciphertext, "-o", place.folder / "out")
+    assert "sky" in out
+    assert "share of pixels" in out
+    plain, found = place.label_map("plain.png"), place.label_map("out/photo.segmentation.png")
+    assert found.shape == IMAGE_SIZE
+    assert len(np.unique(plain)) > 1
+    assert (found == plain).mean() > 0.99  # a tie may fall the other way
+
+
+def test_photos_for_an_encrypted_model_are_encrypted_here_first(place):
+    model = place.encrypted_model()
+    place.succeed("segment", "--model", model, place.encrypted_photo(), "-o", place.folder / "a.png")
+    place.succeed(
+        "segment", "--model", model, place.folder / "photo.png", "-o", place.folder / "b.png", "-k", place.key_file
+    )
+    assert (place.label_map("a.png") == place.label_map("b.png")).mean() > 0.99
+
+
+def test_a_plain_photo_for_an_encrypted_model_needs_a_key(place):
+    message = place.fail(
+        "segment", "--model", place.encrypted_model(), place.folder / "photo.png", "-o", place.folder / "out"
+    )
+    assert f"{place.folder / 'photo.png'} is plain, but the model" in message
+    assert f"key fingerprint {place.key.fingerprint}" in message
+
+
+def test_a_ciphertext_for_a_plain_model_is_refused(place):
+    message = place.fail(
+        "segment", "--model", place.folder / "model", place.encrypted_photo(), "-o", place.folder / "out"
+    )
+    assert "needs a model encrypted with the same key" in message
+    assert "is plain; encrypt it" in message
+
+
+def test_a_key_for_a_plain_model_is_refused(place):
+    message = place.fail(
+        "segment",
+        "--model",
+        place.folder / "model",
+        place.folder / "photo.png",
+        "-o",
+        place.folder / "x",
+        "-k",
+        place.key_file,
+    )
+    assert f"the secret key (key fingerprint {place.key.fingerprint}" in message
+    assert "is plain" in message
+
+
+@pytest.mark.parametrize("family", ["orthogonal", "matrix", "permutation"])
+def test_a_ciphertext_of_another_key_is_refused_and_both_are_named(place, family):
+    model, mine = place.encrypted_model(), place.key
+    place.key = SecretKey.generate(family)
+    message = place.fail("segment", "--model", model, place.encrypted_photo("foreign"), "-o", place.folder / "out")
+    assert f"(key fingerprint {place.key.fingerprint}, family {family}, version 1)" in message
+    assert f"(key fingerprint {mine.fingerprint}, family orthogonal, version 1)" in message
+
+
+def test_a_ciphertext_in_other_blocks_is_refused(place):
+    SetrImageProcessor(patch_size=8).encrypt(place.folder / "photo.png", place.key).to_file(
+        place.folder / "coarse.safetensors"
+    )
+    message = place.fail(
+        "segment", "--model", place.encrypted_model(), place.folder / "coarse.safetensors", "-o", place.folder / "out"
+    )
+    assert "encrypted in blocks of 8 pixels" in message
+    assert "have 4;" in message
+
+
+def test_a_damaged_ciphertext_is_refused(place):
+    model, ciphertext = place.encrypted_model(), place.encrypted_photo()
+    ciphertext.write_bytes(ciphertext.read_bytes()[:-9])
+    assert "damaged" in place.fail("segment", "--model", model, ciphertext, "-o", place.folder / "out")
+
+
+def test_an_overlay_tints_the_photo(place):
+    place.succeed(
+        "segment", "--model", place.folder / "model", place.folder / "photo.png", "-o", place.folder / "o", "--overlay"
+    )
+    photo, tinted = (place.label_map(name).astype(int) for name in ("photo.png", "o/photo.overlay.png"))
+    assert tinted.shape == photo.shape
+    assert np.corrcoef(tinted.ravel(), photo.ravel())[0, 1] > 0.3
+
+
+def test_an_overlay_of_a_ciphertext_needs_the_key(place):
+    model, ciphertext = place.encrypted_model(), place.encrypted_photo()
+    arguments = ("segment", "--model", model, ciphertext, "-o", place.folder / "out", "--overlay")
+    assert f"{ciphertext} is encrypted; to show the image itself, give the key" in place.fail(*arguments)
+    assert not list((place.folder / "out").iterdir())
+    place.succeed(*arguments, "-k", place.key_file)
+    assert place.label_map("out/photo.overlay.png").shape == (*IMAGE_SIZE, 3)
+
+
+@pytest.mark.parametrize("existing", ["photo.segmentation.png", "photo.overlay.png"])
+def test_segment_replaces_results_only_if_forced(place, existing):
+    output = place.folder / "out"
+    output.mkdir()
+    (output / existing).touch()
+    arguments = ("segment", "--model", place.folder / "model", place.folder / "photo.png", "-o", output, "--overlay")
+    assert f"{output / existing} exists; choose another --output" in place.fail(*arguments)
+    assert (output / existing).stat().st_size == 0
+    place.succeed(*arguments, "--force")
+    assert (output / existing).stat().st_size > 0
+
+
+def test_a_model_of_another_type_is_refused(place):
+    other = place.folder / "vit"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "vit"}')
+    message = place.fail("segment", "--model", other, place.folder / "photo.png", "-o", place.folder / "out")
+    assert f"expected a model of type 'setr', got {other}, which is of type 'vit'" in message
+
+
+def test_an_encoder_without_its_head_is_refused(place):
+    encoder = place.folder / "encoder"
+    SetrModel(tiny_config()).save_pretrained(encoder)
+    processor().save_pretrained(encoder)
+    message = place.fail("segment", "--model", encoder, place.folder / "photo.png", "-o", place.folder / "out")
+    assert "which lacks" in message
+    assert "decode_head.conv_seg" in message
+
+
+def test_default_is_the_embedded_checkpoint(place, monkeypatch):
+    monkeypatch.setattr(checkpoints_module, "_DEFAULT", place.folder / "model")
+    place.succeed("segment", "--model", "default", place.folder / "photo.png", "-o", place.folder / "out.png")
+    assert place.label_map("out.png").shape == IMAGE_SIZE
+
+
+def test_a_missing_embedded_checkpoint_is_said(place, monkeypatch):
+    monkeypatch.setattr(checkpoints_module, "_DEFAULT", place.folder / "gone")
+    message = place.fail("segment", "--model", "default", place.folder / "photo.png", "-o", place.folder / "out")
+    assert f"the embedded checkpoint is not at {place.folder / 'gone'}" in message
