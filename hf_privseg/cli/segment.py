@@ -84,7 +84,9 @@ def segment(
     """
     if (model is None) == (server is None):
         got = "neither" if model is None else "both"
-        raise typer.BadParameter(f"expected one of --model and --server, got {got}", param_hint="--model / --server")
+        raise typer.BadParameter(
+            f"expected exactly one of --model and --server, got {got}", param_hint="--model / --server"
+        )
     if server is None and (patch_size, timeout) != (None, None):
         raise typer.BadParameter("--patch-size and --timeout belong to --server; leave them out with --model")
     targets = _targets(images, output, overlay=overlay)

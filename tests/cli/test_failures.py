@@ -107,7 +107,7 @@ def test_a_foreseen_error_is_one_line_unless_the_traceback_is_asked_for(place, m
     code, _, err = place.run(*arguments)
     assert code == 1
     assert err.startswith("Traceback (most recent call last):")
-    assert "in from_text" in err
+    assert "in read_key return SecretKey.from_env" in err
     assert err.endswith(line)
     assert_no_secret(err, place.key)
 

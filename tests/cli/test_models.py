@@ -143,7 +143,7 @@ def test_make_rekey_update_refuses_a_file_that_exists_and_another_key(place, new
     model, update = place.encrypted_model(), place.folder / "next.rekey"
     update.touch()
     arguments = ("make-rekey-update", update, "-k", place.key_file, "-n", place.folder / "new.key", "--model", model)
-    assert f"{update} exists, and a model that awaits the update in it would lose it; choose" in (
+    assert f"{update} exists, and the model that the rekey update in it is for would lose it; choose" in (
         message := place.fail(*arguments)
     )
     assert message.endswith("or overwrite it with --force")
