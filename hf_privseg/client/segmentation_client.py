@@ -37,10 +37,10 @@ from ..setr.errors import (
     ServiceError,
     ServiceUnavailableError,
 )
-from ..setr.image_inputs import flat_images, image_to_levels, is_single
+from ..setr.image_inputs import is_single
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.patch_grid import PatchGrid
-from ..setr.public_facts import KeyFacts, check_image_fits, check_key_fits
+from ..setr.public_facts import KeyFacts, check_image_fits, check_key_fits, check_processor_fits
 from ..storage.images import is_ciphertext
 from .gradio_calls import Deadline, GradioCalls
 
@@ -48,8 +48,8 @@ API_VERSION = 1
 MAX_ENLARGEMENT = 2  # of an image's sides, by settings that come from the service
 
 _SETTINGS = (
-    "patch_size", "do_resize", "size", "resize_factor", "resample", "do_pad", "pad_value", "do_rescale",
-    "rescale_factor", "do_normalize", "image_mean", "image_std",
+    "patch_size", "num_channels", "do_resize", "size", "resize_factor", "resample", "do_pad", "pad_value",
+    "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
 )  # fmt: skip
 _MAX_LABELS = 256  # what an 8-bit map holds
 _NAMED_FAILURES = 5
@@ -62,6 +62,7 @@ class ServiceInfo:
     Args:
         key_facts: about the key that the model is encrypted with.
         patch_size: side of a patch, and so of the cipher's blocks, in pixels.
+        num_channels: of the images that it takes.
         labels: the name of each class.
         palette: (num_labels, 3) uint8, a colour for each class.
         max_pixels: how large an encrypted image may be.
@@ -71,6 +72,7 @@ class ServiceInfo:
 
     key_facts: KeyFacts
     patch_size: int
+    num_channels: int
     labels: tuple[str, ...]
     palette: np.ndarray
     max_pixels: int
@@ -101,6 +103,7 @@ class ServiceInfo:
             facts = cls(
                 key_facts=KeyFacts.from_dict(answer["encryption"]),
                 patch_size=answer["patch_size"],
+                num_channels=answer["num_channels"],
                 labels=tuple("".join(c for c in name if c.isprintable())[:80] for name in labels),
                 palette=np.array(answer["palette"], np.uint8).reshape(-1, 3)[: len(labels)],
                 max_pixels=answer["max_pixels"],
@@ -112,7 +115,7 @@ class ServiceInfo:
                 f"the service at {url} describes its model in an unknown form ({type(error).__name__}: {error!s:.200})"
                 "; update hf-privseg, or check the address"
             ) from error
-        whole = (facts.patch_size, facts.max_pixels, facts.max_upload_bytes)
+        whole = (facts.patch_size, facts.max_pixels, facts.max_upload_bytes, facts.num_channels)
         if any(type(number) is not int or number < 1 for number in whole) or not 0 < len(labels) <= _MAX_LABELS:
             raise ServiceError(f"the service at {url} describes its model with sizes {whole!r:.80} that make no sense")
         if len(facts.palette) != len(labels):
@@ -202,9 +205,10 @@ class SegmentationClient:
         """
         key = as_encryption_key(secret_key)
         check_key_fits(key.facts, self.info.key_facts, model=f"the model of {self.url}")
-        levels = image_to_levels(flat_images(image)[0])
+        check_processor_fits(self.processor, self.info, model=f"the model of {self.url}")
+        levels = self.processor.to_levels(image)
         self._check_sizes((levels.shape[-2], levels.shape[-1]))
-        (encrypted,) = self.processor.encrypt([levels], key)
+        (encrypted,) = self.processor.encrypt([levels], key, input_data_format="channels_first")
         return encrypted
 
     def segment(self, image: Any, secret_key: EncryptionKey | bytes | None = None) -> np.ndarray:
@@ -223,7 +227,8 @@ class SegmentationClient:
             ServiceError: it answers otherwise than it should.
         """
         encrypted = self._encrypted(image, secret_key)
-        check_image_fits(encrypted, self.info.key_facts, self.info.patch_size, model=f"the model of {self.url}")
+        info, theirs = self.info, f"the model of {self.url}"
+        check_image_fits(encrypted, info.key_facts, info.patch_size, info.num_channels, model=theirs)
         content = encrypted.to_bytes()
         if len(content) > self.info.max_upload_bytes:
             raise InvalidImageError(

@@ -138,7 +138,11 @@ def _segmenter(checkpoint: Checkpoint, format: Format, settings: _Settings) -> C
     taken[weight], taken[bias] = fold_statistics(taken[weight], taken[bias], mean, std)
     model.load_state_dict(taken, assign=True)
     processor = SetrImageProcessor(
-        patch_size=config.patch_size, do_pad=True, pad_value=statistics.padding, **classes.processor
+        patch_size=config.patch_size,
+        num_channels=config.num_channels,
+        do_pad=True,
+        pad_value=statistics.padding,
+        **classes.processor,
     )
     return _converted(model, processor, checkpoint, format, statistics, classes, unused, notes)
 
@@ -156,7 +160,7 @@ def _encoder(checkpoint: Checkpoint, format: Format, settings: _Settings) -> Con
     statistics = settings.statistics(checkpoint, config)
     model = SetrForSemanticSegmentation(config)
     model.load_vit(taken, torch.tensor(statistics.mean), torch.tensor(statistics.std))
-    processor = SetrImageProcessor(patch_size=config.patch_size, **classes.processor)
+    processor = SetrImageProcessor(patch_size=config.patch_size, num_channels=config.num_channels, **classes.processor)
     return _converted(model, processor, checkpoint, format, statistics, classes, unused | more, notes)
 
 

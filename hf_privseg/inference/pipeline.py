@@ -15,7 +15,7 @@ from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.image_inputs import PlainImage
 from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
 from ..setr.modeling_setr import SetrForSemanticSegmentation
-from ..setr.public_facts import check_image_fits, check_plain_image_fits
+from ..setr.public_facts import check_image_fits, check_plain_image_fits, check_processor_fits
 from .segmentation import MAX_MAP_PIXELS, check_map_size
 from .windows import logits_of
 
@@ -36,6 +36,7 @@ class SetrSegmentationPipeline(ImageSegmentationPipeline):
 
     Raises:
         TypeError: `secret_key` is among the arguments.
+        ValueError: the image processor has another patch size or other channels than the model.
     """
 
     model: SetrForSemanticSegmentation
@@ -48,6 +49,7 @@ class SetrSegmentationPipeline(ImageSegmentationPipeline):
                 "pipeline(images, secret_key=key)"
             )
         super().__init__(*args, **{"task": "image-segmentation"} | kwargs)
+        check_processor_fits(self.image_processor, self.model.config)
 
     def _sanitize_parameters(
         self, secret_key: EncryptionKey | bytes | None = None, max_pixels: int | None = None, **kwargs: Any
@@ -78,7 +80,7 @@ class SetrSegmentationPipeline(ImageSegmentationPipeline):
         # Not cast to the model's dtype: the projection is in float32, and rounding a ciphertext to 16 bits costs more
         # than the rest of the network does.
         if is_encrypted_image(image):
-            check_image_fits(image, config.key_facts, config.patch_size)
+            check_image_fits(image, config.key_facts, config.patch_size, config.num_channels)
             check_map_size(image, max_pixels)
             inputs = processor(image, secret_key=secret_key, return_tensors="pt")
             return {**inputs, "target_size": [image.original_size], "valid_region": [image.valid_region]}

@@ -89,7 +89,7 @@ def prepare(
     names = {"subject": str(path), "model": f"the model {model}"}
     if is_ciphertext(path):
         image = EncryptedImage.from_file(path)
-        check_image_fits(image, config.key_facts, config.patch_size, **names)
+        check_image_fits(image, config.key_facts, config.patch_size, config.num_channels, **names)
         return image
     check_plain_image_fits(None if secret_key is None else secret_key.facts, config.key_facts, **names)
     plain = read_image(path)

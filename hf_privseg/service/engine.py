@@ -183,7 +183,8 @@ class SegmentationService:
                     f"{what} has at most {limit} pixels here, got {rows} x {columns}; reduce the image, then encrypt"
                 )
         theirs = "the model of this service" if not session else "the embedding registered for this session"
-        check_image_fits(image, model.config.key_facts, model.config.patch_size, model=theirs)
+        config = model.config
+        check_image_fits(image, config.key_facts, config.patch_size, config.num_channels, model=theirs)
         return image, model
 
     @property

@@ -1,75 +1,42 @@
-"""The ciphertext container: an encrypted image with its public facts, and the lossless file that carries both.
-
-A ciphertext is never resampled: resizing, cropping or lossy compression after encryption destroys it. There are two
-file forms, told apart by their first bytes:
-
-    permutation families   PNG, 8-bit RGB; the header is the text chunk "privseg"
-    float families         safetensors; "values" int16 (3, height, width) and "scale" float32 (1,) with
-                           pixels = values * scale; the header is the metadata entry "privseg".
-                           Of the family "embedding", "values" are (height / patch_size, width / patch_size, r):
-                           of each block, flattened (channel, row, column), the first r numbers; the others are 0
-
-The header is a JSON object with exactly these entries:
-
-    format          1, the version of this layout
-    family          cipher family           version      format version of the key
-    fingerprint     of the key              patch_size   side of a block in pixels
-    original_size   [height, width] of the photo before the processor resized it
-    valid_region    [height, width] of the part, at the top left, that the photo covers; the rest is padding up to the
-                    next multiple of patch_size
-    sha256          hexadecimal, over "uint8[3, <height>, <width>]" and the pixels in the order channel, row, column;
-                    for float families over "int16[<shape of the values>]", as in "int16[3, 32, 48]", the values,
-                    "float32[1]" and the scale, numbers little-endian
-
-The hash covers the decoded pixels, so that a program may recompress the PNG losslessly. It finds accidents, not
-attackers: it is not keyed. Nothing in a container is secret, and nothing is ever pickled.
-"""
+"""An encrypted image and its public facts, for a server that has no key; `image_container` describes its file."""
 
 import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeGuard
 
-import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from .ciphers import CIPHERS
-from .errors import CiphertextError, EncryptionStateError, HeaderError, InvalidImageError
+from .errors import CiphertextError, EncryptionStateError, InvalidImageError
 from .files import write_whole
+from .image_container import FACTS, MAX_CHANNELS, PNG_MODES, ImageContainer
+from .image_inputs import levels_to_picture
 from .public_facts import FORMAT_VERSION, KeyFacts
-from .stored_pixels import digest_of, restored, stored, with_zeros, without_zeros
-from .tensor_files import header_from_bytes, parse_json, tensors_from_bytes, tensors_to_bytes
 
 MAX_PIXELS = 2**26  # 8192 x 8192; read from the file's own header before anything is decoded
 
-_CONTAINER_FORMAT = 1
-_ENTRY = "privseg"
-_FACTS = ("family", "version", "fingerprint", "patch_size", "original_size", "valid_region")
-_MAX_HEADER_BYTES = 4096
 _MAX_FILE_BYTES = 3 * 2 * MAX_PIXELS + 2**16
-_FOREIGN = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EncryptedImage:
-    """(3, height, width) encrypted pixels, uint8 or float32 by family, and the public facts about them.
+    """(channels, height, width) encrypted pixels, uint8 or float32 by family, and the public facts about them.
 
     Made by `SetrImageProcessor.encrypt`; `SetrImageProcessor` turns it into `pixel_values` without a key.
 
     Args:
         pixels: uint8 for the permutation families; float32 for the others, already centred (encrypted values of
-            pixels in [-1, 1]; of any size up to sqrt(3) patch_size, or what a client embedding makes of them). Sides
-            are multiples of patch_size.
+            pixels in [-1, 1]; of any size up to sqrt(channels) patch_size, or what a client embedding makes of them).
+            Sides are multiples of patch_size.
         family: the cipher family, a name in `CIPHERS`.
         fingerprint: of the key, 16 hexadecimal characters.
         patch_size: side of a block in pixels.
-        original_size: (height, width) of the photo; what post-processing takes as target size.
-        valid_region: (height, width) at the top left that the photo covers.
+        original_size: (height, width) of the plain image; what post-processing takes as target size.
+        valid_region: (height, width) at the top left that the plain image covers.
         version: format version of the key.
 
     Raises:
@@ -87,7 +54,7 @@ class EncryptedImage:
     version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        _check_facts({name: getattr(self, name) for name in _FACTS})
+        _check_facts({name: getattr(self, name) for name in FACTS})
         for name in ("original_size", "valid_region"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         _check_pixels(self.pixels, self.family, self.patch_size, self.valid_region)
@@ -98,9 +65,15 @@ class EncryptedImage:
         return KeyFacts(self.family, self.version, self.fingerprint)
 
     @property
+    def num_channels(self) -> int:
+        """Channels of the image, as many as the plain one had."""
+        return len(self.pixels)
+
+    @property
     def suffix(self) -> str:
         """The ending of this image's file: '.png' or '.safetensors'."""
-        return ".png" if self.pixels.dtype == torch.uint8 else ".safetensors"
+        is_png = self.pixels.dtype == torch.uint8 and self.num_channels in PNG_MODES
+        return ".png" if is_png else ".safetensors"
 
     def to_bytes(self) -> bytes:
         """The content of the file form. Exact for uint8 pixels.
@@ -108,15 +81,8 @@ class EncryptedImage:
         Float pixels are rounded to 16 bits: they change by at most half the scale, max |pixels| / 65534, and the
         image that `from_bytes` returns then keeps its values through further round trips, up to float32 rounding.
         """
-        facts = {name: getattr(self, name) for name in _FACTS}
-        arrays = stored(self.pixels)
-        if CIPHERS[self.family].ends_in_zeros:
-            arrays = (without_zeros(arrays[0], self.patch_size), *arrays[1:])
-        header = json.dumps({"format": _CONTAINER_FORMAT, **facts, "sha256": digest_of(*arrays)})
-        if self.pixels.dtype == torch.uint8:
-            return _png_bytes(arrays[0], header)
-        tensors = {"values": torch.from_numpy(arrays[0]), "scale": torch.from_numpy(arrays[1])}
-        return tensors_to_bytes(tensors, {_ENTRY: header})
+        facts = {name: getattr(self, name) for name in FACTS}
+        return ImageContainer.of(self.pixels, facts, ends_in_zeros=CIPHERS[self.family].ends_in_zeros).to_bytes()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, max_pixels: int | None = None) -> "EncryptedImage":
@@ -125,7 +91,7 @@ class EncryptedImage:
         Args:
             data: the content.
             max_pixels: of the encrypted image, height times width, MAX_PIXELS without it; a larger one is refused
-                before it is decoded.
+                before it is decoded. Of more than three channels there are fewer pixels in proportion.
 
         Raises:
             CiphertextError: another format, no header, wrong types or version, too large, damaged, resized, changed.
@@ -133,15 +99,13 @@ class EncryptedImage:
         if not isinstance(data, bytes):
             raise TypeError(f"EncryptedImage.from_bytes expects bytes, got {type(data).__name__}")
         max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
-        text, arrays = _read_png(data, max_pixels) if data.startswith(_PNG) else _read_safetensors(data, max_pixels)
-        header = _parsed_header(text)
-        facts = {name: header[name] for name in _FACTS}
+        container = ImageContainer.from_bytes(data, max_pixels=max_pixels)
+        facts = {name: container.header[name] for name in FACTS}
         _check_facts(facts)
-        pixels = restored(arrays)
-        if CIPHERS[facts["family"]].ends_in_zeros:
-            pixels = with_zeros(pixels, facts["patch_size"], max_pixels)
+        ends_in_zeros = CIPHERS[facts["family"]].ends_in_zeros
+        pixels = container.pixels(patch_size=facts["patch_size"], ends_in_zeros=ends_in_zeros, max_pixels=max_pixels)
         image = cls(pixels=pixels, **facts)
-        if header["sha256"] != digest_of(*arrays):
+        if not container.is_intact():
             raise CiphertextError(
                 "the pixels were changed after encryption (their SHA-256 is not the one in the header): by lossy "
                 "compression, an editor or a transmission error; send the file exactly as to_file wrote it"
@@ -158,8 +122,8 @@ class EncryptedImage:
         path = Path(path)
         if path.suffix.lower() != self.suffix:
             raise ValueError(
-                f"a ciphertext of the family '{self.family}' is a {self.suffix} file, got {path.name!r}; "
-                f"use {path.with_suffix(self.suffix).name!r}"
+                f"a ciphertext of the family '{self.family}' with {self.num_channels} channels is a {self.suffix} "
+                f"file, got {path.name!r}; use {path.with_suffix(self.suffix).name!r}"
             )
         write_whole(path, self.to_bytes(), overwrite=overwrite)
 
@@ -182,6 +146,7 @@ class EncryptedImage:
     def to_picture(self) -> Image.Image:
         """RGB picture that shows people what can be seen in it; float families lose data on the way (0 is grey).
 
+        Of more than three channels it shows the first three, of two the first.
         Their values from 1.5 standard deviations on become black or white. A few large values would otherwise leave
         the rest an even grey, and the ciphertext would look better protected than it is.
         """
@@ -189,11 +154,11 @@ class EncryptedImage:
         if levels.is_floating_point():
             spread = (1.5 * levels.std()).clamp_min(torch.finfo(levels.dtype).tiny)
             levels = (levels / spread * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-        return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+        return levels_to_picture(levels)
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows: of the permutation families the PNG container itself, else a picture of it."""
-        if self.pixels.dtype == torch.uint8:
+        """What a notebook shows: the PNG container itself where it is grey or RGB, else a picture."""
+        if self.suffix == ".png" and self.num_channels in (1, 3):
             return self.to_bytes()
         buffer = io.BytesIO()
         self.to_picture().save(buffer, "PNG")
@@ -202,7 +167,8 @@ class EncryptedImage:
     def __repr__(self) -> str:
         return (
             f"EncryptedImage(family={self.family!r}, fingerprint={self.fingerprint!r}, patch_size={self.patch_size}, "
-            f"size={tuple(self.pixels.shape[-2:])}, original_size={self.original_size})"
+            f"num_channels={self.num_channels}, size={tuple(self.pixels.shape[-2:])}, "
+            f"original_size={self.original_size})"
         )
 
 
@@ -211,18 +177,20 @@ def is_encrypted_image(value: object) -> TypeGuard[EncryptedImage]:
     return getattr(type(value), "_privseg_kind", None) == EncryptedImage._privseg_kind
 
 
-def check_ciphertexts(images: Sequence[object], patch_size: int, settings: Mapping[str, object]) -> None:
+def check_ciphertexts(
+    images: Sequence[object], patch_size: int, num_channels: int, settings: Mapping[str, object]
+) -> None:
     """Refuse what a processor cannot do to encrypted images, or not without being noticed.
 
     Args:
         images: what was given to the processor.
-        patch_size: the processor's.
+        patch_size, num_channels: the processor's.
         settings: what was given beside the images, by name; None is not given.
 
     Raises:
         InvalidImageError: plain and encrypted images are mixed.
         EncryptionStateError: there is a secret_key.
-        CiphertextError: there is a setting that would change the pixels, or an image has other blocks.
+        CiphertextError: there is a setting that would change the pixels, or an image has other blocks or channels.
     """
     encrypted = [image for image in images if is_encrypted_image(image)]
     if len(encrypted) < len(images):
@@ -243,6 +211,11 @@ def check_ciphertexts(images: Sequence[object], patch_size: int, settings: Mappi
             raise CiphertextError(
                 f"expected an image encrypted in blocks of {patch_size} pixels, the processor's patch_size, got "
                 f"blocks of {image.patch_size}; encrypt with the processor of the model"
+            )
+        if image.num_channels != num_channels:
+            raise CiphertextError(
+                f"expected an encrypted image of {num_channels} channels, the processor's num_channels, got "
+                f"{image.num_channels}; encrypt with the processor of the model"
             )
 
 
@@ -276,97 +249,12 @@ def _check_pixels(pixels: torch.Tensor, family: str, patch_size: int, valid_regi
     if not isinstance(pixels, torch.Tensor) or pixels.dtype != dtype:
         came = pixels.dtype if isinstance(pixels, torch.Tensor) else type(pixels).__name__
         raise CiphertextError(f"pixels of the family '{family}' are a tensor of {dtype}, got {came}")
-    if tuple(pixels.shape) != (3, height, width):
+    channels = len(pixels) if pixels.ndim == 3 and 1 <= len(pixels) <= MAX_CHANNELS else f"1 to {MAX_CHANNELS}"
+    if tuple(pixels.shape) != (channels, height, width):
         raise CiphertextError(
-            f"expected pixels of shape (3, {height}, {width}), which is the valid region {tuple(valid_region)} in "
-            f"whole blocks of {patch_size}, got {tuple(pixels.shape)}; a ciphertext that was resized or cropped "
-            "afterwards is lost: resize the photo, then encrypt"
+            f"expected pixels of shape ({channels}, {height}, {width}), which is the valid region "
+            f"{tuple(valid_region)} in whole blocks of {patch_size}, got {tuple(pixels.shape)}; a ciphertext that was "
+            "resized or cropped afterwards is lost: resize the plain image, then encrypt"
         )
     if pixels.is_floating_point() and not torch.isfinite(pixels).all():
         raise CiphertextError("expected finite pixels, got NaN or infinity")
-
-
-def _parsed_header(text: str) -> dict[str, Any]:
-    """JSON text from a file -> the header, its entries complete; their values are checked by the constructor."""
-    try:
-        header = parse_json(text, max_bytes=_MAX_HEADER_BYTES)
-    except HeaderError as error:
-        raise CiphertextError(
-            f"the header of the encrypted image is not JSON of at most {_MAX_HEADER_BYTES} bytes"
-        ) from error
-    found = header.get("format") if isinstance(header, dict) else None
-    if type(found) is not int or found != _CONTAINER_FORMAT:
-        raise CiphertextError(
-            f"expected an encrypted image of format {_CONTAINER_FORMAT}, got {found!r:.80}; "
-            "a later version of this package may have written it"
-        )
-    expected = {"format", *_FACTS, "sha256"}
-    if set(header) != expected:
-        odd = sorted(expected.symmetric_difference(header))
-        raise CiphertextError(f"the header's entries should be {sorted(expected)}; missing or unknown: {odd!r:.200}")
-    return header
-
-
-def _png_bytes(levels: np.ndarray, header: str) -> bytes:
-    """(3, height, width) uint8 -> a PNG file with the header as text chunk before the pixels."""
-    info = PngImagePlugin.PngInfo()
-    info.add_text(_ENTRY, header)
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0))).save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
-
-
-def _read_png(data: bytes, max_pixels: int) -> tuple[str, tuple[np.ndarray]]:
-    """PNG file -> header text and (3, height, width) uint8 pixels; the size is bounded before decoding."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:  # reads the size and decodes nothing yet
-            _check_size(image.height, image.width, max_pixels)
-            image.load()
-            text = getattr(image, "text", {}).get(_ENTRY)
-            levels = np.array(image.convert("RGB")).transpose(2, 0, 1)
-    except CiphertextError:
-        raise
-    except Exception as error:  # on damaged data Pillow raises OSError, SyntaxError, ValueError, zlib.error, ...
-        raise CiphertextError(f"the PNG file is truncated or damaged ({error}); transfer it again") from error
-    if text is None:
-        raise CiphertextError(
-            "the PNG file has no 'privseg' header: it is an ordinary picture, or a ciphertext whose header a program "
-            "removed, which cannot be told apart; keep the file as to_file wrote it, or encrypt the photo first"
-        )
-    return text, (np.ascontiguousarray(levels),)
-
-
-def _read_safetensors(data: bytes, max_pixels: int) -> tuple[str, tuple[np.ndarray, np.ndarray]]:
-    """safetensors file -> header text, int16 values and float32 scale; refuses every other format by name."""
-    other = next((name for magic, name in _FOREIGN.items() if data.startswith(magic)), None)
-    if other:
-        raise CiphertextError(
-            f"expected a PNG or safetensors file, got {other}: lossy compression or another format after encryption "
-            "destroys a ciphertext; send the file exactly as to_file wrote it"
-        )
-    if data[8:9] != b"{":
-        raise CiphertextError("expected an encrypted image (a PNG or safetensors file of ours), got unknown content")
-    try:
-        header = header_from_bytes(data, max_header_bytes=2 * _MAX_HEADER_BYTES)
-        kinds = {name: (entry.dtype, len(entry.shape)) for name, entry in header.tensors.items()}
-        if _ENTRY not in header.metadata or kinds != {"values": ("I16", 3), "scale": ("F32", 1)}:
-            raise CiphertextError(
-                "expected a safetensors file with 'values' (I16, 3 dimensions), 'scale' (F32, 1) and a 'privseg' "
-                f"header, got {kinds!r:.200}; it is no encrypted image"
-            )
-        _, height, width = header.tensors["values"].shape
-        _check_size(height, width, max_pixels)
-        tensors = tensors_from_bytes(data)
-    except HeaderError as error:
-        raise CiphertextError(f"the safetensors file is truncated or damaged ({error}); transfer it again") from error
-    values, scale = tensors["values"].numpy(), tensors["scale"].numpy()
-    if scale.size != 1 or not 0 < scale[0] < np.inf:
-        raise CiphertextError(f"the scale of an encrypted image is one positive number, got {scale.tolist()!r:.80}")
-    return header.metadata[_ENTRY], (values, scale)
-
-
-def _check_size(height: int, width: int, max_pixels: int) -> None:
-    if not 0 < height * width <= max_pixels:
-        raise CiphertextError(
-            f"expected an image of 1 to {max_pixels} pixels, got {height} x {width}; shrink the photo, then encrypt"
-        )

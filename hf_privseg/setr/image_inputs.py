@@ -1,14 +1,19 @@
-"""Whatever holds an image -> 8-bit RGB, upright; whatever holds a label map -> class indices. Or a clear refusal.
+"""Whatever holds an image -> its 8-bit channels, upright; whatever holds a segmentation map -> class indices.
 
-Photos may be PIL images of any mode, numpy arrays, torch tensors, paths, URLs or base64 text. One rule for each case:
+Images may be PIL images of any mode, numpy arrays, torch tensors, paths, URLs or base64 text. With three channels,
+which are red, green and blue, there is one rule for each case:
 
-    orientation     the EXIF tag is applied, so that sizes are those of the upright photo
+    orientation     the EXIF tag is applied, so that sizes are those of the upright image
     transparency    composited over white, as transformers' processors do: what one sees is what is processed
     grey, 1 bit, CMYK, palette, ...   as `PIL.Image.convert("RGB")`
     16 bits         scaled to 8 (65535 -> 255), never clipped
     animations      the frame at hand, which is the first of a freshly opened file
     float arrays    hold [0, 1], the convention of torch, and are rounded to 8 bits
     integer arrays  hold 0..255
+
+With one channel, images are grey: the same rules hold, and red, green and blue have to be equal. With any other number
+the channels are taken as they are (so that RGBA is four channels and LA two), and have to be as many. The pages of a
+TIFF file, where they all have one size and one channel each, are the channels of one image.
 
 Everything else raises `InvalidImageError`, which names what was expected, what came and what to do.
 """
@@ -22,10 +27,11 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import get_session
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 
 from .errors import InvalidImageError
+from .image_files import OPENED_FORMATS, decoded, decoded_pages, open_image
 
 PlainImage = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike[str]
 IGNORE_INDEX = 255  # the label of pixels that belong to no class
@@ -35,56 +41,65 @@ _IMAGE_NDIM, _LABEL_NDIM = 3, 2
 _LABEL_MODES = ("1", "L", "P", "I")  # and "I;16...": one channel that holds indices
 
 
-def is_single(images: Any) -> bool:
-    """Whether this is one photo, not a list of photos nor a batch of them in one array."""
+def is_single(images: object) -> bool:
+    """Whether this is one image, not a list of images nor a batch of them in one array."""
     if isinstance(images, _ARRAY):
         return images.ndim <= _IMAGE_NDIM
     return isinstance(images, str | bytes) or not isinstance(images, Sequence)
 
 
 def flat_images(images: Any) -> list[Any]:
-    """A photo, a batch as one array, or (nested) lists of them -> flat list of single photos, files opened."""
+    """An image, a batch as one array, or (nested) lists of them -> flat list of single images, files opened."""
     if isinstance(images, str | os.PathLike):
         return [_opened(images)]
     if not is_single(images):
-        return [photo for item in images for photo in flat_images(item)]
+        return [image for item in images for image in flat_images(item)]
     return [images]
 
 
-def flat_segmentation_maps(label_maps: Any) -> list[Any]:
-    """A label map, a batch as one array, or a list of maps -> flat list of single label maps, files opened."""
-    if isinstance(label_maps, str | os.PathLike):
-        return [_opened(label_maps)]
-    if isinstance(label_maps, _ARRAY) and label_maps.ndim > _LABEL_NDIM and not _has_one_channel(label_maps):
-        return list(label_maps)
-    if isinstance(label_maps, Sequence) and not isinstance(label_maps, bytes):
-        return [_opened(item) if isinstance(item, str | os.PathLike) else item for item in label_maps]
-    return [label_maps]
+def flat_segmentation_maps(segmentation_maps: Any) -> list[Any]:
+    """A segmentation map, a batch as one array, or a list of maps -> flat list of single maps, files opened."""
+    if isinstance(segmentation_maps, str | os.PathLike):
+        return [_opened(segmentation_maps)]
+    if isinstance(segmentation_maps, _ARRAY) and segmentation_maps.ndim > _LABEL_NDIM:
+        return [segmentation_maps] if _has_one_channel(segmentation_maps) else list(segmentation_maps)
+    if isinstance(segmentation_maps, Sequence) and not isinstance(segmentation_maps, bytes):
+        return [_opened(item) if isinstance(item, str | os.PathLike) else item for item in segmentation_maps]
+    return [segmentation_maps]
 
 
 def image_to_levels(
-    image: Any, *, to_rgb: bool = True, keep_floats: bool = False, channels: str | ChannelDimension | None = None
+    image: Any,
+    *,
+    num_channels: int = 3,
+    convert: bool = True,
+    keep_floats: bool = False,
+    channels: str | ChannelDimension | None = None,
 ) -> torch.Tensor:
-    """One photo -> (3, height, width) uint8, on the CPU or on the device of the tensor that came.
+    """One image -> (num_channels, height, width) uint8, on the CPU or on the device of the tensor that came.
 
     Args:
         image: PIL image, numpy array or torch tensor; (height, width), channels first or channels last.
-        to_rgb: False keeps the channels as they are.
+        num_channels: of the result; the rules are above.
+        convert: False takes one or three channels as they are, too.
         keep_floats: True keeps float arrays as they are, for a caller who has scaled them already.
         channels: where the channels are, "channels_first" or "channels_last"; None infers it.
 
     Raises:
-        InvalidImageError: no image, no pixels, damaged, too large, or values outside of the range.
+        InvalidImageError: no image, no pixels, damaged, too large, other channels, or values outside of the range.
     """
+    as_colours = convert and num_channels in (1, 3)
     if isinstance(image, Image.Image):
-        image = _upright(image)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # deeper than 8 bits: Pillow would clip
-            image = _from_16_bits(np.array(image))
-        else:
-            image, channels = np.array(_over_white(image) if to_rgb else image), ChannelDimension.LAST
-    array = _channels_first(_as_tensor(image), channels)
+        image = _pillow_to_array(image, num_channels, as_colours)
+        channels = ChannelDimension.FIRST
+    array = _channels_first(_as_tensor(image), channels, (1, 3, 4) if as_colours else (num_channels,))
     levels = array if keep_floats and array.is_floating_point() else _to_8_bits(array)
-    return _as_rgb(levels) if to_rgb else levels.contiguous()
+    if as_colours:
+        levels = _as_rgb(levels)
+        levels = levels if num_channels == 3 else _as_grey(levels)
+    if len(levels) != num_channels:
+        raise _other_channels(num_channels, f"{len(levels)}")
+    return levels.contiguous()
 
 
 def segmentation_map_to_indices(label_map: Any) -> torch.Tensor:
@@ -94,7 +109,7 @@ def segmentation_map_to_indices(label_map: Any) -> torch.Tensor:
         InvalidImageError: several channels (a map in colours), fractions, no pixels, or no label map at all.
     """
     if isinstance(label_map, Image.Image):
-        label_map = _upright(label_map)
+        label_map = decoded(label_map)
         if label_map.mode not in _LABEL_MODES and not label_map.mode.startswith("I;16"):
             raise InvalidImageError(
                 f"expected a label map of one channel that holds class indices, got a PIL image of mode "
@@ -143,50 +158,60 @@ def _opened(source: str | os.PathLike[str]) -> Image.Image:
     name = os.fspath(source)
     try:
         if os.path.exists(name):
-            return Image.open(name)
+            return open_image(name)
         if name.startswith(("http://", "https://")):
             content = get_session().get(name, follow_redirects=True).raise_for_status().content
         else:
             content = base64.b64decode(name.removeprefix("data:").partition("base64,")[2] or name, validate=True)
-        return Image.open(io.BytesIO(content))
+        return open_image(io.BytesIO(content))
     except Exception as error:
-        # a text in the wrong argument may be a key: only what names a file or a picture is repeated
+        # A text in the wrong argument may be a key: only what names a file or an image is repeated.
         is_named = os.path.exists(name) or os.path.splitext(name)[1].lower() in Image.registered_extensions()
         raise InvalidImageError(
             "expected the path or URL of an image file, or its content in base64, got "
             f"{repr(name) if is_named else f'a text of {len(name)} characters'}, which cannot be read "
-            f"({type(error).__name__}); check the name and that the file is an image"
+            f"({type(error.__cause__ or error).__name__}); check the name and that the file is an image in one of the "
+            f"formats {', '.join(OPENED_FORMATS)}"
         ) from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """PIL image -> decoded and turned as its EXIF tag says; its size is bounded before it is decoded."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if not image.width * image.height:
-        raise InvalidImageError(f"expected an image with pixels, got one of {image.width} x {image.height}")
-    if limit is not None and image.width * image.height > limit:
-        raise InvalidImageError(
-            f"expected an image of at most {limit} pixels, got {image.width} x {image.height}; if it is no "
-            "decompression bomb, shrink it first or raise PIL.Image.MAX_IMAGE_PIXELS"
+def _pillow_to_array(image: Image.Image, num_channels: int, as_colours: bool) -> np.ndarray:
+    """PIL image -> (channels, height, width): colours over white, or else its channels as they are."""
+    pages = decoded_pages(image, num_channels)
+    if pages and len(pages) != num_channels:
+        raise _other_channels(
+            num_channels,
+            f"a TIFF file of {'more' if len(pages) > num_channels else len(pages)} pages, which are its channels; "
+            "the page at hand alone is image.copy()",
         )
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception as error:  # on damaged data Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
-        raise InvalidImageError(
-            f"the image cannot be decoded ({type(error).__name__}: {error}); the file is truncated, damaged or "
-            "already closed: transfer or open it again"
-        ) from error
+    frames = []
+    for frame in pages or [decoded(image)]:
+        try:
+            if frame.mode in ("I", "F") or frame.mode.startswith("I;16"):  # Pillow would clip to 8 bits
+                frames.append(_from_16_bits(np.array(frame)))
+            else:
+                frames.append(np.array(_over_white(frame) if as_colours and not pages else _without_palette(frame)))
+        except (ValueError, MemoryError) as error:
+            raise InvalidImageError(
+                f"Pillow cannot convert an image of mode {frame.mode!r} and {frame.width} x {frame.height} pixels "
+                f"({type(error).__name__}: {error})"
+            ) from error
+    return np.stack(frames) if frames[0].ndim < _IMAGE_NDIM else frames[0].transpose(2, 0, 1)
 
 
 def _over_white(image: Image.Image) -> Image.Image:
     """PIL image of any 8-bit mode -> RGB, transparent parts over white."""
-    try:
-        if not image.has_transparency_data:
-            return image.convert("RGB")
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    except ValueError as error:
-        raise InvalidImageError(f"Pillow cannot convert an image of mode {image.mode!r} to RGB: {error}") from error
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _without_palette(image: Image.Image) -> Image.Image:
+    """PIL image of a mode with a palette -> its colours, whose numbers mean something; other modes as they are."""
+    if image.mode not in ("P", "PA"):
+        return image
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def _from_16_bits(array: np.ndarray) -> np.ndarray:
@@ -210,7 +235,9 @@ def _as_tensor(image: Any) -> torch.Tensor:
     return image
 
 
-def _channels_first(array: torch.Tensor, channels: str | ChannelDimension | None) -> torch.Tensor:
+def _channels_first(
+    array: torch.Tensor, channels: str | ChannelDimension | None, counts: tuple[int, ...]
+) -> torch.Tensor:
     """(height, width), (channels, height, width) or (height, width, channels) -> (channels, height, width)."""
     if array.ndim == _IMAGE_NDIM - 1:
         return array[None]
@@ -221,10 +248,11 @@ def _channels_first(array: torch.Tensor, channels: str | ChannelDimension | None
         )
     if channels is None:
         try:
-            channels = infer_channel_dimension_format(array, num_channels=(1, 3, 4))  # type: ignore[arg-type]
+            channels = infer_channel_dimension_format(array, num_channels=counts)  # type: ignore[arg-type]
         except ValueError:
+            expected = "1, 3 or 4" if len(counts) > 1 else counts[0]
             raise InvalidImageError(
-                f"expected 1, 3 or 4 channels, first or last, got an array of shape {tuple(array.shape)}"
+                f"expected {expected} channels, first or last, got an array of shape {tuple(array.shape)}"
             ) from None
     return array.permute(2, 0, 1) if ChannelDimension(channels) == ChannelDimension.LAST else array
 
@@ -256,11 +284,39 @@ def _as_rgb(levels: torch.Tensor) -> torch.Tensor:
     if count not in (1, 3, 4):
         raise InvalidImageError(f"expected 1, 3 or 4 channels, got {count} (shape {tuple(levels.shape)})")
     if count < 4:
-        return levels.expand(3, -1, -1).contiguous()
+        return levels.expand(3, -1, -1)
     if levels.is_floating_point():
-        return (levels[:3] * levels[3:] + (1 - levels[3:])).contiguous()
-    picture = Image.fromarray(levels.permute(1, 2, 0).cpu().contiguous().numpy())
-    return torch.from_numpy(np.array(_over_white(picture))).permute(2, 0, 1).contiguous().to(levels.device)
+        return levels[:3] * levels[3:] + (1 - levels[3:])
+    image = Image.fromarray(levels.permute(1, 2, 0).cpu().contiguous().numpy())
+    return torch.from_numpy(np.array(_over_white(image))).permute(2, 0, 1).to(levels.device)
+
+
+def _as_grey(levels: torch.Tensor) -> torch.Tensor:
+    """(3, height, width) -> (1, height, width): the grey that all three are."""
+    if not (levels == levels[:1]).all():
+        raise InvalidImageError(
+            "expected a grey image, since num_channels is 1, got one in colours; make it grey as your data needs it, "
+            'for example by image.convert("L")'
+        )
+    return levels[:1]
+
+
+def levels_to_pillow(levels: torch.Tensor) -> Image.Image:
+    """(1 to 4, height, width) uint8 -> PIL image of mode L, LA, RGB or RGBA, whose bands are the channels."""
+    array = levels.permute(1, 2, 0).cpu().contiguous().numpy()
+    return Image.fromarray(array[..., 0] if len(levels) == 1 else array)
+
+
+def levels_to_picture(levels: torch.Tensor) -> Image.Image:
+    """(channels, height, width) uint8 -> RGB picture for people: the first three channels, of one or two the first."""
+    return levels_to_pillow(levels[: 3 if len(levels) >= 3 else 1]).convert("RGB")
+
+
+def _other_channels(expected: int, came: str) -> InvalidImageError:
+    return InvalidImageError(
+        f"expected an image of {expected} channels, the processor's num_channels, got {came}; give all channels in "
+        "one array or TIFF file, or set num_channels to what the model takes"
+    )
 
 
 def _has_one_channel(array: np.ndarray | torch.Tensor) -> bool:

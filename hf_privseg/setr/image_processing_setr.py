@@ -27,11 +27,19 @@ from .image_inputs import (
     flat_images,
     image_to_levels,
     is_single,
+    levels_to_pillow,
     segmentation_maps_to_indices,
 )
 from .patch_grid import PatchGrid
 from .post_processing import SegmentationPostProcessing
-from .processor_settings import CENTRED, Centring, ImagesOnGrid, SetrImageProcessorKwargs, refuse_secret_key
+from .processor_settings import (
+    CENTRED,
+    Centring,
+    ImagesOnGrid,
+    SetrImageProcessorKwargs,
+    check_channels,
+    refuse_secret_key,
+)
 from .public_facts import check_key_fits
 
 AnyImage = PlainImage | EncryptedImage
@@ -44,13 +52,14 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
     By default an image is resized, bilinearly with antialias, to the multiple of `patch_size` that is nearest to its
     own size times `resize_factor`. A `size` of {"height", "width"}, {"shortest_edge"[, "longest_edge"]} or an int (a
     square) sets the size instead and is rounded to the grid as well. With `do_pad` the size is not rounded, and the
-    image is padded at the bottom and right to whole patches. `image_inputs` says what is accepted as an image; all of
-    it is 8 bits deep from there to the normalisation (except floats with `do_rescale=False`).
+    image is padded at the bottom and right to whole patches. `image_inputs` says what is accepted as an image of
+    `num_channels` channels; all of it is 8 bits deep from there to the normalisation (except floats with
+    `do_rescale=False`).
 
     Encryption needs pixels in [-1, 1], that is mean = std = 0.5, which are the defaults.
 
     Args:
-        patch_size, resize_factor, pad_value, do_reduce_labels: see `SetrImageProcessorKwargs`.
+        patch_size, num_channels, resize_factor, pad_value, do_reduce_labels: see `SetrImageProcessorKwargs`.
         do_pad: whether to pad to whole patches instead of resizing to them.
         size, resample, do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std, do_convert_rgb: as
             in every image processor of transformers.
@@ -74,9 +83,14 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
     image_std = (0.5, 0.5, 0.5)
     do_reduce_labels = False
     patch_size = 16
+    num_channels = 3
 
     def __init__(self, **kwargs: Unpack[SetrImageProcessorKwargs]) -> None:
         refuse_secret_key(kwargs)
+        num_channels = kwargs.get("num_channels", self.num_channels)
+        if num_channels != self.num_channels and type(num_channels) is int:
+            half = (0.5,) * num_channels
+            kwargs = {"image_mean": half, "image_std": half} | kwargs
         super().__init__(**kwargs)  # type: ignore[misc]
         self._validate_preprocess_kwargs(**{name: getattr(self, name) for name in self._valid_kwargs_names})
 
@@ -106,7 +120,7 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
         secret_key: EncryptionKey | bytes | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        r"""Images -> `pixel_values` (batch, 3, height, width) float32 in [-1, 1], encrypted where a key is given.
+        r"""Images -> `pixel_values` (batch, channels, height, width) float32 in [-1, 1], encrypted by a key if given.
 
         `EncryptedImage`s are taken as well, without a key; their pixels are never resampled.
 
@@ -126,7 +140,7 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
         """
         if any(map(is_encrypted_image, _as_list(images))):
             refused = {"secret_key": secret_key, "segmentation_maps": segmentation_maps} | kwargs
-            check_ciphertexts(_as_list(images), self.patch_size, refused)
+            check_ciphertexts(_as_list(images), self.patch_size, self.num_channels, refused)
             Centring.of(vars(self)).check_encryptable()
             return self._from_ciphertexts(_as_list(images), **kwargs)
         key = None if secret_key is None else as_encryption_key(secret_key)
@@ -135,7 +149,7 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
             pixel_values = batch.map(lambda stack: self._centred(stack, batch.centring))
         else:
             batch.centring.check_encryptable()
-            cipher = cipher_for(key, patch_size=batch.grid.patch_size)
+            cipher = cipher_for(key, patch_size=batch.grid.patch_size, num_channels=batch.num_channels)
             pixel_values = batch.map(lambda stack: cipher.encrypt(self._centred(stack, batch.centring)))
         labels = {} if batch.labels is None else {"labels": batch.labels}
         return _batch_feature({"pixel_values": pixel_values, **labels}, batch.return_tensors)
@@ -181,7 +195,7 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
         key = as_encryption_key(secret_key)
         batch = self._on_grid(images, None, kwargs)
         batch.centring.check_encryptable()
-        cipher = cipher_for(key, patch_size=batch.grid.patch_size)
+        cipher = cipher_for(key, patch_size=batch.grid.patch_size, num_channels=batch.num_channels)
         if cipher.acts_on_uint8:
             pixels = batch.map(cipher.encrypt)
         else:
@@ -200,7 +214,7 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
         return encrypted[0] if is_single(images) else encrypted
 
     def encrypt_pixels(self, pixel_values: torch.Tensor, secret_key: EncryptionKey | bytes) -> torch.Tensor:
-        """(..., 3, height, width) float in [-1, 1], as a call without a key gives them -> the same shape, encrypted.
+        """(..., channels, height, width) float in [-1, 1], as a call without a key gives them -> the same, encrypted.
 
         This is for pixels that are cut or mirrored after preprocessing, as windows are. `encrypt_pixels` of
         `processor(image)` is `processor(image, secret_key=key)`. It cannot see whether pixels are encrypted already.
@@ -215,7 +229,8 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
             ValueError: this processor's pixels are not in [-1, 1].
         """
         Centring.of(vars(self)).check_encryptable()
-        return cipher_for(secret_key, patch_size=self.patch_size).encrypt(pixel_values)
+        cipher = cipher_for(secret_key, patch_size=self.patch_size, num_channels=self.num_channels)
+        return cipher.encrypt(pixel_values)
 
     @overload
     def decrypt(self, images: EncryptedImage, secret_key: EncryptionKey | bytes) -> Image.Image: ...
@@ -228,54 +243,71 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
     ) -> Image.Image | list[Image.Image]:
         """An `EncryptedImage` -> PIL image of its valid region (a list -> list): the image as it was resized.
 
+        The image has as many bands as the encrypted one has channels: its mode is L, LA, RGB or RGBA.
+
         Raises:
+            InvalidImageError: an image of more than four channels, for which there is `decrypt_levels`.
             KeyMismatchError: the image was encrypted with another key.
             EncryptionStateError: it was encrypted with a client embedding.
         """
         if not is_encrypted_image(images):
             return [self.decrypt(image, secret_key) for image in cast(Sequence[EncryptedImage], images)]
+        if images.num_channels > 4:
+            raise InvalidImageError(
+                f"expected an image of at most 4 channels, as PIL images have, got {images.num_channels}; take the "
+                "tensor that decrypt_levels(image, secret_key) gives"
+            )
+        return levels_to_pillow(self.decrypt_levels(images, secret_key))
+
+    def decrypt_levels(self, image: EncryptedImage, secret_key: EncryptionKey | bytes) -> torch.Tensor:
+        """An `EncryptedImage` of any channels -> (channels, height, width) uint8 of its valid region.
+
+        Raises:
+            KeyMismatchError: the image was encrypted with another key.
+            EncryptionStateError: it was encrypted with a client embedding.
+        """
         key = as_encryption_key(secret_key)
-        check_key_fits(key.facts, images.facts, model="the encrypted image")
-        pixels = cipher_for(key, patch_size=images.patch_size).decrypt(images.pixels)
+        check_key_fits(key.facts, image.facts, model="the encrypted image")
+        cipher = cipher_for(key, patch_size=image.patch_size, num_channels=image.num_channels)
+        pixels = cipher.decrypt(image.pixels)
         if pixels.is_floating_point():
             pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        height, width = images.valid_region
-        return Image.fromarray(pixels[:, :height, :width].permute(1, 2, 0).contiguous().numpy())
+        height, width = image.valid_region
+        return pixels[:, :height, :width].contiguous()
 
     def to_levels(self, image: PlainImage) -> torch.Tensor:
-        """One image of any kind -> (3, height, width) uint8, as a call with this processor takes it before it resizes.
+        """One image of any kind -> (channels, height, width) uint8, as a call takes it before it resizes.
 
         Floats stay floats where `do_rescale` is off.
 
         Raises:
-            InvalidImageError: no image, several images, a damaged one, or values out of range.
+            InvalidImageError: no image, several images, a damaged one, or channels or values that do not fit.
         """
         images = flat_images(image)
         if len(images) != 1:
             raise InvalidImageError(f"expected one image, got {len(images)}; take them one by one")
-        return image_to_levels(images[0], to_rgb=bool(self.do_convert_rgb), keep_floats=not self.do_rescale)
+        convert, keep_floats = bool(self.do_convert_rgb), not self.do_rescale
+        return image_to_levels(images[0], num_channels=self.num_channels, convert=convert, keep_floats=keep_floats)
 
     def process_image(  # type: ignore[override]
         self,
         image: PlainImage,
         *,
+        num_channels: int,
         do_convert_rgb: bool | None,
         do_rescale: bool | None,
-        do_normalize: bool | None,
-        image_mean: float | tuple[float, ...] | None,
         input_data_format: str | ChannelDimension | None,
         device: "str | torch.device | None",
         **unused: Any,
     ) -> torch.Tensor:
-        """One image -> (3, height, width) uint8; other channel counts only with `do_convert_rgb=False`."""
+        """One image -> (num_channels, height, width) uint8."""
         levels = image_to_levels(
-            image, to_rgb=bool(do_convert_rgb), keep_floats=not do_rescale, channels=input_data_format
+            image,
+            num_channels=num_channels,
+            convert=bool(do_convert_rgb),
+            keep_floats=not do_rescale,
+            channels=input_data_format,
         )
-        if do_normalize and isinstance(image_mean, tuple) and len(image_mean) != len(levels):
-            raise InvalidImageError(
-                f"expected {len(image_mean)} channels, as many as image_mean has, got {len(levels)}; "
-                "do_convert_rgb=True makes every image RGB"
-            )
         return levels if device is None else levels.to(device)
 
     def _validate_preprocess_kwargs(self, **settings: Any) -> None:  # type: ignore[override]
@@ -286,6 +318,7 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
                 "use size, or do_pad=True for whole patches"
             )
         PatchGrid.of(settings)
+        check_channels(settings)
         # the library wants a size whenever it resizes; here the image's own size is one
         super()._validate_preprocess_kwargs(**{**settings, "do_resize": False})
 

@@ -15,6 +15,8 @@ class SetrImageProcessorKwargs(ImagesKwargs, total=False):
     r"""
     patch_size (`int`, *optional*, defaults to `self.patch_size`):
         Side of a patch of the model, and of a block of the cipher, in pixels. Every image ends on this grid.
+    num_channels (`int`, *optional*, defaults to `self.num_channels`):
+        Channels of the model's input: 3 for RGB, 1 for grey; other channels are taken as they are.
     resize_factor (`float`, *optional*, defaults to `self.resize_factor`):
         The image's own size is multiplied by it, for models that want their input enlarged. A `size` replaces both.
     pad_value (`float` or `list[float]`, *optional*, defaults to `self.pad_value`):
@@ -24,6 +26,7 @@ class SetrImageProcessorKwargs(ImagesKwargs, total=False):
     """
 
     patch_size: int
+    num_channels: int
     # int as well: the library checks types strictly
     resize_factor: float | int
     pad_value: float | int | list[float | int] | tuple[float | int, ...]
@@ -37,6 +40,23 @@ def refuse_secret_key(settings: Mapping[str, Any]) -> None:
             "secret_key is no setting of an image processor, for settings are saved and shown; pass it to the call: "
             "processor(images, secret_key=key)"
         )
+
+
+def check_channels(settings: Mapping[str, Any]) -> None:
+    """Refuse a `num_channels` that is no number of channels, and settings with other than one number a channel.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    num_channels = settings["num_channels"]
+    if type(num_channels) is not int or num_channels < 1:
+        raise ValueError(f"num_channels is an int >= 1, got {num_channels!r}")
+    for name in ("image_mean", "image_std", "pad_value"):
+        value = settings[name]
+        if isinstance(value, Sequence) and len(value) != num_channels:
+            raise ValueError(
+                f"expected {name} to be one number or {num_channels}, as many as num_channels says, got {len(value)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -54,8 +74,8 @@ class Centring:
     do_rescale: bool | None = True
     rescale_factor: float = 1 / 255
     do_normalize: bool | None = True
-    image_mean: float | Sequence[float] = (0.5, 0.5, 0.5)
-    image_std: float | Sequence[float] = (0.5, 0.5, 0.5)
+    image_mean: float | Sequence[float] = 0.5
+    image_std: float | Sequence[float] = 0.5
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Centring":
@@ -74,9 +94,7 @@ class Centring:
         """
         for name, expected in CENTRED.to_dict().items():
             found = getattr(self, name)
-            if isinstance(expected, tuple):
-                found = tuple(found) if isinstance(found, Sequence) else (found,) * len(expected)
-            if found != expected:
+            if any(value != expected for value in (found if isinstance(found, Sequence) else [found])):
                 raise ValueError(
                     f"encryption needs pixels in [-1, 1], that is {name}={expected}, got {found}; a key mixes the "
                     "channels, so statistics of their own would not cancel: fold them into the patch embedding's "
@@ -134,6 +152,11 @@ class ImagesOnGrid:
     grid: PatchGrid
     centring: Centring
     return_tensors: Any
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of every image."""
+        return int(next(iter(self.stacks.values())).shape[-3])
 
     def map(self, act: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
         """What `act` makes of the stacks, as one tensor an image in the images' order."""

@@ -84,6 +84,19 @@ class HasBlocks(HasKeyFacts, Protocol):
     @property
     def patch_size(self) -> int: ...
 
+    @property
+    def num_channels(self) -> int: ...
+
+
+class HasGeometry(Protocol):
+    """An image processor, or the configuration of a model."""
+
+    @property
+    def patch_size(self) -> int: ...
+
+    @property
+    def num_channels(self) -> int: ...
+
 
 def check_key_fits(
     key: KeyFacts, model_key: KeyFacts | None, *, subject: str | None = None, model: str = "the model"
@@ -116,22 +129,25 @@ def check_image_fits(
     image: HasBlocks,
     model_key: KeyFacts | None,
     patch_size: int,
+    num_channels: int,
     *,
     subject: str = "the encrypted image",
     model: str = "the model",
 ) -> None:
-    """Refuse an encrypted image other than one of the model's key and patch size.
+    """Refuse an encrypted image other than one of the model's key, patch size and channels.
 
     Args:
         image: the encrypted image.
         model_key: the facts about the model's key, None where the model is plain.
         patch_size: side of the model's patches in pixels.
+        num_channels: of the model's input.
         subject, model: what the two are called in messages.
 
     Raises:
         EncryptionStateError: the model is plain.
         KeyMismatchError: the keys differ; names both.
-        CiphertextError: the image is encrypted in blocks of another size than the model's patches.
+        CiphertextError: the image has other channels, or is encrypted in blocks of another size than the model's
+            patches.
     """
     check_key_fits(image.facts, model_key, subject=subject, model=model)
     if image.patch_size != patch_size:
@@ -139,6 +155,31 @@ def check_image_fits(
             f"{subject} is encrypted in blocks of {image.patch_size} pixels, but the patches of {model} have "
             f"{patch_size}; encrypt with the processor of the model"
         )
+    if image.num_channels != num_channels:
+        raise CiphertextError(
+            f"{subject} has {image.num_channels} channels, but {model} takes {num_channels}; encrypt with the "
+            "processor of the model"
+        )
+
+
+def check_processor_fits(processor: HasGeometry, config: HasGeometry, *, model: str = "the model") -> None:
+    """Refuse an image processor that makes other pixels than the model takes.
+
+    Args:
+        processor: the image processor.
+        config: the model's configuration.
+        model: what the model is called in the message.
+
+    Raises:
+        ValueError: names the setting, and both values.
+    """
+    for name in ("num_channels", "patch_size"):
+        ours, theirs = getattr(processor, name), getattr(config, name)
+        if ours != theirs:
+            raise ValueError(
+                f"the image processor has {name}={ours}, but {model} takes {name}={theirs}; use the processor that "
+                f"was saved with the model, or SetrImageProcessor({name}={theirs}, ...)"
+            )
 
 
 def check_plain_image_fits(

@@ -13,7 +13,7 @@ _INT16_MAX = 32767
 
 
 def stored(pixels: torch.Tensor) -> tuple[np.ndarray, ...]:
-    """(3, height, width) uint8 -> the same array; float32 -> int16 values and the float32 scale, (1,)."""
+    """(channels, height, width) uint8 -> the same array; float32 -> int16 values and the float32 scale, (1,)."""
     array = pixels.detach().cpu().contiguous().numpy()
     if array.dtype == np.uint8:
         return (array,)
@@ -32,32 +32,45 @@ def restored(arrays: tuple[np.ndarray, ...]) -> torch.Tensor:
 
 
 def without_zeros(values: np.ndarray, patch_size: int) -> np.ndarray:
-    """(3, height, width) -> (rows, columns, r): of each block as far as any block has a number other than 0."""
+    """(channels, height, width) -> (rows, columns, r): of each block as far as any block has a number other than 0."""
     blocks = to_blocks(torch.from_numpy(values), patch_size)[0].numpy()
     used = np.flatnonzero(blocks.any(axis=(0, 1)))
     return np.ascontiguousarray(blocks[..., : used[-1] + 1 if len(used) else 1])
 
 
-def with_zeros(values: torch.Tensor, patch_size: int, max_pixels: int) -> torch.Tensor:
+def with_zeros(values: torch.Tensor, patch_size: int, num_channels: int, max_pixels: int) -> torch.Tensor:
     """The inverse of `without_zeros`, for values that may come from a file that anyone wrote.
 
     Raises:
-        CiphertextError: more numbers than a block has, or more than `max_pixels` pixels.
+        CiphertextError: more numbers than a block has, or more pixels than `check_num_pixels` admits.
     """
     rows, columns, stored = values.shape
-    length = 3 * patch_size**2
+    length = num_channels * patch_size**2
     if stored > length:
         raise CiphertextError(
             f"expected at most {length} numbers for a block of {patch_size} x {patch_size} pixels, got {stored}"
         )
-    if not 0 < rows * columns * patch_size**2 <= max_pixels:  # before so much is allocated
-        height, width = rows * patch_size, columns * patch_size
-        raise CiphertextError(f"expected an image of 1 to {max_pixels} pixels, got {height} x {width}")
+    check_num_pixels(num_channels, rows * patch_size, columns * patch_size, max_pixels)  # before it is allocated
     return from_blocks(F.pad(values, (0, length - stored))[None], patch_size)[0]
 
 
+def check_num_pixels(num_channels: int, height: int, width: int, max_pixels: int) -> None:
+    """Refuse no pixels, more than `max_pixels`, or more numbers than three channels of so many pixels have.
+
+    Raises:
+        CiphertextError: names the sizes.
+    """
+    limit = 3 * max_pixels // max(num_channels, 3)
+    if not 0 < height * width <= limit:
+        channels = f" in {num_channels} channels" if num_channels > 3 else ""
+        raise CiphertextError(
+            f"expected an image of 1 to {limit} pixels{channels}, got {height} x {width}; shrink the plain image, "
+            "then encrypt"
+        )
+
+
 def digest_of(*arrays: np.ndarray) -> str:
-    """The hexadecimal SHA-256 over dtype, shape and numbers of each array, as `encrypted_image` describes it."""
+    """The hexadecimal SHA-256 over dtype, shape and numbers of each array, as `image_container` describes it."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.name}{list(array.shape)}".encode())

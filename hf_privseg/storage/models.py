@@ -12,6 +12,7 @@ from ..setr.configuration_setr import SetrConfig
 from ..setr.files import new_folder
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.modeling_setr import SetrForSemanticSegmentation
+from ..setr.public_facts import check_processor_fits
 
 
 def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
@@ -19,7 +20,7 @@ def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
 
     Raises:
         OSError: there is no such model, or it lacks the processor's settings.
-        ValueError: a model of another type.
+        ValueError: a model of another type, or whose processor has another patch size or other channels.
     """
     source = _source(name)
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
@@ -27,7 +28,9 @@ def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
     found = SetrConfig.get_config_dict(source)[0].get("model_type")
     if found != SetrConfig.model_type:
         raise ValueError(f"expected a model of type '{SetrConfig.model_type}', got {name}, which is of type '{found}'")
-    return SetrConfig.from_pretrained(source), SetrImageProcessor.from_pretrained(source)
+    config, processor = SetrConfig.from_pretrained(source), SetrImageProcessor.from_pretrained(source)
+    check_processor_fits(processor, config, model=f"the model {name}")
+    return config, processor
 
 
 def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImageProcessor]:

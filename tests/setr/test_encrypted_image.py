@@ -15,7 +15,6 @@ from PIL import Image, PngImagePlugin
 
 from helpers.leaks import assert_no_secret
 from hf_privseg import CiphertextError, EncryptedImage, SecretKey
-from hf_privseg.setr import encrypted_image as module
 from hf_privseg.setr.ciphers import CIPHERS
 
 FAMILIES = list(CIPHERS)
@@ -126,7 +125,9 @@ def test_suffix_and_first_bytes_tell_the_form():
 
 
 def test_file_ending_that_misleads_is_refused_with_the_right_one(tmp_path):
-    with pytest.raises(ValueError, match=r"family 'permutation' is a \.png file, got 'x\.jpg'; use 'x\.png'"):
+    with pytest.raises(
+        ValueError, match=r"family 'permutation' with 3 channels is a \.png file, got 'x\.jpg'; use 'x\.png'"
+    ):
         make().to_file(tmp_path / "x.jpg")
     with pytest.raises(ValueError, match=r"is a \.safetensors file, got 'x\.png'; use 'x\.safetensors'"):
         make("orthogonal").to_file(tmp_path / "x.png")
@@ -339,11 +340,12 @@ def test_an_absurd_png_size_is_refused_before_it_is_decoded(monkeypatch):
             EncryptedImage.from_bytes(bomb)
 
 
-def test_an_absurd_safetensors_size_is_refused(monkeypatch):
-    data = make("orthogonal").to_bytes()
-    monkeypatch.setattr(module, "MAX_PIXELS", 16 * 24 - 1)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_file_of_more_pixels_than_are_wanted_is_refused(family):
+    data = make(family).to_bytes()
+    assert EncryptedImage.from_bytes(data, max_pixels=16 * 24).num_channels == 3
     with pytest.raises(CiphertextError, match="expected an image of 1 to 383 pixels, got 16 x 24"):
-        EncryptedImage.from_bytes(data)
+        EncryptedImage.from_bytes(data, max_pixels=16 * 24 - 1)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +356,7 @@ def test_an_absurd_safetensors_size_is_refused(monkeypatch):
             "pixels of the family 'permutation' are a tensor of torch.uint8, got torch.float32",
         ),
         ({"pixels": np.zeros((3, 16, 24), np.uint8)}, "got ndarray"),
-        ({"pixels": torch.zeros(1, 16, 24, dtype=torch.uint8)}, r"shape \(3, 16, 24\).*got \(1, 16, 24\)"),
+        ({"pixels": torch.zeros(0, 16, 24, dtype=torch.uint8)}, r"shape \(1 to 1024, 16, 24\).*got \(0, 16, 24\)"),
         ({"pixels": torch.zeros(1, 3, 16, 24, dtype=torch.uint8)}, r"got \(1, 3, 16, 24\)"),
         ({"pixels": torch.zeros(3, 16, 32, dtype=torch.uint8)}, r"got \(3, 16, 32\)"),
         ({"valid_region": (16, 25)}, r"shape \(3, 16, 32\)"),
@@ -396,8 +398,8 @@ def test_notebook_shows_a_png_and_for_uint8_the_container_itself():
 
 def test_repr_is_short_and_holds_public_facts():
     assert repr(make()) == (
-        "EncryptedImage(family='permutation', fingerprint='0123456789abcdef', patch_size=8, size=(16, 24), "
-        "original_size=(31, 47))"
+        "EncryptedImage(family='permutation', fingerprint='0123456789abcdef', patch_size=8, num_channels=3, "
+        "size=(16, 24), original_size=(31, 47))"
     )
 
 

@@ -196,9 +196,9 @@ def test_one_in_one_out_many_in_many_out(keys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (IMAGENET, r"image_mean=\(0\.5, 0\.5, 0\.5\), got \(0\.485, 0\.456, 0\.406\)"),
-        ({"image_std": [0.5, 0.5, 0.4]}, r"image_std=\(0\.5, 0\.5, 0\.5\), got \(0\.5, 0\.5, 0\.4\)"),
-        ({"image_mean": 0.4}, r"image_mean=.*, got \(0\.4, 0\.4, 0\.4\)"),
+        (IMAGENET, r"image_mean=0\.5, got \(0\.485, 0\.456, 0\.406\)"),
+        ({"image_std": [0.5, 0.5, 0.4]}, r"image_std=0\.5, got \(0\.5, 0\.5, 0\.4\)"),
+        ({"image_mean": 0.4}, r"image_mean=0\.5, got 0\.4"),
         ({"do_normalize": False}, "do_normalize=True, got False"),
         ({"do_rescale": False}, "do_rescale=True, got False"),
         ({"rescale_factor": 1 / 256}, r"rescale_factor=0\.00392156862745098, got 0\.00390625"),
@@ -260,7 +260,7 @@ def test_pixels_are_cut_before_they_are_encrypted(keys):
 
 
 def test_channels_have_to_fit_the_statistics_where_conversion_is_off():
-    with pytest.raises(InvalidImageError, match="expected 3 channels, as many as image_mean has, got 1; "):
+    with pytest.raises(InvalidImageError, match="an image of 3 channels, the processor's num_channels, got 1; "):
         SetrImageProcessor(do_convert_rgb=False)(PHOTO.convert("L"))
 
 

@@ -16,6 +16,7 @@ from hf_privseg.setr.public_facts import (
     check_key_fits,
     check_plain_image_fits,
     check_plain_model,
+    check_processor_fits,
 )
 
 KEY = SecretKey(bytes(range(32)), "matrix")
@@ -27,8 +28,8 @@ OTHERS = [
 ]
 
 
-def image(patch_size=16, facts=FACTS):
-    return SimpleNamespace(facts=facts, patch_size=patch_size)
+def image(patch_size=16, facts=FACTS, num_channels=3):
+    return SimpleNamespace(facts=facts, patch_size=patch_size, num_channels=num_channels)
 
 
 def shown(facts):
@@ -93,7 +94,7 @@ def test_facts_are_a_dictionary_of_exactly_three(facts, message):
 
 def test_what_belongs_together_passes():
     check_key_fits(FACTS, FACTS)
-    check_image_fits(image(), FACTS, 16)
+    check_image_fits(image(), FACTS, 16, 3)
     check_plain_image_fits(FACTS, FACTS)
     check_plain_image_fits(None, None)
     check_plain_model(None)
@@ -104,7 +105,7 @@ def test_a_single_fact_makes_the_difference_and_both_are_named(other):
     message = f"x.png {shown(other)} and the model m {shown(FACTS)} do not belong together"
     for check in (
         lambda **names: check_key_fits(other, FACTS, **names),
-        lambda **names: check_image_fits(image(facts=other), FACTS, 16, **names),
+        lambda **names: check_image_fits(image(facts=other), FACTS, 16, 3, **names),
     ):
         with pytest.raises(KeyMismatchError) as caught:
             check(subject="x.png", model="the model m")
@@ -116,7 +117,7 @@ def test_a_single_fact_makes_the_difference_and_both_are_named(other):
     [
         (lambda: check_key_fits(FACTS, None), "the secret key"),
         (lambda: check_key_fits(OTHERS[1], None), "the client embedding"),
-        (lambda: check_image_fits(image(), None, 16), "the encrypted image"),
+        (lambda: check_image_fits(image(), None, 16, 3), "the encrypted image"),
         (lambda: check_plain_image_fits(FACTS, None), "the secret key"),
     ],
     ids=["key", "client embedding", "encrypted image", "key for a plain image"],
@@ -130,7 +131,21 @@ def test_a_plain_model_is_named_as_such(check, subject):
 
 def test_blocks_and_patches_must_have_one_size():
     with pytest.raises(CiphertextError, match="in blocks of 8 pixels, but the patches of the model have 16"):
-        check_image_fits(image(patch_size=8), FACTS, 16)
+        check_image_fits(image(patch_size=8), FACTS, 16, 3)
+
+
+def test_the_channels_of_image_and_model_must_be_as_many():
+    with pytest.raises(
+        CiphertextError, match=r"x\.png has 4 channels, but the model takes 3; encrypt with the processor"
+    ):
+        check_image_fits(image(num_channels=4), FACTS, 16, 3, subject="x.png")
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_channels", 4), ("patch_size", 8)])
+def test_processor_and_model_must_have_one_geometry(name, value):
+    check_processor_fits(image(), image())
+    with pytest.raises(ValueError, match=rf"has {name}={value}, but the model m takes {name}=(3|16); .*\({name}="):
+        check_processor_fits(image(**{name: value}), image(), model="the model m")
 
 
 def test_a_plain_image_is_not_shown_to_an_encrypted_model():

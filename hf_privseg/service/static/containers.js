@@ -1,4 +1,4 @@
-// The files that a client sends: encrypted images, as hf_privseg/encrypted_image.py writes them (PNG for the
+// The files that a client sends: encrypted images, as hf_privseg/setr/image_container.py writes them (PNG for the
 // permutation families, safetensors with 16-bit values and a scale for the others), and encrypted patch embeddings.
 
 const INT16_MAX = 32767;

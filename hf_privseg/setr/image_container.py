@@ -1,0 +1,210 @@
+"""The file of an encrypted image: its encrypted pixels, and a header with the public facts about them.
+
+A ciphertext is never resampled: resizing, cropping or lossy compression after encryption destroys it. There are two
+file forms, told apart by their first bytes:
+
+    8-bit pixels   PNG of mode L, LA, RGB or RGBA, for one to four channels; the header is the text chunk "privseg"
+    otherwise      safetensors; "values" (channels, height, width), uint8, or int16 with "scale" float32 (1,) and
+                   pixels = values * scale; the header is the metadata entry "privseg".
+                   Of the family "embedding", "values" are (height / patch_size, width / patch_size, r):
+                   of each block, flattened (channel, row, column), the first r numbers; the others are 0
+
+The permutation families have 8-bit pixels. The header is a JSON object with exactly these entries:
+
+    format          1, the version of this layout
+    family          cipher family           version      format version of the key
+    fingerprint     of the key              patch_size   side of a block in pixels
+    num_channels    only where it is not 3
+    original_size   [height, width] of the plain image before the processor resized it
+    valid_region    [height, width] of the part, at the top left, that the image covers; the rest is padding up to the
+                    next multiple of patch_size
+    sha256          hexadecimal, over "<dtype>[<shape>]", as in "uint8[3, 32, 48]", and the values in the order of that
+                    shape; then, where there is a scale, over "float32[1]" and the scale; numbers little-endian
+
+The hash covers the decoded pixels, so that a program may recompress the PNG losslessly. It finds accidents, not
+attackers: it is not keyed. Nothing in a container is secret, and nothing is ever pickled.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+
+from .errors import CiphertextError, HeaderError
+from .image_inputs import levels_to_pillow
+from .stored_pixels import check_num_pixels, digest_of, restored, stored, with_zeros, without_zeros
+from .tensor_files import header_from_bytes, parse_json, tensors_from_bytes, tensors_to_bytes
+
+FACTS = ("family", "version", "fingerprint", "patch_size", "original_size", "valid_region")
+PNG_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels
+MAX_CHANNELS = 2**10
+
+_FORMAT = 1
+_ENTRY = "privseg"
+_MAX_HEADER_BYTES = 4096
+_PNG = b"\x89PNG\r\n\x1a\n"
+_FOREIGN = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_KINDS = (  # of the tensors in a safetensors form: dtype and number of dimensions
+    {"values": ("U8", 3)},
+    {"values": ("I16", 3), "scale": ("F32", 1)},
+)
+
+
+@dataclass(frozen=True)
+class ImageContainer:
+    """What the file of an encrypted image holds.
+
+    Args:
+        header: all entries; those in FACTS are not checked.
+        arrays: the stored pixels, as `stored` or, for a family whose blocks end in zeros, `without_zeros` gives them.
+    """
+
+    header: dict[str, Any]
+    arrays: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, pixels: torch.Tensor, facts: Mapping[str, Any], *, ends_in_zeros: bool) -> "ImageContainer":
+        """(channels, height, width) pixels and the FACTS about them -> what their file holds."""
+        header: dict[str, Any] = {"format": _FORMAT, **{name: facts[name] for name in FACTS}}
+        if len(pixels) != 3:
+            header["num_channels"] = len(pixels)
+        arrays = stored(pixels)
+        if ends_in_zeros:
+            arrays = (without_zeros(arrays[0], facts["patch_size"]), *arrays[1:])
+        return cls({**header, "sha256": digest_of(*arrays)}, arrays)
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the image, as the header says."""
+        return int(self.header.get("num_channels", 3))
+
+    def pixels(self, *, patch_size: int, ends_in_zeros: bool, max_pixels: int) -> torch.Tensor:
+        """The encrypted pixels, (channels, height, width).
+
+        Raises:
+            CiphertextError: more pixels than `max_pixels`, or other channels than the header says.
+        """
+        if ends_in_zeros:
+            return with_zeros(restored(self.arrays), patch_size, self.num_channels, max_pixels)
+        num_channels, height, width = self.arrays[0].shape
+        if num_channels != self.num_channels:
+            raise CiphertextError(
+                f"expected pixels of {self.num_channels} channels, as the header of the encrypted image says, got "
+                f"{num_channels}; keep the file as to_file wrote it"
+            )
+        check_num_pixels(num_channels, height, width, max_pixels)
+        return restored(self.arrays)
+
+    def is_intact(self) -> bool:
+        """Whether the pixels are those that the header was written for."""
+        return bool(self.header["sha256"] == digest_of(*self.arrays))
+
+    def to_bytes(self) -> bytes:
+        """The content of the file."""
+        text = json.dumps(self.header)
+        if len(self.arrays) == 1 and self.num_channels in PNG_MODES:
+            info = PngImagePlugin.PngInfo()
+            info.add_text(_ENTRY, text)
+            buffer = io.BytesIO()
+            levels_to_pillow(torch.from_numpy(self.arrays[0])).save(buffer, "PNG", pnginfo=info)
+            return buffer.getvalue()
+        names = ("values", "scale")[: len(self.arrays)]
+        tensors = {name: torch.from_numpy(array) for name, array in zip(names, self.arrays, strict=True)}
+        return tensors_to_bytes(tensors, {_ENTRY: text})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, max_pixels: int) -> "ImageContainer":
+        """The content of a file that `to_bytes` wrote, or that a program recompressed -> what it holds.
+
+        Args:
+            data: the content.
+            max_pixels: of a PNG file, whose size is read before it is decoded; the size of other files bounds them.
+
+        Raises:
+            CiphertextError: another format, no header, another version, too large or damaged.
+        """
+        return _read_png(data, max_pixels) if data.startswith(_PNG) else _read_safetensors(data)
+
+
+def _read_png(data: bytes, max_pixels: int) -> ImageContainer:
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:  # reads the size and decodes nothing yet
+            check_num_pixels(3, image.height, image.width, max_pixels)
+            image.load()  # the first frame, should there be several; `image.text` would decode them all
+            header = _parsed_header(image.info.get(_ENTRY))
+            mode = PNG_MODES.get(header.get("num_channels", 3))
+            if mode is None:
+                raise CiphertextError(
+                    f"expected an encrypted image of 1 to {len(PNG_MODES)} channels in a PNG file, got a header that "
+                    f"says {header['num_channels']}"
+                )
+            levels = np.atleast_3d(np.array(image.convert(mode))).transpose(2, 0, 1)
+    except CiphertextError:
+        raise
+    except Exception as error:  # on damaged data Pillow raises OSError, SyntaxError, ValueError, zlib.error, ...
+        raise CiphertextError(f"the PNG file is truncated or damaged ({error}); transfer it again") from error
+    return ImageContainer(header, (np.ascontiguousarray(levels),))
+
+
+def _read_safetensors(data: bytes) -> ImageContainer:
+    other = next((name for magic, name in _FOREIGN.items() if data.startswith(magic)), None)
+    if other:
+        raise CiphertextError(
+            f"expected a PNG or safetensors file, got {other}: lossy compression or another format after encryption "
+            "destroys a ciphertext; send the file exactly as to_file wrote it"
+        )
+    if data[8:9] != b"{":
+        raise CiphertextError("expected an encrypted image (a PNG or safetensors file of ours), got unknown content")
+    try:
+        found = header_from_bytes(data, max_header_bytes=2 * _MAX_HEADER_BYTES)
+        kinds = {name: (entry.dtype, len(entry.shape)) for name, entry in found.tensors.items()}
+        if _ENTRY not in found.metadata or kinds not in _KINDS:
+            raise CiphertextError(
+                "expected a safetensors file with 'values' (U8, or I16 and a 'scale' F32; 3 dimensions) and a "
+                f"'privseg' header, got {kinds!r:.200}; it is no encrypted image"
+            )
+        header = _parsed_header(found.metadata[_ENTRY])
+        tensors = tensors_from_bytes(data)
+    except HeaderError as error:
+        raise CiphertextError(f"the safetensors file is truncated or damaged ({error}); transfer it again") from error
+    scale = tensors["scale"].numpy() if "scale" in tensors else None
+    if scale is not None and (scale.size != 1 or not 0 < scale[0] < np.inf):
+        raise CiphertextError(f"the scale of an encrypted image is one positive number, got {scale.tolist()!r:.80}")
+    values = tensors["values"].numpy()
+    return ImageContainer(header, (values,) if scale is None else (values, scale))
+
+
+def _parsed_header(text: object) -> dict[str, Any]:
+    """JSON text from a file -> the header, its entries complete; the values in FACTS are checked elsewhere."""
+    if not isinstance(text, str):
+        raise CiphertextError(
+            "the PNG file has no 'privseg' header: it is an ordinary image, or a ciphertext whose header a program "
+            "removed, which cannot be told apart; keep the file as to_file wrote it, or encrypt the plain image first"
+        )
+    try:
+        header = parse_json(text, max_bytes=_MAX_HEADER_BYTES)
+    except HeaderError as error:
+        raise CiphertextError(
+            f"the header of the encrypted image is not JSON of at most {_MAX_HEADER_BYTES} bytes"
+        ) from error
+    found = header.get("format") if isinstance(header, dict) else None
+    if type(found) is not int or found != _FORMAT:
+        raise CiphertextError(
+            f"expected an encrypted image of format {_FORMAT}, got {found!r:.80}; "
+            "a later version of this package may have written it"
+        )
+    expected = {"format", *FACTS, "sha256"}
+    if set(header) - {"num_channels"} != expected:
+        odd = sorted(expected.symmetric_difference(header))
+        raise CiphertextError(f"the header's entries should be {sorted(expected)}; missing or unknown: {odd!r:.200}")
+    num_channels = header.get("num_channels", 3)
+    if type(num_channels) is not int or not 1 <= num_channels <= MAX_CHANNELS:
+        raise CiphertextError(
+            f"num_channels of an encrypted image is an int from 1 to {MAX_CHANNELS}, got {num_channels!r:.80}"
+        )
+    return header
