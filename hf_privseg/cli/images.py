@@ -24,7 +24,7 @@ def encrypt(
         typer.Option(
             metavar="MODEL",
             help="The model that the images are for: the settings of its processor are used, and the key is checked. "
-            "Without it, images are resized to the nearest multiple of 16 pixels.",
+            "Without it, images become RGB and are resized to the nearest multiple of 16 pixels.",
         ),
     ] = None,
     force: Force = False,
@@ -37,9 +37,9 @@ def encrypt(
     many. Each is written when it is ready, and an image that fails does not stop the others.
     """
     key = read_key(key_file)
-    from ..setr.ciphers import CIPHERS
+    from ..setr.encrypted_image import file_suffix
     from ..setr.image_processing_setr import SetrImageProcessor
-    from ..storage.images import is_ciphertext, read_image
+    from ..storage.images import is_ciphertext
     from ..storage.models import load_settings
 
     processor, encrypted_model = SetrImageProcessor(), "ENCRYPTED_MODEL"
@@ -48,14 +48,13 @@ def encrypt(
         if config.encryption is not None:
             check_key_fits(key.facts, config.key_facts, model=f"the model {model}")
             encrypted_model = model
-    ending = ".png" if CIPHERS[key.family].acts_on_uint8 else ".safetensors"
-    paths = output_paths(images, output, f".encrypted{ending}")
+    paths = output_paths(images, output, f".encrypted{file_suffix(key.family, processor.num_channels)}")
     prepare_output(paths, force=force)
 
     def encrypted(_: int, image: Path) -> "EncryptedImage":
         if is_ciphertext(image):
             raise EncryptionStateError(f"{image} is encrypted already; give the plain image, or use the file as it is")
-        return processor.encrypt(read_image(image), key)
+        return processor.encrypt(image, key)
 
     job, written = Job(images, doing="Encrypting", lacking="encrypted image"), []
     for index, result in job.results(attempt(encrypted, enumerate(images))):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .segmenters import Segmenter
 
-_PATCH_SIZE, _TIMEOUT_SECONDS = 16, 120.0
+_PATCH_SIZE, _TIMEOUT_SECONDS, _MAX_PIXELS = 16, 120.0, 2**25
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,14 @@ def segment(
             min=1, help=f"With --server: seconds for one image, with all attempts.  [default: {_TIMEOUT_SECONDS:g}]"
         ),
     ] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --model: pixels that the segmentation map of an encrypted image may have, as its file claims. "
+            f" [default: {_MAX_PIXELS}]",
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -89,6 +97,8 @@ def segment(
         )
     if server is None and (patch_size, timeout) != (None, None):
         raise typer.BadParameter("--patch-size and --timeout belong to --server; leave them out with --model")
+    if server is not None and max_pixels is not None:
+        raise typer.BadParameter("--max-pixels belongs to --model; leave it out with --server")
     targets = _targets(images, output, overlay=overlay)
     prepare_output([path for target in targets for path in target.files], force=force)
     from .segmenters import local_model, needs_key, service
@@ -96,7 +106,8 @@ def segment(
     key_is_needed = needs_key(images, overlay=overlay)
     source: AbstractContextManager[Segmenter]
     if server is None:
-        source = nullcontext(local_model(str(model), key_file, needs_key=key_is_needed))
+        limit = max_pixels or _MAX_PIXELS
+        source = nullcontext(local_model(str(model), key_file, needs_key=key_is_needed, max_pixels=limit))
     else:
         size, seconds = patch_size or _PATCH_SIZE, timeout or _TIMEOUT_SECONDS
         source = service(server, key_file, needs_key=key_is_needed, patch_size=size, timeout=seconds)

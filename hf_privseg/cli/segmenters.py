@@ -44,13 +44,14 @@ class Segmenter:
     segment: Callable[[Sequence[Path]], Iterator[tuple[int, np.ndarray | Exception]]]
 
 
-def local_model(name: str, key_file: Path | None, *, needs_key: bool) -> Segmenter:
+def local_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels: int) -> Segmenter:
     """A model on this machine.
 
     Args:
         name: folder, Hub id, or "default".
         key_file: file with the model's key.
         needs_key: whether the job uses the key; else a key in the environment variable is not even read.
+        max_pixels: of the segmentation map of an encrypted image.
 
     Raises:
         KeyMismatchError: the key is not the model's.
@@ -63,7 +64,8 @@ def local_model(name: str, key_file: Path | None, *, needs_key: bool) -> Segment
         check_key_fits(key.facts, config.key_facts, model=f"the model {name}")
 
     def segment_one(_: int, image: Path) -> np.ndarray:
-        return segment_image(network, processor, prepare(image, name, config, processor, key))
+        prepared = prepare(image, name, config, processor, key)
+        return segment_image(network, processor, prepared, max_pixels=max_pixels)
 
     return Segmenter(
         facts={"model": name, "encryption": config.encryption},

@@ -10,10 +10,11 @@ from transformers import PreTrainedModel
 from ..setr.configuration_setr import SetrConfig
 from ..setr.encrypted_image import EncryptedImage, is_encrypted_image
 from ..setr.encryption_key import EncryptionKey
-from ..setr.errors import CiphertextError, EncryptionStateError
+from ..setr.errors import CiphertextError, EncryptionStateError, InvalidImageError
+from ..setr.image_inputs import levels_to_picture
 from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
 from ..setr.public_facts import check_image_fits, check_plain_image_fits
-from ..storage.images import is_ciphertext, read_image
+from ..storage.images import is_ciphertext
 from .windows import Encrypt, Inference
 
 WHOLE_IMAGE = Inference()
@@ -63,14 +64,16 @@ def check_map_size(image: EncryptedImage, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise CiphertextError(
             f"expected an encrypted image whose segmentation map has at most {max_pixels} pixels, got one with an "
-            f"original size of {height} x {width}; if you trust its file, raise max_pixels"
+            f"original size of {height} x {width}; if you trust its file, raise max_pixels (--max-pixels)"
         )
 
 
 def prepare(
     path: Path, model: str | Path, config: SetrConfig, processor: SetrImageProcessor, secret_key: EncryptionKey | None
-) -> EncryptedImage | Image.Image:
-    """Path of an image, plain or encrypted -> what this model takes: encrypted for an encrypted model, else plain.
+) -> EncryptedImage | torch.Tensor:
+    """Path of an image, plain or encrypted -> what this model takes, encrypted for an encrypted model.
+
+    A plain image for a plain model becomes (channels, height, width) uint8.
 
     Args:
         path: the image.
@@ -83,8 +86,8 @@ def prepare(
         EncryptionStateError: a plain image for an encrypted model without a key, or an encrypted image for a plain
             model.
         KeyMismatchError: the image was encrypted with another key than the model.
-        CiphertextError: the image is damaged, or encrypted in blocks of another size.
-        InvalidImageError: the file holds no image, or a damaged one.
+        CiphertextError: the image is damaged, or has other channels or blocks of another size than the model.
+        InvalidImageError: the file holds no image, a damaged one or one of other channels; names the file.
     """
     names = {"subject": str(path), "model": f"the model {model}"}
     if is_ciphertext(path):
@@ -92,19 +95,23 @@ def prepare(
         check_image_fits(image, config.key_facts, config.patch_size, config.num_channels, **names)
         return image
     check_plain_image_fits(None if secret_key is None else secret_key.facts, config.key_facts, **names)
-    plain = read_image(path)
-    return plain if secret_key is None else processor.encrypt(plain, secret_key)
+    try:
+        return processor.to_levels(path) if secret_key is None else processor.encrypt(path, secret_key)
+    except InvalidImageError as error:
+        raise InvalidImageError(f"{path}: {error}") from error
 
 
 def plain_image(path: Path, processor: SetrImageProcessor, secret_key: EncryptionKey | None) -> Image.Image:
-    """Path of an image, plain or encrypted -> the plain image at its own size, decrypted if need be.
+    """Path of an image, plain or encrypted -> RGB picture of the plain image at its own size, decrypted if need be.
+
+    Of more than three channels it shows the first three, of two the first.
 
     Raises:
         EncryptionStateError: an encrypted image without a key.
     """
     if not is_ciphertext(path):
-        return read_image(path)
+        return levels_to_picture(processor.to_levels(path))
     if secret_key is None:
         raise EncryptionStateError(f"{path} is encrypted; to show the image itself, give the key that it needs")
     image = EncryptedImage.from_file(path)
-    return processor.decrypt(image, secret_key).resize(image.original_size[::-1])
+    return levels_to_picture(processor.decrypt_levels(image, secret_key)).resize(image.original_size[::-1])

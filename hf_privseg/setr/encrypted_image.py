@@ -72,8 +72,7 @@ class EncryptedImage:
     @property
     def suffix(self) -> str:
         """The ending of this image's file: '.png' or '.safetensors'."""
-        is_png = self.pixels.dtype == torch.uint8 and self.num_channels in PNG_MODES
-        return ".png" if is_png else ".safetensors"
+        return file_suffix(self.family, self.num_channels)
 
     def to_bytes(self) -> bytes:
         """The content of the file form. Exact for uint8 pixels.
@@ -170,6 +169,11 @@ class EncryptedImage:
             f"num_channels={self.num_channels}, size={tuple(self.pixels.shape[-2:])}, "
             f"original_size={self.original_size})"
         )
+
+
+def file_suffix(family: str, num_channels: int) -> str:
+    """The ending of the files of encrypted images of a family and number of channels: '.png' or '.safetensors'."""
+    return ".png" if CIPHERS[family].acts_on_uint8 and num_channels in PNG_MODES else ".safetensors"
 
 
 def is_encrypted_image(value: object) -> TypeGuard[EncryptedImage]:

@@ -24,8 +24,7 @@ def open_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     """
     Image.init()
     known = [name for name in OPENED_FORMATS if name in Image.OPEN]
-    name = os.fspath(file) if isinstance(file, str | os.PathLike) else "the content"
-    with _decoding(f"{name} cannot be read as an image in one of the formats {', '.join(known)}"):
+    with _decoding(f"expected an image in one of the formats {', '.join(known)}, got a file that is none of them"):
         return Image.open(file, formats=known)
 
 

@@ -3,26 +3,26 @@
 import io
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..setr.errors import InvalidImageError
 from ..setr.files import write_whole
-from ..setr.image_inputs import image_to_levels
+from ..setr.image_files import open_image
+from ..setr.image_inputs import image_to_levels, levels_to_pillow
 
 
 def read_image(path: Path) -> Image.Image:
-    """Path of an image in any format of Pillow's -> upright 8-bit RGB; transparent parts lie on white.
+    """Path of an image in a format of `OPENED_FORMATS` -> upright 8-bit RGB; transparent parts lie on white.
 
     Raises:
-        InvalidImageError: the file is no image, is damaged, or is too large.
+        InvalidImageError: the file is no image of such a format, is damaged, or is too large; names the file.
         OSError: the file cannot be read.
     """
     try:
-        with Image.open(path) as picture:
-            levels = image_to_levels(picture)
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InvalidImageError(f"{path} cannot be read as an image ({error}); give one that Pillow reads") from error
-    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+        with open_image(path) as image:
+            return levels_to_pillow(image_to_levels(image))
+    except InvalidImageError as error:
+        raise InvalidImageError(f"{path}: {error}") from error
 
 
 def is_ciphertext(path: Path) -> bool:
@@ -30,9 +30,9 @@ def is_ciphertext(path: Path) -> bool:
     if path.suffix.lower() == ".safetensors":
         return True
     try:
-        with Image.open(path) as picture:
-            return "privseg" in picture.info
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with open_image(path) as image:
+            return image.format == "PNG" and "privseg" in image.info
+    except (OSError, InvalidImageError):
         return False  # whoever reads the file next reports what is wrong with it
 
 

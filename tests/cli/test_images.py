@@ -81,7 +81,7 @@ def test_encrypt_refuses_a_key_other_than_the_model_s(place):
         pytest.param(["a.png", "b/a.png"], "out", "several images would become", id="same-name"),
         pytest.param(["a.png"], "one.png", "use 'one.safetensors'", id="wrong-ending"),
         pytest.param(["a.png"], "there", "a.encrypted.safetensors exists", id="exists"),
-        pytest.param(["text.png"], "out", "text.png cannot be read as an image", id="no-picture"),
+        pytest.param(["text.png"], "out", "text.png', which cannot be read (UnidentifiedImageError)", id="no-picture"),
         pytest.param(["cut.png"], "out", "cannot be decoded", id="damaged"),
         pytest.param(["photo.encrypted.safetensors"], "out", "is encrypted already", id="encrypted"),
     ],

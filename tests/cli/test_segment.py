@@ -1,9 +1,12 @@
 """`privseg segment` with a model on this machine: the maps that it writes, and what it refuses."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from helpers.tiny_setr import tiny_config
+from helpers.tiny_setr import tiny_config, tiny_model
 from helpers.workplace import IMAGE_SIZE, processor
 from hf_privseg import SecretKey, SetrImageProcessor, SetrModel
 from hf_privseg import checkpoints as checkpoints_module
@@ -150,3 +153,42 @@ def test_a_missing_embedded_checkpoint_is_said(place, monkeypatch):
     monkeypatch.setattr(checkpoints_module, "_DEFAULT", place.folder / "gone")
     message = place.fail("segment", "--model", "default", place.folder / "photo.png", "-o", place.folder / "out")
     assert f"the embedded checkpoint is not at {place.folder / 'gone'}" in message
+
+
+@pytest.mark.parametrize("place", ["permutation", "orthogonal"], indirect=True)
+def test_images_of_thirteen_channels_are_encrypted_and_segmented(place):
+    folder = place.folder / "model13"
+    tiny_model(num_channels=13, num_labels=3, id2label={0: "sky", 1: "road", 2: "tree"}).save_pretrained(folder)
+    SetrImageProcessor(patch_size=4, num_channels=13).save_pretrained(folder)
+    levels = np.random.default_rng(0).integers(0, 256, (13, *IMAGE_SIZE), dtype=np.uint8)
+    first, *others = [Image.fromarray(page) for page in levels]
+    first.save(place.folder / "x.tif", save_all=True, append_images=others)
+    key = ["-k", place.key_file]
+    place.succeed("segment", place.folder / "x.tif", "--model", folder, "-o", place.folder / "plain.png")
+    place.succeed("encrypt-model", folder, place.folder / "secret13", *key)
+    place.succeed("encrypt", place.folder / "x.tif", "--model", place.folder / "secret13", "-o", place.folder, *key)
+    ciphertext = place.folder / "x.encrypted.safetensors"
+    place.succeed(
+        "segment", ciphertext, "--model", place.folder / "secret13", "-o", place.folder / "out", "--overlay", *key
+    )
+    assert (place.label_map("out/x.segmentation.png") == place.label_map("plain.png")).mean() > 0.99
+    assert Image.open(place.folder / "out" / "x.overlay.png").size == IMAGE_SIZE[::-1]
+    message = place.fail("segment", place.folder / "photo.png", "--model", folder, "-o", place.folder / "rgb.png")
+    assert "photo.png: expected an image of 13 channels, the processor's num_channels, got 3" in message
+
+
+def test_a_ciphertext_that_claims_a_huge_image_is_refused_unless_allowed(place):
+    model, plain = place.encrypted_model(), Image.open(place.folder / "photo.png")
+    claiming = dataclasses.replace(processor().encrypt(plain, place.key), original_size=(6000, 6000))
+    claiming.to_file(place.folder / "huge.safetensors")
+    small = dataclasses.replace(claiming, original_size=(40, 50))
+    small.to_file(place.folder / "small.safetensors")
+    message = place.fail(
+        "segment", place.folder / "huge.safetensors", "--model", model, "-o", place.folder / "huge.png"
+    )
+    assert f"at most {2**25} pixels, got one with an original size of 6000 x 6000" in message
+    assert "--max-pixels" in message
+    arguments = ("segment", place.folder / "small.safetensors", "--model", model, "-o", place.folder / "small.png")
+    assert "at most 1999 pixels" in place.fail(*arguments, "--max-pixels", 1999)
+    place.succeed(*arguments, "--max-pixels", 2000)
+    assert place.label_map("small.png").shape == (40, 50)
