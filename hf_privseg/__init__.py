@@ -6,7 +6,9 @@ only. The method: Kiya et al., J. Imaging 2022, 8(9), 233. What it protects from
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
 
+from .any_vit.encrypted_inputs import EncryptedInputs
 from .any_vit.model_encryption import apply_rekey_update, decrypt_model, encrypt_model, rekey_model
+from .any_vit.processor import EncryptingProcessor
 from .inference.pipeline import SetrSegmentationPipeline
 from .setr.client_embedding import ClientEmbedding
 from .setr.configuration_setr import SetrConfig
@@ -28,6 +30,8 @@ __all__ = [
     "CiphertextError",
     "ClientEmbedding",
     "EncryptedImage",
+    "EncryptedInputs",
+    "EncryptingProcessor",
     "EncryptionStateError",
     "InvalidImageError",
     "InvalidKeyError",

@@ -1,0 +1,264 @@
+"""The file form of a processed batch with encrypted pixels: what a server needs to run the model, and no key.
+
+A safetensors file. A tensor of pixels `name` is stored as "name/values", int16 of its shape, and "name/scale", float32
+(1,), with pixels = values * scale, so that zeros stay zeros; other tensors are stored as they are, under their name.
+The i-th tensor of a list is called "name/i", from 0. The metadata entry "privseg_inputs" is a JSON object with exactly
+these entries:
+
+    format         1, the version of this layout
+    family, version, fingerprint    the public facts about the key
+    patch_size     side of a block in pixels              num_channels   numbers of a block for each of its pixels
+    encrypted      the names of the inputs that hold encrypted pixels
+    lengths        {name: number of tensors} for those inputs that are lists
+    settings       {name: true, false, a number or a text} for the inputs that are no tensors
+    sha256         hexadecimal, over name, dtype, shape and numbers of all tensors, in the order of their names
+
+The hash finds accidents, not attackers: it is not keyed. Nothing in the file is secret, and nothing is ever pickled.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from ..setr.errors import CiphertextError, HeaderError
+from ..setr.files import write_whole
+from ..setr.public_facts import KeyFacts, check_image_fits
+from ..setr.stored_pixels import digest_of, restored, stored
+from ..setr.tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
+from .model_facts import ModelFacts, key_facts
+from .pixel_inputs import PIXEL_INPUTS
+
+MAX_FILE_BYTES = 2**30
+
+_FORMAT = 1
+_ENTRY = "privseg_inputs"
+_KEY = ("family", "version", "fingerprint")
+_HEADER = {"format", *_KEY, "patch_size", "num_channels", "encrypted", "lengths", "settings", "sha256"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class EncryptedInputs:
+    """The inputs of an encrypted model, as `EncryptingProcessor.encrypt` makes them, with the public facts about them.
+
+    Args:
+        inputs: name -> tensor, list of tensors, or a single bool, number or text. Pixels are encrypted floats; None
+            is left out.
+        facts: about the key.
+        patch_size, num_channels: geometry of a block.
+
+    Raises:
+        CiphertextError: no encrypted pixels among the inputs, pixels that are not finite floats, or an input of
+            another kind.
+    """
+
+    suffix: ClassVar[str] = ".safetensors"
+
+    inputs: dict[str, Any]
+    facts: KeyFacts
+    patch_size: int
+    num_channels: int
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in self.inputs.items() if value is not None}
+        object.__setattr__(self, "inputs", given)
+        ModelFacts(self.facts, self.patch_size, self.num_channels)  # checks the two numbers
+        if not PIXEL_INPUTS & set(given):
+            raise CiphertextError(f"expected encrypted pixels among the inputs, got {', '.join(given) or 'no inputs'}")
+        for name, value in given.items():
+            _check_input(name, value)
+
+    def inputs_for(self, model: Any) -> dict[str, Any]:
+        """The inputs for `model(**inputs)`, on its device, after a check that they belong together.
+
+        Args:
+            model: the encrypted model, or its configuration (the tensors then stay on the CPU).
+
+        Raises:
+            EncryptionStateError: the model is plain.
+            KeyMismatchError: the model is encrypted with another key.
+            CiphertextError: the model has other blocks.
+        """
+        facts = ModelFacts.of(model)
+        patch_size = self.patch_size if facts is None else facts.patch_size
+        check_image_fits(self, key_facts(model), patch_size, subject="the encrypted inputs")
+        device = getattr(model, "device", torch.device("cpu"))
+        return {name: _moved(value, device) for name, value in self.inputs.items()}
+
+    def to_bytes(self) -> bytes:
+        """The content of the file form.
+
+        Pixels are rounded to 16 bits: they change by at most half the scale, max |pixels| / 65534 of each tensor, and
+        the inputs that `from_bytes` returns keep their values through further round trips, up to float32 rounding.
+        """
+        tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in _named_tensors(self.inputs):
+            if _input_name(name) in PIXEL_INPUTS:
+                values, scale = stored(tensor.float())
+                tensors |= {f"{name}/values": torch.from_numpy(values), f"{name}/scale": torch.from_numpy(scale)}
+            else:
+                tensors[name] = tensor.detach().cpu().contiguous()
+        settings = {name: value for name, value in self.inputs.items() if isinstance(value, bool | int | float | str)}
+        lengths = {name: len(value) for name, value in self.inputs.items() if isinstance(value, list | tuple)}
+        header = {
+            "format": _FORMAT,
+            **self.facts.to_dict(),
+            "patch_size": self.patch_size,
+            "num_channels": self.num_channels,
+            "encrypted": sorted(PIXEL_INPUTS & set(self.inputs)),
+            "lengths": lengths,
+            "settings": settings,
+            "sha256": _digest(tensors),
+        }
+        return tensors_to_bytes(tensors, {_ENTRY: json.dumps(header)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "EncryptedInputs":
+        """What `to_bytes` returned -> the inputs, pixels in float32 on the CPU.
+
+        Raises:
+            CiphertextError: another format, missing or additional tensors, wrong types, or numbers that were changed.
+        """
+        try:
+            header, tensors = header_from_bytes(data).json_entry(_ENTRY), tensors_from_bytes(data)
+        except HeaderError as error:
+            raise CiphertextError(f"expected a file that EncryptedInputs.to_file wrote ({error})") from error
+        _check_header(header)
+        try:
+            if header["sha256"] != _digest(tensors):
+                raise CiphertextError(
+                    "the numbers were changed after encryption (their SHA-256 is not the one in the header): by an "
+                    "editor or a transmission error; send the file exactly as to_file wrote it"
+                )
+            facts = KeyFacts(*(header[name] for name in _KEY))
+            inputs = {**header["settings"], **_inputs_of(tensors, header["encrypted"], header["lengths"])}
+            return cls(inputs, facts, header["patch_size"], header["num_channels"])
+        except CiphertextError:
+            raise
+        except (ValueError, TypeError, KeyError) as error:
+            raise CiphertextError(f"the header of the encrypted inputs does not fit its tensors: {error}") from error
+
+    def to_file(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the container to `path`, which ends in `suffix`; it appears as a whole or not at all.
+
+        Raises:
+            ValueError: another ending.
+            FileExistsError: `path` exists and `overwrite` is False.
+        """
+        path = Path(path)
+        if path.suffix.lower() != self.suffix:
+            raise ValueError(
+                f"encrypted inputs are a {self.suffix} file, got {path.name!r}; use "
+                f"{path.with_suffix(self.suffix).name!r}"
+            )
+        write_whole(path, self.to_bytes(), overwrite=overwrite)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> "EncryptedInputs":
+        """Path of a file that `to_file` wrote -> the inputs; the content decides, not the ending.
+
+        Raises:
+            CiphertextError: as `from_bytes`; names the file.
+            OSError: the file cannot be read.
+        """
+        path = Path(path)
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        try:
+            if len(data) > MAX_FILE_BYTES:
+                raise CiphertextError(f"expected at most {MAX_FILE_BYTES} bytes; encrypt the batch in parts")
+            return cls.from_bytes(data)
+        except CiphertextError as error:
+            raise CiphertextError(f"{path.name}: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"EncryptedInputs({', '.join(self.inputs)}; {self.facts}, patch_size {self.patch_size})"
+
+
+def _check_input(name: str, value: Any) -> None:
+    items = value if isinstance(value, list | tuple) else [value]
+    is_pixels = name in PIXEL_INPUTS
+    if all(isinstance(item, torch.Tensor) for item in items) and items:
+        if is_pixels and not all(item.is_floating_point() and item.isfinite().all() for item in items):
+            raise CiphertextError(f"expected finite float pixels in {name}, got {items[0].dtype} or NaN or infinity")
+    elif is_pixels or not isinstance(value, bool | int | float | str):
+        kind = (
+            type(value).__name__ if items is not value else f"a list of {', '.join({type(i).__name__ for i in items})}"
+        )
+        raise CiphertextError(
+            f"expected a tensor{'' if is_pixels else ', a list of tensors, a number or a text'} in {name}, got {kind};"
+            " process the images with return_tensors='pt', and leave out what the model does not take"
+        )
+
+
+def _named_tensors(inputs: Mapping[str, Any]) -> list[tuple[str, torch.Tensor]]:
+    """The tensors of inputs under the names of the file."""
+    found = [(name, value) for name, value in inputs.items() if isinstance(value, torch.Tensor)]
+    lists = [(name, value) for name, value in inputs.items() if isinstance(value, list | tuple)]
+    return found + [(f"{name}/{index}", item) for name, value in lists for index, item in enumerate(value)]
+
+
+def _input_name(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def _inputs_of(
+    tensors: Mapping[str, torch.Tensor], encrypted: Sequence[str], lengths: Mapping[str, int]
+) -> dict[str, Any]:
+    """The tensors of a file -> the inputs that they make; all of them are used."""
+    left = dict(tensors)
+
+    def take(name: str, is_encrypted: bool) -> torch.Tensor:
+        if not is_encrypted:
+            return left.pop(name)
+        values, scale = left.pop(f"{name}/values"), left.pop(f"{name}/scale")
+        if values.dtype != torch.int16 or scale.dtype != torch.float32 or scale.shape != (1,) or not scale.isfinite():
+            raise ValueError(f"{name} is int16 with one finite float32 scale, got {values.dtype} and {scale.dtype}")
+        return restored((values.numpy(), scale.numpy()))
+
+    names = sorted({_input_name(name) for name in tensors})
+    if not set(encrypted) <= set(names) & PIXEL_INPUTS or not set(lengths) <= set(names):
+        raise ValueError(f"it names {sorted({*encrypted, *lengths})!r:.200}, the tensors are {names!r:.200}")
+    inputs: dict[str, Any] = {}
+    for name in names:
+        is_encrypted = name in encrypted
+        if name in lengths:
+            inputs[name] = [take(f"{name}/{index}", is_encrypted) for index in range(lengths[name])]
+        else:
+            inputs[name] = take(name, is_encrypted)
+    if left:
+        raise ValueError(f"tensors that no input names: {sorted(left)!r:.200}")
+    return inputs
+
+
+def _check_header(header: Any) -> None:
+    if not isinstance(header, dict) or header.get("format") != _FORMAT or set(header) != _HEADER:
+        found = sorted(header) if isinstance(header, dict) else type(header).__name__
+        raise CiphertextError(
+            f"expected a header of format {_FORMAT} with exactly the entries {sorted(_HEADER)}, got {found!r:.200}; a "
+            "later version may have written it"
+        )
+    kinds = {"encrypted": list, "lengths": dict, "settings": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(header[name], kind)]
+    if wrong or not all(type(length) is int and 0 < length <= 2**16 for length in header["lengths"].values()):
+        raise CiphertextError(f"the header of the encrypted inputs is damaged: {', '.join(wrong) or 'lengths'}")
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name]
+        array = array.view(torch.int16) if array.dtype == torch.bfloat16 else array
+        digest.update(f"{name}:{digest_of(array.numpy())};".encode())
+    return digest.hexdigest()
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    return [item.to(device) for item in value] if isinstance(value, list | tuple) else value
