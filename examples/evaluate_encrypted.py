@@ -38,6 +38,7 @@ from hf_privseg.experiments.tables import ResultTable, print_tables, write_csv, 
 from hf_privseg.training.arguments import parse_arguments, run_script
 from hf_privseg.training.data import evenly_spaced
 from hf_privseg.training.evaluation import compute_over_processes, predict_maps
+from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.metrics import MeanIoU
 
 ENCRYPTED = ("correct K", "No-Enc", "random K'")
@@ -70,6 +71,11 @@ class Run:
     dataset: Dataset
     records: Records
     accelerator: Accelerator
+
+    def label_map(self, plain: PlainModel) -> LabelMap:
+        """The label map for the classes of a model, after a look at the labels."""
+        quiet = not self.accelerator.is_main_process
+        return self.args.inspect_labels(self.args.split, self.dataset, plain.names, quiet=quiet)[0]
 
     @property
     def share(self) -> range:
@@ -129,10 +135,9 @@ def predict(condition: Condition, plain: PlainModel, run: Run, store: MapStore) 
         store[index] = segmentation_map
 
 
-def count(plain: PlainModel, run: Run, store: MapStore, baseline: MapStore) -> dict[str, float | list[float]]:
+def count(label_map: LabelMap, run: Run, store: MapStore, baseline: MapStore) -> dict[str, float | list[float]]:
     """mIoU of the stored maps over all processes, and the share of pixels that equal the baseline's."""
-    label_map = run.args.load_label_map(plain.num_labels)
-    metric = MeanIoU(plain.num_labels)
+    metric = MeanIoU(label_map.num_labels)
     same = torch.zeros(2, dtype=torch.float64)
     annotations = run.dataset.select(run.share)["annotation"]
     for index, annotation in zip(run.share, annotations, strict=True):
@@ -160,7 +165,7 @@ def embedding_error(condition: Condition, plain: PlainModel, image: Image.Image)
 
 def evaluate_model(plain: PlainModel, run: Run) -> None:
     """Add the missing records of a model, one by one."""
-    baseline = run.store(record_name(plain.name, "", "baseline"))
+    baseline, label_map = run.store(record_name(plain.name, "", "baseline")), run.label_map(plain)
     for condition in conditions(plain, run):
         name = record_name(plain.name, condition.family, condition.name)
         store = run.store(name)
@@ -168,7 +173,7 @@ def evaluate_model(plain: PlainModel, run: Run) -> None:
         if name in run.records.rows:
             continue  # the baseline, of which the maps alone were needed
         row: dict[str, Any] = {"model": plain.name, "decoder": plain.model.config.decoder_type}
-        row |= {"family": condition.family, "condition": condition.name} | count(plain, run, store, baseline)
+        row |= {"family": condition.family, "condition": condition.name} | count(label_map, run, store, baseline)
         row["embedding_error"] = embedding_error(condition, plain, run.dataset[0]["image"])
         run.records.add(name, row)
         run.accelerator.wait_for_everyone()

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from matplotlib.axes import Axes
@@ -31,7 +32,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from PIL import Image
 from tqdm.auto import tqdm
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation
@@ -42,7 +42,9 @@ from hf_privseg.inference.windows import Inference
 from hf_privseg.training.arguments import parse_arguments, run_script
 from hf_privseg.training.data import evenly_spaced
 from hf_privseg.training.evaluation import compute_over_processes, predict_maps
+from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.metrics import MeanIoU
+from hf_privseg.training.rows import decode_row
 
 PANELS = {
     "random": "(a) model under K, queries under random K'",
@@ -66,17 +68,16 @@ class Arguments(ExperimentArguments):
 
 @dataclass
 class Query:
-    """A plain image and its truth, `(height, width)` int64."""
+    """A plain image, `(3, height, width)` uint8, and its truth, `(height, width)` int64."""
 
-    image: Image.Image
+    image: torch.Tensor
     labels: np.ndarray
 
 
-def load_queries(plain: PlainModel, dataset: Dataset, args: Arguments) -> list[Query]:
+def load_queries(dataset: Dataset, label_map: LabelMap) -> list[Query]:
     """All images and their truth, decoded."""
-    label_map = args.load_label_map(plain.num_labels)
     rows = tqdm(dataset, desc="load", leave=False, disable=None)
-    return [Query(row["image"], label_map(row["annotation"])) for row in rows]
+    return [Query(*decode_row(row, label_map, f"row {index}")) for index, row in enumerate(rows)]
 
 
 def mean_iou(
@@ -107,12 +108,17 @@ def jobs(plain: PlainModel, args: Arguments) -> Iterator[tuple[str, dict]]:
 
 
 def evaluate_model(
-    plain: PlainModel, dataset: Dataset, args: Arguments, records: Records, accelerator: Accelerator
+    plain: PlainModel,
+    dataset: Dataset,
+    label_map: LabelMap,
+    args: Arguments,
+    records: Records,
+    accelerator: Accelerator,
 ) -> None:
     """Add the missing records of a model, one by one."""
     todo = list(jobs(plain, args))
     missing = [(name, facts) for name, facts in todo if name not in records.rows]
-    queries = load_queries(plain, dataset, args) if missing else []
+    queries = load_queries(dataset, label_map) if missing else []
     under_k: dict[str, SetrForSemanticSegmentation] = {}
     silent = not accelerator.is_local_main_process
     bar = tqdm(missing, initial=len(todo) - len(missing), total=len(todo), desc=plain.name, disable=silent)
@@ -228,7 +234,9 @@ def main() -> None:
     share = dataset.shard(accelerator.num_processes, accelerator.process_index, contiguous=False)
     for plain in plain_models(args, accelerator.device):
         records.bind(plain)
-        evaluate_model(plain, share, args, records, accelerator)
+        quiet = not accelerator.is_main_process
+        label_map, _ = args.inspect_labels(args.split, dataset, plain.names, quiet=quiet)
+        evaluate_model(plain, share, label_map, args, records, accelerator)
     if accelerator.is_main_process:
         report(records, args)
 

@@ -106,9 +106,21 @@ class Run:
     def id2label(self) -> dict[int, str]:
         return self.args.load_class_names()
 
+    def label_map(self, split: str, rows: Dataset) -> LabelMap:
+        """The label map for a split, after a look at its labels."""
+        quiet = not self.accelerator.is_main_process
+        return self.args.inspect_labels(split, rows, self.id2label, quiet=quiet)[0]
+
     @cached_property
-    def label_map(self) -> LabelMap:
-        return self.args.load_label_map(len(self.id2label))
+    def train(self) -> tuple[Dataset, LabelMap]:
+        """The rows to train on, and their label map."""
+        rows = self.args.load_split(self.args.train_split)
+        return rows, self.label_map(self.args.train_split, rows)
+
+    @cached_property
+    def truth(self) -> LabelMap:
+        """The label map of the images to evaluate."""
+        return self.label_map(self.args.split, self.dataset)
 
     def folder(self, cell: Cell, seed: int) -> Path:
         return Path(self.args.output_dir) / "models" / f"{cell.name}_{seed}"
@@ -141,11 +153,11 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> FcnForSemanticSegm
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-arg] # transformers wraps it untyped
 
 
-def build_loader(args: Arguments, label_map: LabelMap, seed: int) -> DataLoader:
+def build_loader(args: Arguments, rows: Dataset, label_map: LabelMap, seed: int) -> DataLoader:
     """Shuffled, augmented batches; the order and each sample depend on the seed and the epoch alone."""
     size, scale = (args.image_size[0], args.image_size[1]), (args.scale_range[0], args.scale_range[1])
     augmentation = JointAugmentation(size, scale_range=scale, image_size=size)
-    dataset = AugmentedDataset(args.load_split(args.train_split), augmentation, label_map, seed=seed)
+    dataset = AugmentedDataset(rows, augmentation, label_map, seed=seed)
     if len(dataset) < args.batch_size:
         raise ValueError(
             f"expected a batch of {args.batch_size} images or more in {args.train_split}, got {len(dataset)}; use a "
@@ -198,7 +210,7 @@ def train(cell: Cell, seed: int, run: Run) -> None:
     accelerator = start_accelerator(args)
     model = with_synchronized_norms(build_model(args, run.id2label).train(), accelerator)
     optimizer = build_optimizer(model, args)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, run.label_map, seed))
+    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, *run.train, seed))
     total = len(loader) * args.epochs
     scheduler = build_scheduler(optimizer, args, total)
     accelerator.register_for_checkpointing(scheduler)
@@ -239,7 +251,7 @@ def evaluate(cell: Cell, seed: int, run: Run) -> None:
         encrypt = cell.encryption(condition, seed)
         with run.accelerator.autocast():
             result = evaluate_mean_iou(
-                model, processor, run.dataset, run.label_map, run.accelerator, encrypt=encrypt, desc=name
+                model, processor, run.dataset, run.truth, run.accelerator, encrypt=encrypt, desc=name
             )
         row = {"cell": cell.name, "seed": seed, "condition": condition, "mean_iou": result["mean_iou"]}
         run.records.add(name, row | training | {"per_category_iou": result["per_category_iou"].tolist()})

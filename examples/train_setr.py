@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
@@ -28,11 +29,14 @@ from tqdm.auto import tqdm
 
 from hf_privseg import EncryptionStateError, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.catalog.datasets import PRESETS
+from hf_privseg.reporting.tables import markdown_table
 from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments, run_script
 from hf_privseg.training.augmentation import AugmentedDataset, AugmentedStream, JointAugmentation, collate
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.evaluation import evaluate_mean_iou
 from hf_privseg.training.label_map import LabelMap
+from hf_privseg.training.label_statistics import TABLE_HEADER, LabelStatistics
+from hf_privseg.training.log import TrainingLog
 from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
 
 PATHS = ("dataset", "output_dir", "vit", "checkpoint", "id2label", "label_map")
@@ -73,11 +77,43 @@ class Arguments(DataArguments, OptimizationArguments):
     )
 
 
+@dataclass
+class Data:
+    """Both splits with their label maps, the names of the classes, and how often each occurs in training.
+
+    Args:
+        names: {class: name}.
+        train: the split to train on.
+        train_map: turns its stored labels into classes.
+        statistics: of its classes.
+        validation: the split to choose the best checkpoint on.
+        validation_map: turns its stored labels into classes.
+    """
+
+    names: dict[int, str]
+    train: datasets.Dataset | datasets.IterableDataset
+    train_map: LabelMap
+    statistics: LabelStatistics
+    validation: datasets.Dataset
+    validation_map: LabelMap
+
+
+def open_data(args: Arguments, accelerator: Accelerator) -> Data:
+    """Open both splits and look at their labels."""
+    names, quiet = args.load_class_names(), not accelerator.is_main_process
+    train = args.load_split(args.train_split, streaming=args.streaming)
+    train_map, statistics = args.inspect_labels(args.train_split, train, names, quiet=quiet)
+    validation = args.load_split(args.eval_split)
+    validation_map, _ = args.inspect_labels(args.eval_split, validation, names, quiet=quiet)
+    return Data(names, train, train_map, statistics, validation, validation_map)
+
+
 def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSegmentation:
     """A ViT with a random decoder, or an existing SETR, whose decoder is random too if its type or classes change."""
     fields = {name: getattr(args, name) for name in ("use_auxiliary_head", "drop_path_rate", "use_cls_token")}
     fields |= {"decoder_type": args.decoder, "id2label": id2label}
-    fields["label2id"] = {name: index for index, name in id2label.items()}
+    fields["label2id"] = None  # follows from id2label
+    fields["semantic_loss_ignore_index"] = None  # as the number of classes asks for
     if args.preset and not args.id2label:
         fields["palette"] = [list(colour) for colour in PRESETS[args.preset].palette]
     if args.vit and not args.checkpoint:
@@ -99,15 +135,15 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSeg
     )
 
 
-def build_loader(args: Arguments, label_map: LabelMap) -> DataLoader:
+def build_loader(args: Arguments, data: Data) -> DataLoader:
     """Shuffled, augmented batches; the order and each sample depend on the seed and the epoch alone."""
     augmentation = JointAugmentation(args.crop_size, args.resize_factor, (args.scale_range[0], args.scale_range[1]))
-    if args.streaming:
-        stream, buffer_size = args.load_split(args.train_split, streaming=True), args.shuffle_buffer
-        dataset: Dataset = AugmentedStream(stream, augmentation, label_map, seed=args.seed, buffer_size=buffer_size)
+    given: dict[str, Any] = {"augmentation": augmentation, "label_map": data.train_map, "seed": args.seed}
+    if isinstance(data.train, datasets.IterableDataset):
+        dataset: Dataset = AugmentedStream(data.train, **given, buffer_size=args.shuffle_buffer)
         order: dict[str, Any] = {}
     else:
-        dataset = AugmentedDataset(args.load_split(args.train_split), augmentation, label_map, seed=args.seed)
+        dataset = AugmentedDataset(data.train, **given)
         order = {"shuffle": True, "generator": torch.Generator().manual_seed(args.seed)}
     return DataLoader(
         dataset, args.batch_size, drop_last=True, collate_fn=collate, num_workers=args.num_workers, **order
@@ -125,8 +161,8 @@ def save_model(accelerator: Accelerator, model, processor, folder: Path, half_we
         processor.save_pretrained(folder)
 
 
-def describe_training(folder: Path, recipe: dict) -> None:
-    """Write training.json, and a section of the model card with the recipe and the figures of the evaluations."""
+def describe_training(folder: Path, recipe: dict, statistics: LabelStatistics) -> None:
+    """Write training.json, and a section of the model card: the recipe, the evaluations and the classes."""
     (folder / "training.json").write_text(json.dumps(recipe, indent=1))
     card, arguments = folder / "README.md", recipe["arguments"]
     text = card.read_text(encoding="utf-8").partition("\n## Training\n")[0]
@@ -134,12 +170,13 @@ def describe_training(folder: Path, recipe: dict) -> None:
     shown = {name: Path(value).name if name in PATHS and value else value for name, value in arguments.items()}
     options = " ".join(f"--{name} {value}" for name, value in shown.items() if value not in (None, False))
     evaluations = [row for row in recipe["history"] if "mean_iou" in row]
-    rows = [f"| {row['epoch']} | {row['loss']:.4f} | {row['mean_iou']:.4f} |" for row in evaluations]
-    table = "\n".join(["| epoch | training loss | validation mIoU |", "|---|---|---|", *rows])
+    rows = [[str(row["epoch"]), f"{row['loss']:.4f}", f"{row['mean_iou']:.4f}"] for row in evaluations]
+    figures = markdown_table(("epoch", "training loss", "validation mIoU"), rows)
+    classes = markdown_table(TABLE_HEADER, statistics.rows())
     card.write_text(
         f"{text.rstrip()}\n\n## Training\n\n`examples/train_setr.py {options}`, {recipe['processes']} process(es). "
         f"Evaluated on the split `{arguments['eval_split']}`, at the size of the labels, single scale, no flip:\n\n"
-        f"{table}\n",
+        f"{figures}\nThe classes in {statistics.stored.describe()}:\n\n{classes}",
         encoding="utf-8",
     )
 
@@ -170,13 +207,15 @@ def total_updates(args: Arguments, loader: DataLoader) -> int:
     return max(math.ceil(len(loader) / args.gradient_accumulation_steps) * args.epochs, 1)
 
 
-def finish(accelerator: Accelerator, model, processor, history: list[dict], args: Arguments) -> None:
+def finish(
+    accelerator: Accelerator, model, processor, history: list[dict], statistics: LabelStatistics, args: Arguments
+) -> None:
     """Write the final model with its card, and publish it on the Hub if asked; checkpoints stay local."""
     output_dir = Path(args.output_dir)
     save_model(accelerator, model, processor, output_dir, args.half_weights)
     if accelerator.is_main_process:
         recipe = {"arguments": asdict(args), "processes": accelerator.num_processes, "history": history}
-        describe_training(output_dir, recipe)
+        describe_training(output_dir, recipe, statistics)
         if args.push_to_hub:
             create_repo(args.push_to_hub, private=args.hub_private, exist_ok=True)
             files = ["*.json", "*.safetensors", "README.md"]
@@ -187,9 +226,12 @@ def finish(accelerator: Accelerator, model, processor, history: list[dict], args
     accelerator.end_training()
 
 
-def train_epoch(accelerator: Accelerator, model, optimizer, scheduler, loader, progress: dict, bar, args) -> None:
+def train_epoch(
+    accelerator: Accelerator, model, optimizer, scheduler, loader, progress: dict, log: TrainingLog, bar, args
+) -> None:
     """One pass over the loader, or the rest of one; it keeps `progress`, with which a killed run goes on."""
     model.train()
+    losses: list[float] = []  # of the batches that make the next update, each the mean over all processes
     for batch in remaining_batches(accelerator, loader, progress):
         with accelerator.accumulate(model):
             loss = model(**batch).loss
@@ -198,13 +240,17 @@ def train_epoch(accelerator: Accelerator, model, optimizer, scheduler, loader, p
                 accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
+        losses.append(accelerator.reduce(loss.detach(), reduction="mean").item())
         progress["batches"] += 1
-        progress["loss_sum"] += accelerator.reduce(loss.detach(), reduction="mean").item()
+        progress["loss_sum"] += losses[-1]
         if not accelerator.sync_gradients:
             continue
         scheduler.step()
         progress["step"] += 1
-        accelerator.log({"loss": loss.item(), "lr": scheduler.get_last_lr()[0]}, step=progress["step"])
+        figures = {"loss": sum(losses) / len(losses), "lr": scheduler.get_last_lr()[0]}
+        losses.clear()
+        accelerator.log(figures, step=progress["step"])
+        log.add({"step": progress["step"]} | figures)
         bar.update()
         bar.set_postfix(epoch=progress["epoch"], loss=f"{progress['loss_sum'] / progress['batches']:.4f}")
         if progress["step"] >= bar.total:
@@ -213,45 +259,53 @@ def train_epoch(accelerator: Accelerator, model, optimizer, scheduler, loader, p
             save_checkpoint(accelerator, Path(args.output_dir) / "checkpoints", progress)
 
 
+def end_epoch(accelerator: Accelerator, model, processor, data: Data, progress: dict, args: Arguments) -> dict:
+    """The record of a finished epoch, with the figures of an evaluation if one is due; the best model is kept."""
+    progress["epoch"] += 1
+    record = {"epoch": progress["epoch"], "step": progress["step"]}
+    record["loss"] = progress["loss_sum"] / progress["batches"]
+    progress |= {"batches": 0, "loss_sum": 0.0}
+    if progress["epoch"] % args.eval_every == 0 or progress["step"] >= progress["total"]:
+        plain = accelerator.unwrap_model(model)
+        result = evaluate_mean_iou(plain, processor, data.validation, data.validation_map, accelerator)
+        record |= {name: float(result[name]) for name in ("mean_iou", "overall_accuracy")}
+        accelerator.log({"mean_iou": record["mean_iou"]}, step=progress["step"])
+        if record["mean_iou"] > progress["best"]:
+            progress["best"] = record["mean_iou"]
+            save_model(accelerator, model, processor, Path(args.output_dir) / "best", args.half_weights)
+    progress["history"].append(record)
+    return record
+
+
 def main() -> None:
     args = parse_arguments(Arguments, description=__doc__)
     accelerator = start_accelerator(args)
-    id2label = args.load_class_names()
-    label_map = args.load_label_map(len(id2label))
-    validation = args.load_split(args.eval_split)
-    model, processor = build_model(args, id2label), SetrImageProcessor(resize_factor=args.resize_factor)
+    data = open_data(args, accelerator)
+    model, processor = build_model(args, data.names), SetrImageProcessor(resize_factor=args.resize_factor)
     model = with_synchronized_norms(model, accelerator)
     optimizer = build_optimizer(model, args)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, label_map))
+    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, data))
     total = total_updates(args, loader)
     scheduler = build_scheduler(optimizer, args, total)
     accelerator.register_for_checkpointing(scheduler)
 
-    checkpoints = Path(args.output_dir) / "checkpoints"
-    progress = load_latest_checkpoint(accelerator, checkpoints)
+    output_dir = Path(args.output_dir)
+    progress = load_latest_checkpoint(accelerator, output_dir / "checkpoints")
     progress = progress or {"step": 0, "epoch": 0, "batches": 0, "loss_sum": 0.0, "best": -1.0, "history": []}
+    progress["total"] = total
+    log = TrainingLog(output_dir / "log.jsonl", progress, writes=accelerator.is_main_process)
     bar = tqdm(total=total, initial=progress["step"], desc="train", disable=not accelerator.is_local_main_process)
     while progress["step"] < total:
-        train_epoch(accelerator, model, optimizer, scheduler, loader, progress, bar, args)
+        train_epoch(accelerator, model, optimizer, scheduler, loader, progress, log, bar, args)
         if not progress["batches"]:
             raise ValueError(
                 f"{args.train_split} gave no batch of {args.batch_size} images; use a smaller --batch_size"
             )
-        progress["epoch"] += 1
-        record = {name: progress[name] for name in ("epoch", "step")}
-        record["loss"] = progress["loss_sum"] / progress["batches"]
-        progress |= {"batches": 0, "loss_sum": 0.0}
-        if progress["epoch"] % args.eval_every == 0 or progress["step"] >= total:
-            result = evaluate_mean_iou(accelerator.unwrap_model(model), processor, validation, label_map, accelerator)
-            record |= {name: float(result[name]) for name in ("mean_iou", "overall_accuracy")}
-            accelerator.log({"mean_iou": record["mean_iou"]}, step=progress["step"])
-            if record["mean_iou"] > progress["best"]:
-                progress["best"] = record["mean_iou"]
-                save_model(accelerator, model, processor, Path(args.output_dir) / "best", args.half_weights)
-        progress["history"].append(record)
+        record = end_epoch(accelerator, model, processor, data, progress, args)
+        log.add(record)
         accelerator.print(json.dumps(record))
-        save_checkpoint(accelerator, checkpoints, progress)
-    finish(accelerator, model, processor, progress["history"], args)
+        save_checkpoint(accelerator, output_dir / "checkpoints", progress)
+    finish(accelerator, model, processor, progress["history"], data.statistics, args)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from hf_privseg.training.arguments import DataArguments, parse_arguments, run_sc
 from hf_privseg.training.augmentation import AugmentedDataset, JointAugmentation, collate
 from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.metrics import MeanIoU
+from hf_privseg.training.rows import decode_row
 
 
 @dataclass(kw_only=True)
@@ -42,9 +43,9 @@ class EvaluationDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        row = self.rows[index]
-        pixel_values = self.processor(row["image"], return_tensors="pt").pixel_values[0]
-        return {"pixel_values": pixel_values, "labels": torch.from_numpy(self.label_map(row["annotation"]))}
+        levels, labels = decode_row(self.rows[index], self.label_map, f"row {index}")
+        pixel_values = self.processor(levels, return_tensors="pt").pixel_values[0]
+        return {"pixel_values": pixel_values, "labels": torch.from_numpy(labels)}
 
 
 def predicted_maps(outputs, labels: torch.Tensor) -> torch.Tensor:
@@ -71,18 +72,17 @@ def main() -> None:
     arguments, training = parse_arguments(Arguments, TrainingArguments, description=__doc__)
     training.batch_eval_metrics, training.per_device_eval_batch_size = True, 1
     id2label = arguments.load_class_names()
-    label_map = arguments.load_label_map(len(id2label))
-    model = SetrForSemanticSegmentation.from_vit(
-        arguments.vit, decoder=arguments.decoder, id2label=id2label, label2id={name: k for k, name in id2label.items()}
-    )
+    model = SetrForSemanticSegmentation.from_vit(arguments.vit, decoder=arguments.decoder, id2label=id2label)
     processor = SetrImageProcessor(resize_factor=arguments.resize_factor)
     rows = {name: arguments.load_split(name) for name in ("train", "val")}
+    quiet = training.process_index > 0
+    maps = {name: arguments.inspect_labels(name, split, id2label, quiet=quiet)[0] for name, split in rows.items()}
     augmentation = JointAugmentation(arguments.crop_size, arguments.resize_factor)
     trainer = Trainer(
         model=model,
         args=training,
-        train_dataset=AugmentedDataset(rows["train"], augmentation, label_map, seed=training.seed),
-        eval_dataset=EvaluationDataset(rows["val"], processor, label_map),
+        train_dataset=AugmentedDataset(rows["train"], augmentation, maps["train"], seed=training.seed),
+        eval_dataset=EvaluationDataset(rows["val"], processor, maps["val"]),
         data_collator=collate,
         processing_class=processor,
         compute_metrics=StreamingMetric(len(id2label)),

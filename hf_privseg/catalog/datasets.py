@@ -1,7 +1,7 @@
 """Known data sets: the names and colours of their classes, and how their stored labels become classes.
 
     cityscapes  19 classes. Segmentation maps hold the 34 raw ids (`*_labelIds.png`), licence plates (-1) as 255 or
-                65535.
+                65535, or the 19 classes themselves (`*_labelTrainIds.png`).
     ade20k      the 150 classes of scene parsing. Segmentation maps hold 1 .. 150 for the classes and 0 for the rest.
     camvid      the 11-class version of 480 x 360 pixels. Segmentation maps hold 0 .. 10, and 11 for void.
 
@@ -19,6 +19,23 @@ Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
+class LabelForm:
+    """One of several forms in which a data set hands out its segmentation maps.
+
+    Args:
+        file_ending: the end of the files' names, without the suffix of the format.
+        values: the values that its maps can have, void ones aside.
+        label_map: {stored label: class}, for this form; {} for a form that holds no classes.
+        description: what the files of a form without classes hold instead.
+    """
+
+    file_ending: str
+    values: range
+    label_map: dict[int, int]
+    description: str = ""
+
+
+@dataclass(frozen=True)
 class Preset:
     """The classes of one data set, and how its files store them.
 
@@ -29,6 +46,7 @@ class Preset:
         ignore_labels: stored labels that belong to no class.
         reduce_labels: whether a stored 0 is void and a stored k is class k - 1.
         credit: the authors of the data set.
+        forms: the forms of its segmentation maps, if there are several; `label_map` is for the first.
     """
 
     class_names: tuple[str, ...]
@@ -37,6 +55,7 @@ class Preset:
     ignore_labels: tuple[int, ...] = (255,)
     reduce_labels: bool = False
     credit: str = ""
+    forms: tuple[LabelForm, ...] = ()
 
 
 def preset_named(name: str) -> Preset:
@@ -127,6 +146,11 @@ PRESETS: dict[str, Preset] = {
         label_map={raw_id: index for index, raw_id in enumerate(_CITYSCAPES)},
         ignore_labels=(255, 65535),
         credit="Cityscapes (Cordts et al., CVPR 2016)",
+        forms=(
+            LabelForm("_labelIds", range(-1, 34), {raw_id: index for index, raw_id in enumerate(_CITYSCAPES)}),
+            LabelForm("_labelTrainIds", range(len(_CITYSCAPES)), {k: k for k in range(len(_CITYSCAPES))}),
+            LabelForm("_instanceIds", range(-1, 34000), {}, "ids of single objects"),
+        ),
     ),
     "ade20k": Preset(
         class_names=tuple(name.replace("_", " ") for name in _ADE20K_NAMES.split()),

@@ -7,9 +7,11 @@ import numpy as np
 from PIL import Image
 
 from ..catalog.sample_images import SAMPLE_IMAGES, sample_image
+from ..setr.image_inputs import image_to_levels
 from ..storage.images import read_image
 from ..training.arguments import DataArguments
 from ..training.data import evenly_spaced
+from ..training.stored_labels import StoredLabels
 
 
 @dataclass(kw_only=True)
@@ -62,10 +64,11 @@ def load_images(args: ImageArguments, num_labels: int | None = None) -> list[Fig
     if not args.dataset:
         return [_from_name(name, args.max_side) for name in args.images]
     rows = evenly_spaced(args.load_split(args.split), args.limit)
+    label_map = None if num_labels is None else args.load_label_map(num_labels, StoredLabels.of(args.split, rows))
     images = []
     for index, row in enumerate(rows):
-        image = row["image"].convert("RGB")
-        labels = None if num_labels is None else args.load_label_map(num_labels)(row["annotation"])
+        image = Image.fromarray(image_to_levels(row["image"]).permute(1, 2, 0).numpy())
+        labels = None if label_map is None else label_map(row["annotation"])
         images.append(FigureImage(f"{args.split}_{index}", image, labels, "", _centre(image)))
     return images
 

@@ -28,7 +28,12 @@ class PlainModel:
     @property
     def num_labels(self) -> int:
         """The number of classes."""
-        return cast(int, self.model.config.num_labels)
+        return len(self.names)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """{class: name}."""
+        return cast("dict[int, str]", self.model.config.id2label)
 
     @property
     def facts(self) -> dict[str, str]:

@@ -1,10 +1,11 @@
 """The configuration of SETR: encoder and decoder sizes, and the public facts about the key of an encrypted model."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .class_names import check_class_names, void_label
 from .public_facts import KeyFacts
 
 # Where the four feature maps are taken, as fractions of the depth. For ViT-L this gives layers 9, 14, 19, 23 (naive,
@@ -43,7 +44,8 @@ class SetrConfig(PreTrainedConfig):
         use_auxiliary_head: whether auxiliary heads exist. They serve training alone.
         auxiliary_num_stages: stages of each auxiliary head of `naive` and `pup`. None means 1 and 2.
         auxiliary_loss_weight: weight of each auxiliary loss.
-        semantic_loss_ignore_index: the label that the loss leaves out.
+        semantic_loss_ignore_index: the label that the loss leaves out. None means 255, or -100 where 255 is a class.
+        id2label: {class: name}, two or more classes that are numbered from 0 without gaps. `label2id` follows from it.
         encryption: None, or the public facts {"family", "version", "fingerprint"} of the key that the patch embedding
             is encrypted with. Set by `encrypt_model`. The key itself is never part of a configuration.
     """
@@ -73,7 +75,7 @@ class SetrConfig(PreTrainedConfig):
     use_auxiliary_head: bool = True
     auxiliary_num_stages: int | None = None
     auxiliary_loss_weight: float = 0.4
-    semantic_loss_ignore_index: int = 255
+    semantic_loss_ignore_index: int | None = None
     encryption: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -91,6 +93,11 @@ class SetrConfig(PreTrainedConfig):
             self.out_indices = sorted(taps)
         self.out_indices = list(self.out_indices)
         super().__post_init__(**kwargs)
+        names = cast("dict[int, str]", self.id2label)  # the parent class numbers the classes where it is None
+        if self.label2id is None:
+            self.label2id = {name: index for index, name in names.items()}
+        if self.semantic_loss_ignore_index is None:
+            self.semantic_loss_ignore_index = void_label(len(names))
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -142,6 +149,10 @@ class SetrConfig(PreTrainedConfig):
                 f"out_indices must be increasing layer numbers from 0 that end with the last layer "
                 f"({self.num_hidden_layers - 1}), got {indices}. Leave it out to place them as published."
             )
+
+    def validate_id2label(self) -> None:
+        """Refuse fewer than two classes, and ids with gaps."""
+        check_class_names(cast("dict[int, str]", self.id2label))
 
     def validate_encryption(self) -> None:
         """Refuse anything but the three public facts."""

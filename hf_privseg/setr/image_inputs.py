@@ -38,7 +38,7 @@ IGNORE_INDEX = 255  # the label of pixels that belong to no class
 
 _ARRAY = (np.ndarray, torch.Tensor)
 _IMAGE_NDIM, _LABEL_NDIM = 3, 2
-_LABEL_MODES = ("1", "L", "P", "I")  # and "I;16...": one channel that holds indices
+_LABEL_MODES = ("1", "L", "P", "I", "LA", "PA", "RGB", "RGBA")  # and "I;16...": those that may hold indices
 
 
 def is_single(images: object) -> bool:
@@ -102,27 +102,45 @@ def image_to_levels(
     return levels.contiguous()
 
 
-def segmentation_map_to_indices(label_map: Any) -> torch.Tensor:
-    """One label map (PIL image of one channel or palette, (height, width) array of integers) -> the same, int64.
+def segmentation_map_to_indices(segmentation_map: Any) -> torch.Tensor:
+    """One segmentation map -> class indices, (height, width) int64.
+
+    A palette image gives its indices, not its colours. Some data sets store the index in red, green and blue alike,
+    with or without transparency; where all colours of a map are such, the index is taken and transparency is not.
+
+    Args:
+        segmentation_map: PIL image, or array or tensor of integers or booleans: (height, width), one channel beside these, or
+            colours last.
 
     Raises:
-        InvalidImageError: several channels (a map in colours), fractions, no pixels, or no label map at all.
+        InvalidImageError: colours that are not grey, fractions, no pixels, or no segmentation map at all.
     """
-    if isinstance(label_map, Image.Image):
-        label_map = decoded(label_map)
-        if label_map.mode not in _LABEL_MODES and not label_map.mode.startswith("I;16"):
+    came = ""
+    if isinstance(segmentation_map, Image.Image):
+        segmentation_map = decoded(segmentation_map)
+        came = f" of a PIL image of mode {segmentation_map.mode!r}"
+        if segmentation_map.mode not in _LABEL_MODES and not segmentation_map.mode.startswith("I;16"):
             raise InvalidImageError(
-                f"expected a label map of one channel that holds class indices, got a PIL image of mode "
-                f"{label_map.mode!r}; if it shows classes as colours, translate them to indices first"
+                f"expected a segmentation map of one channel that holds class indices, got a PIL image of mode "
+                f"{segmentation_map.mode!r}; if it shows classes as colours, translate them to indices first"
             )
-        label_map = np.array(label_map)  # a palette's indices, not its colours
-    indices = _as_tensor(label_map)
+        segmentation_map = np.array(segmentation_map)  # a palette's indices, not its colours
+    indices = _as_tensor(segmentation_map)
     if indices.ndim == _LABEL_NDIM + 1 and _has_one_channel(indices):
         indices = indices.squeeze(0 if indices.shape[0] == 1 else -1)
-    if indices.ndim != _LABEL_NDIM or indices.is_floating_point():
+    if indices.ndim == _LABEL_NDIM + 1 and indices.shape[-1] in (2, 3, 4):  # grey or colours, perhaps with opacity
+        colours = indices[..., : 1 if indices.shape[-1] == 2 else 3]
+        if torch.equal(colours, colours[..., :1].expand_as(colours)):
+            indices = colours[..., 0]
+    if indices.ndim != _LABEL_NDIM:
         raise InvalidImageError(
-            f"expected a label map of integers, shape (height, width), got {indices.dtype} of shape "
-            f"{tuple(indices.shape)}; if it shows classes as colours, translate them to indices first"
+            f"expected a segmentation map (height, width) of class indices, got the shape {tuple(indices.shape)}{came}"
+            "; if it shows classes as colours, translate them to indices first"
+        )
+    if indices.is_floating_point():
+        raise InvalidImageError(
+            f"expected a segmentation map of integers, got {indices.dtype}; if all of its values are whole numbers, "
+            "convert it with .astype('int64')"
         )
     return indices.to(torch.int64)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import nn
@@ -46,12 +46,36 @@ def segmentation_loss(logits: torch.Tensor, labels: torch.Tensor, ignore_index: 
 
     Args:
         logits: `(batch, labels, any, any)`, resized bilinearly to the size of the labels.
-        labels: `(batch, height, width)` int64 in [0, labels), or `ignore_index`.
+        labels: `(batch, height, width)` integers in [0, labels), or `ignore_index`.
         ignore_index: the label that does not count.
+
+    Raises:
+        ValueError: labels of another shape or no integers or, on the CPU alone, where it costs nothing, labels out of
+            range. On a GPU torch stops at those with a device-side assert.
     """
+    labels = _checked_labels(labels, logits, ignore_index)
     logits = nn.functional.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
     total = nn.functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
     return total / (labels != ignore_index).sum().clamp(min=1)
+
+
+def _checked_labels(labels: torch.Tensor, logits: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """The labels as int64, once they are found to fit the logits."""
+    batch, num_labels = logits.shape[:2]
+    if labels.ndim != 3 or labels.shape[0] != batch:
+        squeeze = "; labels.squeeze(1) removes the channel" if labels.ndim == 4 and labels.shape[1] == 1 else ""
+        raise ValueError(f"expected labels of shape ({batch}, height, width), got {tuple(labels.shape)}{squeeze}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"expected labels that are class indices, int64, got {labels.dtype}; labels.long() converts")
+    labels = labels.long()
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        strange = labels[((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)]
+        if len(strange):
+            raise ValueError(
+                f"expected labels in 0 .. {num_labels - 1}, or {ignore_index} where a pixel has no class, got "
+                f"{strange.unique()[:8].tolist()}"
+            )
+    return labels
 
 
 # ----------------------------------------------------------------------------------------------------- embeddings
@@ -76,8 +100,14 @@ class SetrPatchEmbeddings(nn.Module):
         """`(batch, channels, height, width)` in [-1, 1] -> `(batch, patches, hidden_size)`, patches row by row.
 
         Raises:
-            ValueError: the channels differ from the configuration's, or a side is not a multiple of the patch size.
+            ValueError: pixels are integers, the channels differ from the configuration's, or a side is not a multiple
+                of the patch size.
         """
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values must be floats in [-1, 1], got {pixel_values.dtype}; SetrImageProcessor makes them of "
+                "images, and pixels / 127.5 - 1 of levels in 0..255."
+            )
         channels, height, width = pixel_values.shape[1:]
         if channels != self.num_channels:
             raise ValueError(
@@ -529,7 +559,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
 
     def segmentation_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """`segmentation_loss` with the configuration's ignore index."""
-        return segmentation_loss(logits, labels, self.config.semantic_loss_ignore_index)
+        return segmentation_loss(logits, labels, cast(int, self.config.semantic_loss_ignore_index))
 
     @classmethod
     def from_vit(

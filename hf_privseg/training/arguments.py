@@ -5,17 +5,22 @@ Options that several scripts have are declared here once; a script's own datacla
 
 import argparse
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from datasets import Dataset, IterableDataset
+from rich.console import Console
 from transformers import HfArgumentParser
 
-from ..catalog.datasets import PRESETS
+from ..catalog.datasets import PRESETS, preset_named
+from ..reporting.tables import terminal_table
 from ..setr.errors import EncryptionStateError
 from .data import class_names, load_segmentation_dataset
 from .label_map import LabelMap
+from .label_statistics import TABLE_HEADER, LabelStatistics
+from .stored_labels import StoredLabels, form_of
 
 Options = TypeVar("Options")
 MoreOptions = TypeVar("MoreOptions")
@@ -68,6 +73,10 @@ class DataArguments:
     dataset: str = field(metadata={"help": "Folder with images/<split> and annotations/<split>, or a Hub id."})
     image_column: str = field(default="image", metadata={"help": "Column of the images."})
     annotation_column: str = field(default="annotation", metadata={"help": "Column of the segmentation maps."})
+    annotation_pattern: str | None = field(
+        default=None,
+        metadata={"help": "Names of a folder's segmentation maps without suffix, as in {stem}_mask. Default: {stem}."},
+    )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
     preset: str | None = field(
         default=None,
@@ -79,12 +88,17 @@ class DataArguments:
     id2label: str | None = field(
         default=None,
         metadata={
-            "help": "JSON file {id: name} or {classes: [...]}. Default: the preset's, or the folder's classes.json."
+            "help": "File with the names of the classes: JSON {id: name} or [name, ...], or text with one name a "
+            "line. Default: the preset's, or the folder's classes.json."
         },
     )
-    label_map: str | None = field(default=None, metadata={"help": "JSON file {stored label: class}; others are void."})
+    label_map: str | None = field(
+        default=None,
+        metadata={"help": "JSON file {stored label: class, or null for void}; all other labels are void."},
+    )
     ignore_labels: list[int] | None = field(
-        default=None, metadata={"help": "Stored labels without class. Default: the preset's, or 255."}
+        default=None,
+        metadata={"help": "Stored labels without class. Default: the preset's, or 255 unless it is a class."},
     )
     reduce_labels: bool | None = field(
         default=None,
@@ -99,20 +113,69 @@ class DataArguments:
     def load_split(self, split: str) -> Dataset: ...
 
     @overload
-    def load_split(self, split: str, *, streaming: Literal[True]) -> IterableDataset: ...
+    def load_split(self, split: str, *, streaming: bool) -> Dataset | IterableDataset: ...
 
     def load_split(self, split: str, *, streaming: bool = False) -> Dataset | IterableDataset:
         """A split with the columns `image` and `annotation`, as `load_segmentation_dataset` returns it."""
         columns = {name: getattr(self, name) for name in ("image_column", "annotation_column", "revision")}
-        return load_segmentation_dataset(self.dataset, split=split, streaming=streaming, **columns)
+        pattern = self.annotation_pattern
+        return load_segmentation_dataset(
+            self.dataset, split=split, streaming=streaming, annotation_pattern=pattern, **columns
+        )
 
     def load_class_names(self) -> dict[int, str]:
         """{class: name}, as `class_names` returns it."""
         return class_names(self.dataset, self.id2label, self.preset)
 
-    def load_label_map(self, num_labels: int) -> LabelMap:
-        """The `LabelMap` that turns stored annotations into `num_labels` classes."""
-        return LabelMap.from_files(num_labels, self.ignore_labels, self.label_map, self.reduce_labels, self.preset)
+    def load_label_map(self, num_labels: int, stored: StoredLabels | None = None) -> LabelMap:
+        """The `LabelMap` that turns stored labels into `num_labels` classes.
+
+        Args:
+            num_labels: number of classes.
+            stored: labels of the split, which tell the form of a preset's segmentation maps; None means its usual one.
+
+        Raises:
+            ValueError: the options contradict each other, or the maps of the split hold no classes.
+        """
+        form = form_of(stored, preset_named(self.preset)) if stored and self.preset and not self.label_map else None
+        return LabelMap.from_files(
+            num_labels,
+            self.ignore_labels,
+            self.label_map,
+            self.reduce_labels,
+            self.preset,
+            form.label_map if form else None,
+        )
+
+    def inspect_labels(
+        self, split: str, rows: Dataset | IterableDataset, names: Mapping[int, str], *, quiet: bool = False
+    ) -> tuple[LabelMap, LabelStatistics]:
+        """Count the classes in a sample of a split, print their table, and warn of what looks wrong.
+
+        Every training and every evaluation starts with it.
+
+        Args:
+            split: name of the split.
+            rows: the split, with a column `annotation`.
+            names: {class: name}.
+            quiet: whether nothing is printed, as in all processes but the first.
+
+        Returns:
+            The label map for the split, and how often its classes occur.
+
+        Raises:
+            ValueError: no pixel has a class, a stored label has none, or the maps cannot be read.
+        """
+        stored = StoredLabels.of(split, rows)
+        label_map = self.load_label_map(len(names), stored)
+        statistics = LabelStatistics.of(stored, label_map, names)
+        for warning in statistics.warnings():
+            if not quiet:
+                warnings.warn(warning, stacklevel=2)
+        if not quiet:
+            title = f"Classes in {stored.describe()}"
+            Console(soft_wrap=True).print(terminal_table(title, TABLE_HEADER, statistics.rows()))
+        return label_map, statistics
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,7 @@
 """Training samples: an image and its segmentation map are scaled, cropped and flipped together, then batched."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from ..setr.image_inputs import image_to_levels
 from .label_map import IGNORE_INDEX, LabelMap
+from .rows import decode_row
 
 # As strong as mmsegmentation's photometric distortion.
 _PHOTOMETRIC = v2.RandomApply([v2.ColorJitter(brightness=0.125, contrast=0.5, saturation=0.5, hue=0.1)], p=0.5)
@@ -27,6 +29,7 @@ class JointAugmentation:
         scale_range: lowest and highest random scale.
         max_class_share: a crop is drawn again, ten times at most, while one class fills a larger share than this.
         image_size: height and width that every image is resized to first. None keeps the image's own size.
+        ignore_index: the label of pixels without a class, and of padding.
     """
 
     crop_size: int | tuple[int, int]
@@ -34,10 +37,19 @@ class JointAugmentation:
     scale_range: tuple[float, float] = (0.5, 2.0)
     max_class_share: float = 0.75
     image_size: tuple[int, int] | None = None
+    ignore_index: int = IGNORE_INDEX
 
-    def __call__(self, image: Image.Image, labels: np.ndarray) -> dict[str, torch.Tensor]:
-        """PIL image and `(height, width)` labels -> pixel_values `(3, *crop)` in [-1, 1] and labels `crop` int64."""
-        pixels = tv_tensors.Image(F.pil_to_tensor(image.convert("RGB")))
+    def __call__(self, image: Image.Image | np.ndarray | torch.Tensor, labels: np.ndarray) -> dict[str, torch.Tensor]:
+        """An image and its labels -> a crop of both.
+
+        Args:
+            image: decoded as the image processor does it; `(3, height, width)` uint8 levels stay as they are.
+            labels: `(height, width)` int64, of the image's size.
+
+        Returns:
+            pixel_values `(3, *crop)` float32 in [-1, 1], and labels `crop` int64.
+        """
+        pixels = tv_tensors.Image(image_to_levels(image))
         mask = tv_tensors.Mask(torch.from_numpy(labels))
         low, high = self.scale_range
         scale = self.resize_factor * torch.empty(1).uniform_(low, high).item()
@@ -50,11 +62,11 @@ class JointAugmentation:
         return {"pixel_values": pixel_values.as_subclass(torch.Tensor), "labels": mask.as_subclass(torch.Tensor)}
 
     def _crop(self, pixels: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        fill = {tv_tensors.Image: 127, tv_tensors.Mask: IGNORE_INDEX}
+        fill = {tv_tensors.Image: 127, tv_tensors.Mask: self.ignore_index}
         crop = v2.RandomCrop(self.crop_size, pad_if_needed=True, fill=fill)
         for _ in range(10):
             cropped = crop(pixels, mask)
-            counts = torch.bincount(cropped[1][cropped[1] != IGNORE_INDEX])
+            counts = torch.bincount(cropped[1][cropped[1] != self.ignore_index])
             if len(counts) and counts.max() <= self.max_class_share * counts.sum():
                 break
         return cropped
@@ -68,7 +80,8 @@ class _Augmented:
     """
 
     def __init__(self, augmentation: JointAugmentation, label_map: LabelMap, seed: int):
-        self.augmentation, self.label_map, self.seed = augmentation, label_map, seed
+        self.augmentation = replace(augmentation, ignore_index=label_map.ignore_index)
+        self.label_map, self.seed = label_map, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -76,11 +89,11 @@ class _Augmented:
         self.epoch = epoch
 
     def _augment(self, row: dict[str, Image.Image], *position: int) -> dict[str, torch.Tensor]:
-        labels = self.label_map(row["annotation"])
+        levels, labels = decode_row(row, self.label_map, f"row {position[0]}")
         sequence = np.random.SeedSequence((self.seed, self.epoch, *position))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-            return self.augmentation(row["image"], labels)
+            return self.augmentation(levels, labels)
 
 
 class AugmentedDataset(_Augmented, torch.utils.data.Dataset):

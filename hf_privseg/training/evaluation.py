@@ -18,12 +18,13 @@ from ..setr.encryption_key import EncryptionKey
 from ..setr.image_processing_setr import SetrImageProcessor
 from .label_map import LabelMap
 from .metrics import MeanIoU, Metrics
+from .rows import decode_row
 
 
 def predict_maps(
     model: PreTrainedModel,
     processor: SetrImageProcessor,
-    images: Iterable[Image.Image | EncryptedImage],
+    images: Iterable[Image.Image | torch.Tensor | EncryptedImage],
     *,
     secret_key: EncryptionKey | None = None,
     encrypt: Encrypt | None = None,
@@ -77,10 +78,20 @@ def evaluate_mean_iou(
     mine = range(rank, -(-size // processes) * processes, processes)
     rows = dataset.select([index % size for index in mine])
     silent = not accelerator.is_local_main_process
-    maps = predict_maps(model, processor, rows["image"], encrypt=encrypt, desc=desc, total=len(rows), disable=silent)
-    for index, prediction, annotation in zip(mine, maps, rows["annotation"], strict=True):
+    progress: dict[str, Any] = {"desc": desc, "total": len(rows), "disable": silent}
+    truth: list[np.ndarray] = []  # of the image that is predicted next
+
+    def images() -> Iterator[torch.Tensor]:
+        for index, row in zip(mine, rows, strict=True):
+            levels, labels = decode_row(row, label_map, f"row {index % size}")
+            truth.append(labels)
+            yield levels
+
+    maps = predict_maps(model, processor, images(), encrypt=encrypt, **progress)
+    for index, prediction in zip(mine, maps, strict=True):
+        reference = truth.pop()
         if index < size:
-            metric.add(prediction=prediction, reference=label_map(annotation))
+            metric.add(prediction=prediction, reference=reference)
     model.train(was_training)
     return compute_over_processes(metric, accelerator)
 

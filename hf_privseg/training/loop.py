@@ -48,7 +48,8 @@ def build_scheduler(
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """A schedule of linear warm-up, then polynomial decay to `final_lr_ratio` of the peak at the update `total`."""
     last = args.learning_rate * args.final_lr_ratio
-    return get_polynomial_decay_schedule_with_warmup(optimizer, args.warmup_steps, total, last, args.power)
+    warmup_steps = min(args.warmup_steps, total - 1)  # the library divides by the updates after the warm-up
+    return get_polynomial_decay_schedule_with_warmup(optimizer, warmup_steps, total, last, args.power)
 
 
 def with_synchronized_norms(model: Model, accelerator: Accelerator) -> Model:

@@ -7,6 +7,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from ..setr.class_names import void_label
+
 _DESCRIPTION = "Mean intersection over union of semantic segmentation, summed over the data set before dividing."
 _INPUTS = "predictions and references: integer maps of shape (height, width), or iterables of such maps."
 
@@ -32,12 +34,15 @@ class MeanIoU(evaluate.Metric):
 
     Args:
         num_labels: classes 0 .. num_labels - 1.
-        ignore_index: the reference value of pixels that do not count, after any reduction.
+        ignore_index: the reference value of pixels that do not count, after any reduction. None means 255, or -100
+            where 255 is a class.
         reduce_labels: whether reference 0 (background) becomes 255 and k becomes k - 1, as in ADE20K. Predictions are
             never reduced. `ignore_index` must then be 255.
     """
 
-    def __init__(self, num_labels: int, ignore_index: int = 255, reduce_labels: bool = False, **kwargs: Any):
+    def __init__(self, num_labels: int, ignore_index: int | None = None, reduce_labels: bool = False, **kwargs: Any):
+        if ignore_index is None:
+            ignore_index = void_label(num_labels)
         if num_labels < 2:
             raise ValueError(f"num_labels must be at least 2 (background is a class too), got {num_labels}.")
         if 0 <= ignore_index < num_labels:

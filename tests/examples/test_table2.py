@@ -232,7 +232,10 @@ def test_two_processes_share_the_images(given, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--cells", "rot13-4"), "expected a cell: plain, or shf|np|ffx with a block size as in shf-4, got 'rot13-4'"),
+        (
+            ("--cells", "rot13-4"),
+            "expected a cell: plain, or one of shf|np|ffx with a block size as in shf-4, got 'rot13-4'",
+        ),
         (("--cells", "shf"), "got 'shf'"),
         (("--cells", "plain", "np-7"), "to be multiples of the blocks of np-7, got [32, 48]"),
         (("--image_size", 32), "to be height and width, got [32]"),

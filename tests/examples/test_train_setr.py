@@ -3,6 +3,8 @@
 import base64
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -38,7 +41,7 @@ SETTINGS = {
 
 def options(inputs: Path, output: Path, *extra: str) -> list[str]:
     settings = [part for option in SETTINGS.items() for part in option]
-    paths = ["--dataset", str(inputs / "data"), "--output_dir", str(output)]
+    paths = ["--output_dir", str(output)] + ([] if "--dataset" in extra else ["--dataset", str(inputs / "data")])
     start = [] if "--checkpoint" in extra else ["--vit", str(inputs / "vit")]
     return [*paths, *start, *settings, "--cpu", *extra]
 
@@ -100,6 +103,8 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(inputs, tmp_path, processes, 
     assert records[0]["processes"] == processes
     assert [row["step"] for row in records[0]["history"]] == steps
     assert records[0]["history"] == records[1]["history"]
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
@@ -118,6 +123,39 @@ def test_what_could_not_end_is_refused(inputs, tmp_path, extra, message):
     run = train(inputs, tmp_path, 1, *extra)
     assert run.returncode != 0
     assert message in run.stderr
+
+
+def test_the_logged_loss_of_an_update_is_the_mean_of_its_batches(inputs, tmp_path):
+    run = train(inputs, tmp_path, 1, "--gradient_accumulation_steps", "4", "--epochs", "1", "--eval_every", "9")
+    assert run.returncode == 0, run.stderr[-3000:]
+    *updates, epoch = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in updates] == [1, 2]  # 8 batches, 4 an update
+    assert sum(row["loss"] for row in updates) / 2 == pytest.approx(epoch["loss"], rel=1e-6)
+    assert updates[0]["lr"] > updates[1]["lr"] == 0
+    assert epoch == json.loads((tmp_path / "training.json").read_text())["history"][0]
+
+
+def test_masks_of_0_and_255_warn_and_nothing_at_all_is_refused(inputs, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(inputs / "data", data)
+    for path in data.glob("annotations/*/*.png"):
+        stored = np.array(Image.open(path))
+        Image.fromarray(np.where(stored == 1, 255, 0).astype(np.uint8)).save(path)
+    (data / "classes.json").write_text('["rest", "thing"]')
+    given = ("--dataset", str(data), "--max_steps", "1")
+    with pytest.warns(UserWarning, match="of one class, rest, from which a model learns nothing"):
+        run = train(inputs, tmp_path / "out", 1, *given)
+    assert run.returncode == 0, run.stderr[-3000:]
+    (data / "map.json").write_text('{"0": 0, "255": 1}')
+    run = train(inputs, tmp_path / "out", 1, *given, "--label_map", str(data / "map.json"))
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "Classes in 16 images of train" in run.stdout
+    shares = re.findall(r"\| (\d) \| (rest|thing) \| ([\d.]+)% \| \d+ \|", (tmp_path / "out/README.md").read_text())
+    assert [name for _, name, _ in shares] == ["rest", "thing"]
+    assert sum(float(share) for *_, share in shares) == pytest.approx(100, abs=0.02)
+    run = train(inputs, tmp_path / "none", 1, "--dataset", str(data), "--ignore_labels", "0", "255")
+    assert run.returncode == 1
+    assert "error: expected labelled pixels, got none in 16 images of train" in run.stderr
 
 
 @pytest.mark.slow

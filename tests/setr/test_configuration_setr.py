@@ -29,6 +29,8 @@ def test_defaults_are_those_of_the_published_models(decoder, out_indices, use_cl
     assert config.auxiliary_num_stages == stages
     assert config.layer_norm_eps == 1e-6
     assert config.semantic_loss_ignore_index == 255
+    assert SetrConfig(num_labels=255).semantic_loss_ignore_index == 255
+    assert SetrConfig(num_labels=256).semantic_loss_ignore_index == -100
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 12, 24])
@@ -142,3 +144,24 @@ def test_a_key_in_a_config_file_is_refused(name, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: "c2VjcmV0"}))
     with pytest.raises(ValueError, match=f"got `{name}`"):
         SetrConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"id2label": {0: "a", 255: "b"}}, r"got 0, 255 .*label map, --label_map FILE with {\"0\": 0, \"255\": 1}"),
+        ({"id2label": {0: "a", 1: "b", 3: "c"}}, r"got 0, 1, 3 \(2 missing\)"),
+        ({"id2label": {"1": "a", "2": "b"}}, r"got 1, 2 \(0 missing\)"),
+        ({"num_labels": 1}, "two or more classes, got one, 'LABEL_0'.*background be a class"),
+        ({"id2label": {0: "a", 1: 7}}, "class 1 to be a text, got 7|must be"),
+    ],
+    ids=["0 and 255", "0, 1 and 3", "from 1", "one", "number"],
+)
+def test_classes_that_are_not_numbered_from_0_or_alone_are_refused(settings, message):
+    with pytest.raises(Exception, match=message) as caught:
+        SetrConfig(**settings)
+    assert isinstance(caught.value, ValueError | TypeError) or isinstance(caught.value.__cause__, ValueError)
+
+
+def test_label2id_follows_from_id2label():
+    assert SetrConfig(id2label={0: "a", 1: "b"}).label2id == {"a": 0, "b": 1}

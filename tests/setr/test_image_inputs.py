@@ -382,6 +382,15 @@ def test_a_palette_label_map_gives_indices_not_colours():
     assert segmentation_map_to_indices(image).tolist() == [[0, 1, 2, 255]]
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA"])
+def test_an_index_in_every_colour_is_the_index_whatever_the_opacity(mode):
+    stored = Image.fromarray(INDICES.astype(np.uint8)).convert(mode)
+    if mode != "RGB":
+        stored.putalpha(Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30).astype(np.uint8)))
+    assert np.array_equal(segmentation_map_to_indices(stored), INDICES)
+    assert np.array_equal(segmentation_map_to_indices(np.array(stored)), INDICES)
+
+
 def test_label_maps_beyond_8_bits_and_negative_ones_are_kept():
     assert segmentation_map_to_indices(np.array([[-100, 70000]])).tolist() == [[-100, 70000]]
     assert segmentation_map_to_indices(np.array([[True, False]])).tolist() == [[1, 0]]
@@ -390,17 +399,14 @@ def test_label_maps_beyond_8_bits_and_negative_ones_are_kept():
 @pytest.mark.parametrize(
     ("label_map", "message"),
     [
-        (PHOTO, "one channel that holds class indices, got a PIL image of mode 'RGB'; if it shows classes as colours"),
-        (PHOTO.convert("LA"), "mode 'LA'"),
-        (
-            PIXELS,
-            r"integers, shape \(height, width\), got torch\.uint8 of shape \(20, 30, 3\); if it shows classes as col",
-        ),
-        (INDICES / 2, r"got torch\.float64 of shape \(20, 30\)"),
+        (PHOTO, r"got the shape \(20, 30, 3\) of a PIL image of mode 'RGB'; if it shows classes as colours"),
+        (PHOTO.convert("CMYK"), "one channel that holds class indices, got a PIL image of mode 'CMYK'"),
+        (PIXELS, r"class indices, got the shape \(20, 30, 3\); if it shows classes as colours"),
+        (INDICES / 2, r"map of integers, got torch\.float64; .* \.astype\('int64'\)"),
         (np.zeros((0, 3), int), r"got an array of shape \(0, 3\)"),
         (None, "got a NoneType"),
     ],
-    ids=["RGB", "LA", "array", "fractions", "empty", "None"],
+    ids=["RGB", "CMYK", "array", "fractions", "empty", "None"],
 )
 def test_what_is_no_label_map_is_refused(label_map, message):
     with pytest.raises(InvalidImageError, match=message):

@@ -379,8 +379,8 @@ def test_label_maps_of_a_batch_and_of_every_kind():
 @pytest.mark.parametrize(
     ("label_maps", "message"),
     [
-        (PHOTO, "PIL image of mode 'RGB'"),
-        ([PIXELS], r"got torch\.uint8 of shape \(37, 50, 3\)"),
+        (PHOTO, "of a PIL image of mode 'RGB'"),
+        ([PIXELS], r"got the shape \(37, 50, 3\)"),
         (PIXELS, r"for each of the 1 images, which are \[\(37, 50\)\], got 37 of \[\(50, 3\), "),
         (PIXELS.transpose(2, 0, 1), "got 3 of"),
         (LABELS.T, r"which are \[\(37, 50\)\], got 1 of \[\(50, 37\)\]; a map in colours .*EXIF"),

@@ -250,6 +250,41 @@ def test_ignored_pixels_do_not_count():
     torch.testing.assert_close(loss, cross_entropy(model(pixels()).logits, renamed), **FP32)
 
 
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            torch.zeros(2, 1, 16, 16, dtype=torch.long),
+            r"\(2, height, width\), got \(2, 1, 16, 16\); labels.squeeze",
+        ),
+        (torch.zeros(16, 16, dtype=torch.long), r"shape \(2, height, width\), got \(16, 16\)$"),
+        (torch.zeros(1, 16, 16, dtype=torch.long), r"shape \(2, height, width\), got \(1, 16, 16\)$"),
+        (torch.zeros(2, 16, 16), r"class indices, int64, got torch\.float32; labels\.long\(\) converts"),
+        (torch.full((2, 16, 16), 300), r"labels in 0 \.\. 4, or 255 where a pixel has no class, got \[300\]"),
+        (torch.full((2, 16, 16), -1), r"got \[-1\]"),
+    ],
+    ids=["channel", "no batch", "other batch", "float", "beyond", "negative"],
+)
+def test_labels_that_do_not_fit_are_refused(target, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model(num_labels=5)(pixels(), labels=target)
+
+
+def test_labels_of_any_integer_type_give_one_loss():
+    model = tiny_model(num_labels=5)
+    losses = {
+        dtype: model(pixels(), labels=labels().clamp(max=4).to(dtype)).loss for dtype in (torch.uint8, torch.int32)
+    }
+    for loss in losses.values():
+        torch.testing.assert_close(loss, model(pixels(), labels=labels().clamp(max=4)).loss)
+
+
+def test_integer_pixels_are_refused():
+    levels = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"floats in \[-1, 1\], got torch\.uint8; SetrImageProcessor .* 127\.5 - 1"):
+        tiny_model()(levels)
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_with_all_pixels_ignored_the_loss_is_zero_and_gradients_are_finite(decoder):
     model = tiny_model(decoder).train()
