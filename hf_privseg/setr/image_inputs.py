@@ -109,8 +109,8 @@ def segmentation_map_to_indices(segmentation_map: Any) -> torch.Tensor:
     with or without transparency; where all colours of a map are such, the index is taken and transparency is not.
 
     Args:
-        segmentation_map: PIL image, or array or tensor of integers or booleans: (height, width), one channel beside these, or
-            colours last.
+        segmentation_map: PIL image, or array or tensor of integers or booleans: (height, width), one channel beside
+            these, or colours last.
 
     Raises:
         InvalidImageError: colours that are not grey, fractions, no pixels, or no segmentation map at all.
