@@ -28,7 +28,7 @@ import torch
 
 from ..setr.errors import CiphertextError, HeaderError
 from ..setr.files import write_whole
-from ..setr.public_facts import KeyFacts, check_image_fits
+from ..setr.public_facts import KeyFacts, check_image_fits, check_key_fits
 from ..setr.stored_pixels import digest_of, restored, stored
 from ..setr.tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 from .model_facts import ModelFacts, key_facts
@@ -84,9 +84,10 @@ class EncryptedInputs:
             KeyMismatchError: the model is encrypted with another key.
             CiphertextError: the model has other blocks.
         """
-        facts = ModelFacts.of(model)
-        patch_size = self.patch_size if facts is None else facts.patch_size
-        check_image_fits(self, key_facts(model), patch_size, subject="the encrypted inputs")
+        facts, subject = ModelFacts.of(model), "the encrypted inputs"
+        check_key_fits(self.facts, key_facts(model), subject=subject)
+        if facts is not None:
+            check_image_fits(self, facts.key, facts.patch_size, facts.num_channels, subject=subject)
         device = getattr(model, "device", torch.device("cpu"))
         return {name: _moved(value, device) for name, value in self.inputs.items()}
 
