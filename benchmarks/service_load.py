@@ -4,7 +4,7 @@
     python benchmarks/service_load.py --model encrypted_model --key-file secret.key --clients 50 --requests 2
 
 Starts `privseg serve` in a process of its own on the loopback interface. Without --model, with the embedded model and
-a new key. Each of the clients sends its photo again and again, a bounded number of times, through
+a new key. Each of the clients sends an image of its own again and again, a bounded number of times, through
 `hf_privseg.client.SegmentationClient`: where the queue is full it waits and asks again. Then hostile files go up, each
 of which must be refused with a reason; and at last the load again, to see that the service has survived. Memory is
 that of the service's process, from /proc (Linux).
@@ -33,8 +33,8 @@ from PIL import Image
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.checkpoints import default_checkpoint
-from hf_privseg.client.gradio_calls import GradioCalls
-from hf_privseg.client.segmentation_client import SegmentationClient
+from hf_privseg.client import SegmentationClient
+from hf_privseg.client.http_calls import Call, HttpCalls
 from hf_privseg.setr.errors import RequestRefusedError, ServiceError
 from hf_privseg.setr.keys import FAMILIES
 
@@ -44,7 +44,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Load:
-    """What came of many clients at once: label maps, failures by message, and seconds a request."""
+    """What came of many clients at once: segmentation maps, failures by message, and seconds a request."""
 
     num_maps: int
     failures: list[str]
@@ -53,11 +53,11 @@ class Load:
 
     def __str__(self) -> str:
         if not self.seconds:
-            return f"no label map, {len(self.failures)} failures: {self.failures[0]}"
+            return f"no segmentation map, {len(self.failures)} failures: {self.failures[0]}"
         p95 = statistics.quantiles(self.seconds, n=20)[-1] if len(self.seconds) > 1 else self.seconds[0]
         return (
-            f"{self.num_maps} label maps, {len(self.failures)} failures in {self.wall_seconds:.1f} s; seconds a "
-            f"request: median {statistics.median(self.seconds):.2f}, 95 % {p95:.2f}, longest {max(self.seconds):.2f}"
+            f"{self.num_maps} segmentation maps, {len(self.failures)} failures in {self.wall_seconds:.1f} s; seconds "
+            f"a request: median {statistics.median(self.seconds):.2f}, 95 % {p95:.2f}, longest {max(self.seconds):.2f}"
         )
 
 
@@ -73,23 +73,23 @@ class Outcome:
 
 
 def put_under_load(url: str, key: SecretKey, *, clients: int, requests: int, timeout: float = 300.0) -> Load:
-    """`clients` at once, each with a connection and a photo of its own, `requests` times one after the other."""
+    """`clients` at once, each with a connection and a image of its own, `requests` times one after the other."""
 
     def one_client(number: int) -> tuple[list[float], list[str]]:
         rng = np.random.default_rng(number)
-        photo = Image.fromarray(rng.integers(0, 256, (*IMAGE_SIZE, 3), np.uint8))
+        image = Image.fromarray(rng.integers(0, 256, (*IMAGE_SIZE, 3), np.uint8))
         seconds, failures = [], []
         with SegmentationClient(url, processor=processor, timeout=timeout, retries=100) as client:
             for _ in range(requests):
                 start = time.monotonic()
                 try:
-                    client.segment(photo, key)
+                    client.segment(image, key)
                     seconds.append(time.monotonic() - start)
                 except ServiceError as error:
                     failures.append(str(error))
         return seconds, failures
 
-    processor = SetrImageProcessor()  # photos at their own size
+    processor = SetrImageProcessor()  # images at their own size
     start = time.monotonic()
     with ThreadPoolExecutor(clients) as pool:
         results = list(pool.map(one_client, range(clients)))
@@ -113,26 +113,26 @@ def hostile_files(
         num_bytes: size of the largest one.
         sides: of the decompression bombs, in pixels.
     """
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*IMAGE_SIZE, 3), np.uint8))
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*IMAGE_SIZE, 3), np.uint8))
 
     def contained(key: SecretKey, **settings: int) -> bytes:
-        return processor.encrypt(photo, key, **settings).to_bytes()
+        return processor.encrypt(image, key, **settings).to_bytes()
 
     good, levels = contained(key), contained(SecretKey.generate("permutation"))
     other_family = next(family for family in FAMILIES if family not in (key.family, "permutation"))
     jpeg = io.BytesIO()
-    photo.save(jpeg, "JPEG")
+    image.save(jpeg, "JPEG")
     return {
         **{f"bomb of {side} x {side} pixels": png_bomb(side, key) for side in sides},
         "tensor larger than its file": tensor_bomb(),
         "header of 2^63 bytes": struct.pack("<Q", 2**63 - 1) + b"{" + bytes(1000),
         "header of nested JSON": good.replace(b'{"', b'{"a":' + b"[" * 3000 + b',"', 1),
-        "photo's size of 8192 x 8192": with_original_size(good, "[8192, 8192]"),
+        "image's size of 8192 x 8192": with_original_size(good, "[8192, 8192]"),
         "truncated safetensors": good[: len(good) // 2],
         "truncated PNG": levels[: len(levels) // 2],
         "changed pixels": good[:-8] + bytes(byte ^ 1 for byte in good[-8:]),
         "JPEG": jpeg.getvalue(),
-        "photo in plain": png_of(photo),
+        "image in plain": png_of(image),
         "text": b"no image at all",
         "empty file": b"",
         "wrong fingerprint": contained(SecretKey.generate(key.family)),
@@ -145,15 +145,12 @@ def hostile_files(
 def attack(url: str, files: dict[str, bytes], *, timeout: float = 120.0) -> list[Outcome]:
     """Send each file as an image, past all checks of a client -> what came back."""
     outcomes = []
-    with GradioCalls(url, timeout=timeout, retries=20) as calls:
+    with HttpCalls(url, timeout=timeout, retries=20) as calls:
         for name, content in files.items():
             start = time.monotonic()
-
-            def send(deadline, content=content):
-                return calls.call("segment", [calls.upload(".png", content, deadline), ""], deadline)
-
+            call = Call("POST", "v1/segment", accept="application/json", content=content)
             try:
-                answer, is_refused = f"ACCEPTED: {calls.persist(send)}", False
+                answer, is_refused = f"ACCEPTED: {calls.send(call)!r:.80}", False
             except ServiceError as error:
                 answer, is_refused = str(error), isinstance(error, RequestRefusedError)
             outcomes.append(Outcome(name, len(content), time.monotonic() - start, is_refused, answer))
@@ -190,23 +187,23 @@ def with_original_size(content: bytes, size: str) -> bytes:
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
 
 
-def png_of(photo: Image.Image) -> bytes:
+def png_of(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    photo.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 @contextmanager
 def started_service(model: Path, folder: Path) -> Iterator[tuple[str, int]]:
-    """`privseg serve` of an encrypted model, its files in `folder` -> its address and process id."""
+    """`privseg serve` of an encrypted model, its temporary files in `folder` -> its address and process id."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "hf_privseg.cli", "serve", str(model), "--port", str(port)]
-    process = subprocess.Popen(command, env={**os.environ, "GRADIO_TEMP_DIR": str(folder)})
+    command = [sys.executable, "-m", "hf_privseg.cli", "serve", str(model), "--port", str(port), "--no-page"]
+    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(folder)}, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
-        with GradioCalls(url, timeout=300, retries=1000) as calls:
-            calls.persist(lambda deadline: calls.call("model_info", [], deadline))
+        with HttpCalls(url, timeout=300, retries=1000) as calls:
+            calls.send(Call("GET", "readyz"))
         yield url, process.pid
     finally:
         process.terminate()
@@ -272,11 +269,11 @@ def run(model: Path, key: SecretKey, uploads: Path, *, clients: int, requests: i
             outcomes = measured(pid, title, lambda: attack(url, files))
         print("\n  | file | bytes | seconds | refused | answer |\n  |---|---|---|---|---|")
         for outcome in outcomes:
-            answer = outcome.answer.removeprefix(f"refused by {url}, /segment: ").replace(url, "URL").replace("|", "/")
+            answer = outcome.answer.removeprefix(f"refused by {url} ").replace(url, "URL").replace("|", "/")
             verdict = "yes" if outcome.is_refused else "NO"
             print(f"  | {outcome.name} | {outcome.num_bytes} | {outcome.seconds:.2f} | {verdict} | {answer:.110} |")
         print(" ", measured(pid, f"Again {clients} clients, {requests} requests each", load))
-        print(f"\n  left on disk, until the answers expire: {left_in(uploads)}")
+        print(f"\n  written to the disk: {left_in(uploads)}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,13 @@ for wheel in Path(__file__).parent.glob("hf_privseg-*.whl"):
     zipfile.ZipFile(wheel).extractall(unpacked.name)
     sys.path.insert(0, unpacked.name)
 
-from hf_privseg.service.app import serve  # noqa: E402 - it may be in the wheel
+from hf_privseg.service.server import Settings, serve  # noqa: E402 - it may be in the wheel
 
 if __name__ == "__main__":
-    serve(os.environ.get("PRIVSEG_MODEL", "default"))
+    serve(
+        Settings(
+            model=os.environ.get("PRIVSEG_MODEL", "default"),
+            host=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"),
+            port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
+        )
+    )

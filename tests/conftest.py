@@ -55,12 +55,3 @@ def place(request, materials, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("PRIVSEG_KEY", raising=False)
     shutil.copytree(materials, tmp_path, dirs_exist_ok=True)
     return workplace.Workplace(tmp_path, capsys, SecretKey.generate(request.param))
-
-
-@pytest.fixture(scope="module")
-def temporary(tmp_path_factory):
-    """The folder of a service's uploads and answers, a module's own."""
-    folder = tmp_path_factory.mktemp("gradio")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        yield folder

@@ -37,7 +37,10 @@ PUBLIC_ROOMS = {
     "reporting", "service", "storage", "training",
 }  # fmt: skip
 PUBLIC_MODULES = {"setr.ciphers", "setr.errors", "setr.keys"}
-HEAVY = ("datasets", "evaluate", "gradio", "matplotlib", "sklearn", "typer", "rich", "tensorboard")
+HEAVY = (
+    "datasets", "evaluate", "fastapi", "gradio", "matplotlib", "prometheus_client", "rich", "sklearn", "tensorboard",
+    "typer", "uvicorn",
+)  # fmt: skip
 
 
 def imports(tree):

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from helpers.loopback import running
 from helpers.paths import ROOT
 from hf_privseg import SecretKey
 from hf_privseg.service import SegmentationService
-from hf_privseg.service.app import build_app, launch
 
 README = ROOT / "README.md"
 
@@ -26,12 +26,8 @@ def test_the_examples_run_one_after_the_other_and_agree(tmp_path, monkeypatch):
     exec(blocks[1], names)  # noqa: S102 - our own README
     # the file holds 16-bit numbers, which decide between classes whose scores are nearly equal
     assert (names["maps"][0] == from_pixels).float().mean() > 0.999
-    app = build_app(SegmentationService(names["model"], names["processor"]))
-    _, url, _ = launch(app, prevent_thread_lock=True, quiet=True)
-    try:
+    with running(SegmentationService(names["model"], names["processor"])) as url:
         exec(blocks[2].replace("http://127.0.0.1:7860", url), names)  # noqa: S102 - our own README
-    finally:
-        app.close()
     assert (torch.from_numpy(names["label_map"]) == from_pixels).float().mean() > 0.999
     names |= {"old_key": names["key"], "new_key": SecretKey.generate("permutation")}
     exec(blocks[3], names)  # noqa: S102 - our own README

@@ -17,6 +17,7 @@ from typing import Annotated
 
 import typer
 
+from .access import tenant, token
 from .audit import audit
 from .convert import convert
 from .demo import demo
@@ -59,6 +60,8 @@ app = typer.Typer(
 )
 for _command, _example in _COMMANDS.items():
     app.command(epilog=f"Example:\n\n{_example}")(_command)
+app.add_typer(token, name="token", epilog="Example:\n\nprivseg token add tokens.json clinic-a")
+app.add_typer(tenant, name="tenant", epilog="Example:\n\nprivseg tenant add embeddings encrypted_for_clinic_a")
 
 
 def _print_version(wanted: bool) -> None:

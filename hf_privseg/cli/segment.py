@@ -81,6 +81,9 @@ def segment(
             f" [default: {_MAX_PIXELS}]",
         ),
     ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="With --server: file with the access token, where the service wants one.")
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -95,8 +98,10 @@ def segment(
         raise typer.BadParameter(
             f"expected exactly one of --model and --server, got {got}", param_hint="--model / --server"
         )
-    if server is None and (patch_size, timeout) != (None, None):
-        raise typer.BadParameter("--patch-size and --timeout belong to --server; leave them out with --model")
+    if server is None and (patch_size, timeout, token_file) != (None, None, None):
+        raise typer.BadParameter(
+            "--patch-size, --timeout and --token-file belong to --server; leave them out with --model"
+        )
     if server is not None and max_pixels is not None:
         raise typer.BadParameter("--max-pixels belongs to --model; leave it out with --server")
     targets = _targets(images, output, overlay=overlay)
@@ -110,7 +115,9 @@ def segment(
         source = nullcontext(local_model(str(model), key_file, needs_key=key_is_needed, max_pixels=limit))
     else:
         size, seconds = patch_size or _PATCH_SIZE, timeout or _TIMEOUT_SECONDS
-        source = service(server, key_file, needs_key=key_is_needed, patch_size=size, timeout=seconds)
+        source = service(
+            server, key_file, needs_key=key_is_needed, patch_size=size, timeout=seconds, token_file=token_file
+        )
     with source as segmenter:
         _run(segmenter, targets, force=force, as_json=as_json)
 

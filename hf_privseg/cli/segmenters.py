@@ -8,19 +8,16 @@ from typing import cast
 
 import numpy as np
 
-from ..client.segmentation_client import SegmentationClient
+from ..client import SegmentationClient, read_token
 from ..inference.pictures import palette_for
 from ..inference.segmentation import prepare, segment_image
 from ..setr.encryption_key import EncryptionKey
-from ..setr.errors import PartialFailureError, ServiceUnavailableError
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.public_facts import check_key_fits
 from ..storage.images import is_ciphertext
 from ..storage.models import load_model
 from .jobs import attempt
 from .options import has_key, read_key
-
-_BATCH = 8  # images that are asked of a service at once; their results are written before the next are sent
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def local_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels
 
 @contextmanager
 def service(
-    url: str, key_file: Path | None, *, needs_key: bool, patch_size: int, timeout: float
+    url: str, key_file: Path | None, *, needs_key: bool, patch_size: int, timeout: float, token_file: Path | None
 ) -> Iterator[Segmenter]:
     """The model of a service, which is sent ciphertexts alone.
 
@@ -89,46 +86,26 @@ def service(
         needs_key: whether images are encrypted or decrypted here.
         patch_size: of the model, as its owner says.
         timeout: seconds for one image, with all attempts.
+        token_file: file with an access token, where the service wants one.
 
     Raises:
-        As `read_key`, and as `SegmentationClient`.
+        As `read_key` and `read_token`, and as `SegmentationClient`.
     """
     key = read_key(key_file) if needs_key or key_file is not None else None
-    with SegmentationClient(url, patch_size=patch_size, timeout=timeout) as client:
+    token = None if token_file is None else read_token(token_file)
+    with SegmentationClient(url, patch_size=patch_size, timeout=timeout, token=token) as client:
         if key is not None:
-            check_key_fits(key.facts, client.info.key_facts, model=f"the model of {url}")
+            client.check_key(key)
         yield Segmenter(
             facts={"server": url, "encryption": client.info.key_facts.to_dict()},
             names=dict(enumerate(client.info.labels)),
             palette=client.info.palette,
             processor=client.processor,
             key=key,
-            segment=lambda images: _in_batches(client, images, key),
+            segment=lambda images: client.segment_each(images, key),
         )
 
 
 def needs_key(images: Sequence[Path], *, overlay: bool) -> bool:
     """Whether an encrypted model needs the key for these images: to encrypt them, or to show what is in them."""
     return overlay or not all(map(is_ciphertext, images))
-
-
-def _in_batches(
-    client: SegmentationClient, images: Sequence[Path], key: EncryptionKey | None
-) -> Iterator[tuple[int, np.ndarray | Exception]]:
-    """Send a few images at a time; after the service has become unavailable the others are not sent."""
-    unavailable: Exception | None = None
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
-        outcomes: Sequence[np.ndarray | Exception]
-        if unavailable is not None:
-            outcomes = [unavailable] * len(batch)
-        else:
-            try:
-                outcomes = client.segment_batch(batch, key, progress=False)
-            except PartialFailureError as error:
-                found = error.segmentation_maps
-                outcomes = [error.failures[i] if one is None else one for i, one in enumerate(found)]
-                if any(isinstance(failure, ServiceUnavailableError) for failure in error.failures.values()):
-                    unavailable = ServiceUnavailableError(f"not sent, for {client.url} had become unavailable")
-        for offset, outcome in enumerate(outcomes):
-            yield start + offset, outcome

@@ -1,5 +1,6 @@
 """The command `privseg serve`: a service that segments encrypted images."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,25 @@ def serve(
     public_demo: Annotated[
         bool, typer.Option("--public-demo", help="Serve a plain model as a demonstration in the browser.")
     ] = False,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the tenants' encrypted patch embeddings (privseg tenant add)."),
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="File of access tokens (privseg token add), one of which every request needs.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Let anybody who reaches the address use the service, without a token.")
+    ] = False,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Whether the page is shown in browsers.")] = True,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes, each with the model and a share of the cores; needs --embeddings.")
+    ] = 1,
+    max_batch: Annotated[int, typer.Option(min=1, help="Images that share a forward.")] = 8,
+    max_wait_ms: Annotated[int, typer.Option(min=0, help="How long an image waits for others.")] = 5,
+    root_path: Annotated[str, typer.Option(help="The path under which a proxy shows the service.")] = "",
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file; with --tls-key, serves HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file with the key of the certificate.")] = None,
 ) -> None:
     """Run a service that segments encrypted images with an encrypted model, until it is interrupted.
 
@@ -41,11 +61,26 @@ def serve(
         )
     try:
         from ..service import Limits
-        from ..service.app import serve as run_service
+        from ..service.server import Settings, is_loopback
+        from ..service.server import serve as run_service
+
+        if page:
+            import gradio  # noqa: F401 - the page needs it, and its absence is to be said before the model is loaded
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"a service needs {error.name}, which is not installed; pip install 'hf-privseg[space]'"
+            f"a service needs {error.name}, which is not installed; pip install 'hf-privseg[service]', or "
+            "'hf-privseg[space]' for a service with a page (without: --no-page)"
         ) from error
+    if not is_loopback(host) and tokens is None and not insecure and not public_demo:
+        raise typer.BadParameter(
+            f"expected --tokens FILE for the address {host}, which other machines reach (privseg token add makes "
+            "tokens); or say --insecure if everybody there may use the service"
+        )
+    settings = Settings(
+        model=model, host=host, port=port, embeddings=embeddings, tokens=tokens, page=page, workers=workers,
+        root_path=root_path, tls_certificate=tls_certificate, tls_key=tls_key,
+        limits=Limits(max_pixels=max_pixels, max_batch=max_batch, max_wait_ms=max_wait_ms),
+    )  # fmt: skip
     if config.encryption is None:
         typer.echo(
             f"A DEMONSTRATION with the plain model {model}: anybody can invert what its visitors send.", err=True
@@ -53,6 +88,7 @@ def serve(
     else:
         facts = config.encryption
         typer.echo(f"Model {model}, key of fingerprint {facts['fingerprint']} ({facts['family']}).", err=True)
-    typer.echo(f"Serving at http://{host}:{port}; stop with Ctrl+C.", err=True)
-    typer.echo(f"Clients: privseg segment IMAGES --server http://{host}:{port} -o results -k KEY_FILE", err=True)
-    run_service(model, limits=Limits(max_pixels=max_pixels), server_name=host, server_port=port, quiet=True)
+    scheme = "http" if tls_key is None else "https"
+    typer.echo(f"Serving at {scheme}://{host}:{port}; stop with Ctrl+C.", err=True)
+    typer.echo(f"Clients: privseg segment IMAGES --server {scheme}://{host}:{port} -o results -k KEY_FILE", err=True)
+    run_service(settings)

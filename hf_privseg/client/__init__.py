@@ -1,5 +1,7 @@
 """The client of the segmentation service: it encrypts on this machine and sends ciphertexts alone."""
 
-from .segmentation_client import SegmentationClient, ServiceInfo, segment
+from .async_client import AsyncSegmentationClient
+from .segmentation_client import SegmentationClient, read_token, segment
+from .service_info import ServiceInfo
 
-__all__ = ["SegmentationClient", "ServiceInfo", "segment"]
+__all__ = ["AsyncSegmentationClient", "SegmentationClient", "ServiceInfo", "read_token", "segment"]

@@ -6,123 +6,37 @@
     with SegmentationClient("https://OWNER-NAME.hf.space") as client:
         segmentation_map = client.segment("image.jpg", SecretKey.from_file("secret.key"))
 
-What leaves the machine is the ciphertext's container file, under a random name. Neither the
-key nor a plain pixel does. What the service can still tell from ciphertexts is said in SECURITY.md; that it returns
-the segmentation map in the clear is a reason for https.
+What leaves the machine is the ciphertext's container file, one request an image. Neither the key nor a plain pixel
+does. What the service can still tell from ciphertexts is said in SECURITY.md; that it returns the segmentation map in
+the clear is a reason for https.
 
-Before anything is sent, the client asks the service for the public facts of its model and refuses a key of another
-family or fingerprint. The service also says how images are to be prepared, and that is not taken on trust: blocks
-smaller than agreed on, or images greatly enlarged, would show what the method is there to hide.
+Before anything is sent, the client asks the service for the public facts of its model, and refuses a key that the
+service does not serve.
 """
 
-import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from PIL import Image
 from tqdm.auto import tqdm
 
-from ..setr.encrypted_image import EncryptedImage, is_encrypted_image
+from ..setr.encrypted_image import EncryptedImage
 from ..setr.encryption_key import EncryptionKey, as_encryption_key
-from ..setr.errors import (
-    EncryptionStateError,
-    InvalidImageError,
-    PartialFailureError,
-    ServiceError,
-    ServiceUnavailableError,
-)
+from ..setr.errors import PartialFailureError, ServiceError, ServiceUnavailableError
+from ..setr.files import read_private_file
 from ..setr.image_inputs import is_single
 from ..setr.image_processing_setr import SetrImageProcessor
-from ..setr.patch_grid import PatchGrid
-from ..setr.public_facts import KeyFacts, check_image_fits, check_key_fits, check_processor_fits
-from ..storage.images import is_ciphertext
-from .gradio_calls import Deadline, GradioCalls
+from ..setr.public_facts import KeyFacts, check_key_fits
+from .http_calls import Call, HttpCalls, NotFoundError, parsed
+from .preparation import Preparation
+from .service_info import ServiceInfo
 
-API_VERSION = 1
-MAX_ENLARGEMENT = 2  # of an image's sides, by settings that come from the service
-
-_SETTINGS = (
-    "patch_size", "num_channels", "do_resize", "size", "resize_factor", "resample", "do_pad", "pad_value",
-    "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
-)  # fmt: skip
-_MAX_LABELS = 256  # what an 8-bit map holds
 _NAMED_FAILURES = 5
-
-
-@dataclass(frozen=True)
-class ServiceInfo:
-    """The public facts of a service's model, as its endpoint /model_info tells them.
-
-    Args:
-        key_facts: about the key that the model is encrypted with.
-        patch_size: side of a patch, and so of the cipher's blocks, in pixels.
-        num_channels: of the images that it takes.
-        labels: the name of each class.
-        palette: (num_labels, 3) uint8, a colour for each class.
-        max_pixels: how large an encrypted image may be.
-        max_upload_bytes: how large its file may be.
-        preprocessor: settings of the model's image processor.
-    """
-
-    key_facts: KeyFacts
-    patch_size: int
-    num_channels: int
-    labels: tuple[str, ...]
-    palette: np.ndarray
-    max_pixels: int
-    max_upload_bytes: int
-    preprocessor: Mapping[str, Any]
-
-    @classmethod
-    def from_json(cls, answer: Any, url: str) -> "ServiceInfo":
-        """The answer of /model_info, from anyone -> the facts, their types checked.
-
-        Raises:
-            EncryptionStateError: the service runs a plain model.
-            ServiceError: another version of the interface, or facts that are missing or make no sense.
-        """
-        version = answer.get("version") if isinstance(answer, dict) else None
-        if version != API_VERSION:
-            raise ServiceError(
-                f"expected version {API_VERSION} of the service's interface at {url}, got {version!r:.40}; "
-                "update hf-privseg, or check the address"
-            )
-        if answer.get("encryption", "") is None:
-            raise EncryptionStateError(
-                f"the service at {url} runs a plain, public model, which is a demonstration for browsers and protects "
-                "nothing; this client needs a service whose model is encrypted (privseg serve ENCRYPTED_MODEL)"
-            )
-        try:
-            labels = tuple(str(answer["labels"][str(index)]) for index in range(len(answer["labels"])))
-            facts = cls(
-                key_facts=KeyFacts.from_dict(answer["encryption"]),
-                patch_size=answer["patch_size"],
-                num_channels=answer["num_channels"],
-                labels=tuple("".join(c for c in name if c.isprintable())[:80] for name in labels),
-                palette=np.array(answer["palette"], np.uint8).reshape(-1, 3)[: len(labels)],
-                max_pixels=answer["max_pixels"],
-                max_upload_bytes=answer["max_upload_bytes"],
-                preprocessor={k: v for k, v in dict(answer["preprocessor"]).items() if k in _SETTINGS},
-            )
-        except (LookupError, TypeError, ValueError, OverflowError) as error:
-            raise ServiceError(
-                f"the service at {url} describes its model in an unknown form ({type(error).__name__}: {error!s:.200})"
-                "; update hf-privseg, or check the address"
-            ) from error
-        whole = (facts.patch_size, facts.max_pixels, facts.max_upload_bytes, facts.num_channels)
-        if any(type(number) is not int or number < 1 for number in whole) or not 0 < len(labels) <= _MAX_LABELS:
-            raise ServiceError(f"the service at {url} describes its model with sizes {whole!r:.80} that make no sense")
-        if len(facts.palette) != len(labels):
-            raise ServiceError(
-                f"expected {len(labels)} colours from {url}, as it has labels, got {len(facts.palette)}"
-            )
-        return facts
+_MAX_TOKEN_BYTES = 4096
 
 
 class SegmentationClient:
@@ -137,6 +51,7 @@ class SegmentationClient:
         patch_size: of the model, where there is no `processor`.
         timeout: seconds for one image, with all waiting and all attempts.
         retries: how often an image is tried again while the service is busy, fails or cannot be reached.
+        token: the service's access token, where it wants one; `read_token` reads one from a file.
         headers: sent with every request, for instance the Authorization of a private Space.
 
     Raises:
@@ -151,10 +66,12 @@ class SegmentationClient:
         patch_size: int = 16,
         timeout: float = 120.0,
         retries: int = 4,
+        token: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._calls = GradioCalls(url, timeout=timeout, retries=retries, headers=headers)
+        self._calls = HttpCalls(url, timeout=timeout, retries=retries, headers=with_token(headers, token))
         self._own_processor, self._patch_size = processor, patch_size
+        self._served: set[KeyFacts] = set()  # keys of tenants, which the service has confirmed
 
     @property
     def url(self) -> str:
@@ -168,81 +85,95 @@ class SegmentationClient:
         Raises:
             ServiceError, EncryptionStateError: as `ServiceInfo.from_json`, and where the service gives no answer.
         """
-        answer = self._calls.persist(lambda deadline: self._calls.call("model_info", [], deadline))
-        return ServiceInfo.from_json(answer, self.url)
+        return ServiceInfo.from_json(parsed(self._calls.send(Call("GET", "v1/model")), self.url), self.url)
 
-    @cached_property
+    @property
     def processor(self) -> SetrImageProcessor:
         """The image processor that prepares images: the owner's, or one with the service's settings.
 
         Raises:
             ServiceError: the service's settings are none, or ask for other blocks than agreed on.
         """
-        if self._own_processor is not None:
-            return self._own_processor
-        settings = dict(self.info.preprocessor)
-        if not self._patch_size == self.info.patch_size == settings.get("patch_size"):
-            raise ServiceError(
-                f"expected a model with patches of {self._patch_size} pixels at {self.url}, got "
-                f"{self.info.patch_size}; smaller blocks show more of an image: if its owner confirms the size, pass "
-                f"patch_size={self.info.patch_size}, or the owner's processor"
-            )
-        try:
-            return SetrImageProcessor(**settings)
-        except (TypeError, ValueError) as error:
-            raise ServiceError(
-                f"the service at {self.url} names settings for images that cannot be used ({error!s:.200}); pass the "
-                "owner's processor"
-            ) from error
+        return self._preparation.processor
+
+    def check_key(self, secret_key: EncryptionKey | bytes) -> None:
+        """Refuse a key that the service does not serve, neither its model's nor a tenant's.
+
+        Raises:
+            KeyMismatchError: the service does not serve it.
+            ServiceError: the service gives no answer.
+        """
+        self._check_key(as_encryption_key(secret_key).facts)
 
     def encrypt(self, image: Any, secret_key: EncryptionKey | bytes) -> EncryptedImage:
         """One image, of any kind that `SetrImageProcessor` takes -> what `segment` sends; nothing is sent yet.
 
         Raises:
-            KeyMismatchError: the service's model is encrypted with another key or family.
+            KeyMismatchError: the service does not serve this key.
             InvalidKeyError, InvalidImageError: no key, or no image.
             ServiceError: the service gives no answer, or asks for settings that would show too much.
         """
         key = as_encryption_key(secret_key)
-        check_key_fits(key.facts, self.info.key_facts, model=f"the model of {self.url}")
-        check_processor_fits(self.processor, self.info, model=f"the model of {self.url}")
-        levels = self.processor.to_levels(image)
-        self._check_sizes((levels.shape[-2], levels.shape[-1]))
-        (encrypted,) = self.processor.encrypt([levels], key, input_data_format="channels_first")
-        return encrypted
+        self._check_key(key.facts)
+        return self._preparation.encrypt(image, key)
 
     def segment(self, image: Any, secret_key: EncryptionKey | bytes | None = None) -> np.ndarray:
         """One image, encrypted image, or path of either -> (height, width) uint8 class indices, at the image's size.
 
         Args:
             image: a plain image is encrypted first; an encrypted one is sent as it is.
-            secret_key: that of the service's model; only plain images need it.
+            secret_key: that of the service's model, or of a tenant; only plain images need it.
 
         Raises:
             EncryptionStateError: a plain image without a key.
-            KeyMismatchError: the service's model belongs to another key or family than the key or encrypted image.
+            KeyMismatchError: the service does not serve the key, or that of the encrypted image.
             InvalidKeyError, InvalidImageError, CiphertextError: what was given cannot be used.
             ServiceUnavailableError: no result in time, after all attempts.
             RequestRefusedError: the service says why it refuses.
             ServiceError: it answers otherwise than it should.
         """
-        encrypted = self._encrypted(image, secret_key)
-        info, theirs = self.info, f"the model of {self.url}"
-        check_image_fits(encrypted, info.key_facts, info.patch_size, info.num_channels, model=theirs)
-        content = encrypted.to_bytes()
-        if len(content) > self.info.max_upload_bytes:
-            raise InvalidImageError(
-                f"expected a ciphertext of at most {self.info.max_upload_bytes} bytes, which is what {self.url} takes"
-                f", got {len(content)}; shrink the image before encryption"
-            )
-        height, width = encrypted.original_size
+        encrypted = self._preparation.opened(image)
+        if encrypted is None:
+            encrypted = self.encrypt(image, self._preparation.key(secret_key))
+        else:
+            self._check_key(encrypted.facts, subject="the encrypted image")
+        content = self._calls.send(self._preparation.call(encrypted))
+        return self._preparation.segmentation_map(content, encrypted)
 
-        def work(deadline: Deadline) -> bytes:
-            file = self._calls.upload(encrypted.suffix, content, deadline)
-            result = self._calls.call("segment", [file, ""], deadline)
-            return self._calls.download(result, 2 * height * width + 2**16, deadline)
+    def segment_each(
+        self, images: Sequence[Any], secret_key: EncryptionKey | bytes | None = None, *, concurrency: int = 4
+    ) -> Iterator[tuple[int, np.ndarray | Exception]]:
+        """Images as `segment` takes them -> (position, segmentation map or error), each as soon as it is there.
 
-        return _segmentation_map(self._calls.persist(work), (height, width), len(self.info.labels), self.url)
+        An image that fails does not stop the others, except that nothing more is sent to a service that stays
+        unavailable.
+
+        Args:
+            images: of any sizes.
+            secret_key: as for `segment`.
+            concurrency: how many images are under way at once, at least 1.
+
+        Raises:
+            KeyMismatchError, InvalidKeyError, ServiceError: as `segment`, where not a single image can succeed.
+        """
+        if secret_key is not None:
+            secret_key = as_encryption_key(secret_key)
+            self._check_key(secret_key.facts)
+        pool = ThreadPoolExecutor(concurrency)
+        try:
+            tasks = {pool.submit(self.segment, image, secret_key): index for index, image in enumerate(images)}
+            for task in as_completed(tasks):
+                try:
+                    yield tasks[task], task.result()
+                except CancelledError:
+                    yield tasks[task], ServiceUnavailableError(f"not sent, for {self.url} had become unavailable")
+                except (ValueError, TypeError, OSError, RuntimeError) as error:
+                    if isinstance(error, ServiceUnavailableError):
+                        for waiting in tasks:
+                            waiting.cancel()
+                    yield tasks[task], error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def segment_batch(
         self,
@@ -254,43 +185,17 @@ class SegmentationClient:
     ) -> list[np.ndarray]:
         """Images as `segment` takes them -> their segmentation maps in the same order.
 
-        An image that fails does not stop the others, except that nothing more is sent to a service that stays
-        unavailable.
-
         Args:
-            images: of any sizes.
-            secret_key: as for `segment`.
-            concurrency: how many images are under way at once, at least 1.
+            images, secret_key, concurrency: as for `segment_each`.
             progress: whether a progress bar is shown on stderr.
 
         Raises:
             PartialFailureError: names the images without a segmentation map; holds the maps of the others.
-            KeyMismatchError, InvalidKeyError, ServiceError: as `segment`, where not a single image can succeed.
+            KeyMismatchError, InvalidKeyError, ServiceError: as `segment_each`.
         """
         images = [images] if is_single(images) else list(images)
-        if secret_key is not None:
-            secret_key = as_encryption_key(secret_key)
-            check_key_fits(secret_key.facts, self.info.key_facts, model=f"the model of {self.url}")
-        segmentation_maps: list[np.ndarray | None] = [None] * len(images)
-        failures: dict[int, Exception] = {}
-        pool = ThreadPoolExecutor(concurrency)
-        try:
-            tasks = {pool.submit(self.segment, image, secret_key): index for index, image in enumerate(images)}
-            for task in tqdm(as_completed(tasks), "Segmenting", len(tasks), unit="image", disable=not progress):
-                try:
-                    segmentation_maps[tasks[task]] = task.result()
-                except CancelledError:
-                    failures[tasks[task]] = ServiceUnavailableError(f"not sent, for {self.url} had become unavailable")
-                except (ValueError, TypeError, OSError, RuntimeError) as error:
-                    failures[tasks[task]] = error
-                    if isinstance(error, ServiceUnavailableError):
-                        for waiting in tasks:
-                            waiting.cancel()
-        finally:
-            pool.shutdown(cancel_futures=True)
-        if failures:
-            raise PartialFailureError(_failures_text(images, failures), segmentation_maps, failures)
-        return [segmentation_map for segmentation_map in segmentation_maps if segmentation_map is not None]
+        each = self.segment_each(images, secret_key, concurrency=concurrency)
+        return all_maps(images, dict(tqdm(each, "Segmenting", len(images), unit="image", disable=not progress)))
 
     def close(self) -> None:
         """Close the connections to the service."""
@@ -305,36 +210,19 @@ class SegmentationClient:
     def __repr__(self) -> str:
         return f"SegmentationClient({self.url!r})"
 
-    def _encrypted(self, image: Any, secret_key: EncryptionKey | bytes | None) -> EncryptedImage:
-        """A plain image, an encrypted image or the path of either -> encrypted image."""
-        if isinstance(image, str | os.PathLike) and os.path.exists(image) and is_ciphertext(Path(image)):
-            image = EncryptedImage.from_file(image)
-        if is_encrypted_image(image):
-            return image
-        if secret_key is None:
-            raise EncryptionStateError(
-                f"got a plain image and no key for {self.url}, to which nothing plain is sent; give the key that its "
-                "model is encrypted with"
-            )
-        return self.encrypt(image, secret_key)
+    @cached_property
+    def _preparation(self) -> Preparation:
+        return Preparation(self.info, self.url, own_processor=self._own_processor, patch_size=self._patch_size)
 
-    def _check_sizes(self, image_size: tuple[int, int]) -> None:
-        """Refuse images that become larger than the service takes, or than its settings may make them."""
-        grid = PatchGrid.of({name: getattr(self.processor, name) for name in _SETTINGS})
-        region = grid.valid_region(image_size)
-        limits = [MAX_ENLARGEMENT * side + grid.patch_size for side in image_size]
-        if self._own_processor is None and any(side > limit for side, limit in zip(region, limits, strict=True)):
-            raise ServiceError(
-                f"the service at {self.url} wants an image of {image_size} pixels enlarged to {region}, more than "
-                f"{MAX_ENLARGEMENT} times, which would show more of it; give a larger image, or pass the processor "
-                "of the model's owner"
-            )
-        height, width = grid.padded(region)
-        if height * width > self.info.max_pixels:
-            raise InvalidImageError(
-                f"expected an image of at most {self.info.max_pixels} pixels, which is what {self.url} takes, got "
-                f"{height} x {width} after resizing; shrink the image first"
-            )
+    def _check_key(self, facts: KeyFacts, subject: str | None = None) -> None:
+        """Refuse a key that is neither the model's nor that of a tenant whom the service knows."""
+        if is_model_key(facts, self.info) or facts in self._served:
+            return
+        try:
+            answer = self._calls.send(tenant_call(facts))
+        except NotFoundError:
+            answer = None
+        self._served.add(served_key(facts, answer, self.info, self.url, subject))
 
 
 def segment(
@@ -356,22 +244,69 @@ def segment(
         return client.segment(image, secret_key)
 
 
-def _segmentation_map(content: bytes, size: tuple[int, int], num_labels: int, url: str) -> np.ndarray:
-    """A PNG file from the service -> (height, width) uint8 of `size` with values below `num_labels`."""
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:  # reads the size and decodes nothing yet
-            found = f"{picture.height} x {picture.width} pixels of mode {picture.mode}"
-            fits = (picture.height, picture.width) == size and picture.mode in ("L", "P")
-            segmentation_map = np.array(picture) if fits else None
-    except Exception as error:  # on damaged data Pillow raises OSError, SyntaxError, ValueError, zlib.error, ...
-        raise ServiceError(f"{url} returned no PNG file ({error!s:.120}); the service is faulty") from error
-    if segmentation_map is None or segmentation_map.max() >= num_labels:
-        what = found if segmentation_map is None else f"the class {segmentation_map.max()}"
-        raise ServiceError(
-            f"expected a segmentation map of {size[0]} x {size[1]} pixels and {num_labels} classes from {url}, got "
-            f"{what}; the service is faulty"
-        )
-    return segmentation_map
+def read_token(path: str | os.PathLike[str]) -> str:
+    """The access token in a file; warns if other users of the machine can read it.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no token; the message does not repeat what it holds.
+    """
+    token = read_private_file(path, _MAX_TOKEN_BYTES, noun="token file").strip()
+    if not token or not all(33 <= byte <= 126 for byte in token):
+        raise ValueError(f"expected a file with an access token in one line, got {Path(path)}, which holds none")
+    return token.decode("ascii")
+
+
+def with_token(headers: Mapping[str, str] | None, token: str | None) -> dict[str, str]:
+    """The headers of every request, with an access token if there is one."""
+    return {**({} if token is None else {"Authorization": f"Bearer {token}"}), **(headers or {})}
+
+
+def is_model_key(facts: KeyFacts, info: ServiceInfo) -> bool:
+    """Whether these are the facts about the key that the service's model is encrypted with."""
+    return facts.to_dict() == info.key_facts.to_dict()
+
+
+def tenant_call(facts: KeyFacts) -> Call:
+    """The request whether a service serves a key other than its model's."""
+    return Call("GET", f"v1/embeddings/{facts.fingerprint}")
+
+
+def served_key(
+    facts: KeyFacts, answer: bytes | None, info: ServiceInfo, url: str, subject: str | None = None
+) -> KeyFacts:
+    """The answer to `tenant_call`, None where the service knows no such tenant -> the facts, if they agree.
+
+    Raises:
+        KeyMismatchError: the service does not serve the key.
+        ServiceError: the answer is another than expected.
+    """
+    if answer is None:
+        check_key_fits(facts, info.key_facts, subject=subject, model=f"the model of {url}")
+    else:
+        found = parsed(answer, url)
+        try:
+            theirs = KeyFacts.from_dict({name: found[name] for name in facts.to_dict()})
+        except (ValueError, LookupError, TypeError) as error:
+            raise ServiceError(
+                f"{url} describes a patch embedding in an unknown form; update hf-privseg, or check the address"
+            ) from error
+        check_key_fits(facts, theirs, subject=subject, model=f"the patch embedding that is registered at {url}")
+    return facts
+
+
+def all_maps(images: Sequence[Any], results: Mapping[int, np.ndarray | Exception]) -> list[np.ndarray]:
+    """The segmentation maps of images, by position.
+
+    Raises:
+        PartialFailureError: some have an error in their place.
+    """
+    found = [results[index] for index in range(len(images))]
+    failures = {index: result for index, result in enumerate(found) if isinstance(result, Exception)}
+    if failures:
+        maps = [None if isinstance(result, Exception) else result for result in found]
+        raise PartialFailureError(_failures_text(images, failures), maps, failures)
+    return [result for result in found if not isinstance(result, Exception)]
 
 
 def _failures_text(images: Sequence[Any], failures: Mapping[int, Exception]) -> str:

@@ -1,14 +1,18 @@
-"""A segmentation service for encrypted images: it never has a key and never sees an image.
+"""A segmentation service for encrypted images: it never has a key and never sees a plain image.
 
-engine.py       sessions, limits and segmentation; knows nothing of the web
-model_view.py   one shared network under any number of encrypted patch embeddings
-server_view.py  what the service can reconstruct from what it is sent, shown to whoever sent it
-cleanup.py      deletes uploads and answers in time
-sample.py       an image for visitors who have none at hand
-app.py          the Gradio app: named endpoints and the page (needs gradio)
-static/         the page's own modules: keys, ciphers and containers in the browser, as in Python
+engine.py           segmentation for any number of keys; knows nothing of the web
+limits.py           what clients may ask for
+embedding_file.py   the file of a patch embedding     embedding_store.py  those of all tenants, by fingerprint
+mixed_keys.py       one forward for images of many keys   batching.py     requests of one size share a forward
+access.py           bearer tokens and their limits
+api.py              the routes under /v1, as a FastAPI application (needs the extra "service")
+problems.py, answers.py, requests.py, metrics.py    refusals, answers, what every request passes through, counters
+page.py, sample.py, server_view.py, static/         the page (needs the extra "space")
+server.py           the application on uvicorn
 """
 
-from .engine import Limits, SegmentationService
+from .embedding_store import EmbeddingFolder
+from .engine import SegmentationService
+from .limits import Limits
 
-__all__ = ["Limits", "SegmentationService"]
+__all__ = ["EmbeddingFolder", "Limits", "SegmentationService"]

@@ -22,7 +22,6 @@ from ..attacks.tools.blocks import LinearDecoder, to_grid, to_image
 from ..attacks.tools.priors import ImagePrior, image_prior, synthetic_prior
 from ..catalog.sample_images import SAMPLE_IMAGES
 from ..setr.encrypted_image import EncryptedImage
-from ..setr.modeling_setr import SetrForSemanticSegmentation
 from .engine import SegmentationService
 from .sample import SAMPLE
 
@@ -66,7 +65,7 @@ class ServerView:
     """The attacks that a service can run on what a client sends it.
 
     Args:
-        service: whose sessions and model they are.
+        service: whose model it is.
         prior: what the attacker knows of images; by default of sample images, prepared as clients prepare theirs.
     """
 
@@ -74,27 +73,28 @@ class ServerView:
         self._service = service
         self._given_prior = prior
 
-    def views(self, data: bytes, session: str) -> list[View]:
-        """A container file and its session, as `SegmentationService.segment` takes them -> reconstructions.
+    def views(self, image: EncryptedImage) -> list[View]:
+        """An encrypted image of a key that the service serves -> reconstructions.
 
         Raises:
-            As `SegmentationService.segment`.
+            As `SegmentationService.embedding_for`.
         """
-        image, model = self._service.opened(data, session)
+        weight = self._service.embedding_for(image).weight
         pixels = self._service.processor(image, return_tensors="pt").pixel_values[0].numpy()
         grid = to_grid(pixels, image.patch_size)
         height, width = image.valid_region
         return [
             View(to_image(decoder.decode(grid), image.patch_size)[:, :height, :width], title, note)
-            for decoder, title, note in self._attacks(grid, image, model)
+            for decoder, title, note in self._attacks(grid, image, weight)
         ]
 
     def _attacks(
-        self, grid: np.ndarray, image: EncryptedImage, model: SetrForSemanticSegmentation
+        self, grid: np.ndarray, image: EncryptedImage, weight: torch.Tensor
     ) -> Iterator[tuple[LinearDecoder, str, str]]:
         """Each attack's decoder, its title and what it rests on."""
         if self._service.is_public:
-            encrypted, base = (_embedding(each) for each in (model, self._service.model))
+            plain = self._service.model.setr.embeddings.patch_embeddings.projection.weight
+            encrypted, base = (embedding_matrix(each.detach().cpu().numpy()) for each in (weight, plain))
             yield invert_ciphertexts(encrypted, base, self._prior.statistics), "With the public model", _PUBLIC
         if image.family in ("permutation", "signed_permutation"):
             signed = image.family == "signed_permutation"
@@ -117,8 +117,3 @@ class ServerView:
             return synthetic_prior(processor.patch_size)
         images = [processor(sample, return_tensors="pt").pixel_values[0].numpy() for sample in samples]
         return image_prior(images, processor.patch_size, name="photos")
-
-
-def _embedding(model: SetrForSemanticSegmentation) -> np.ndarray:
-    weight: torch.Tensor = model.setr.embeddings.patch_embeddings.projection.weight
-    return embedding_matrix(weight.detach().cpu().numpy())

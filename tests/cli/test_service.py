@@ -19,9 +19,8 @@ from helpers.tiny_setr import tiny_model
 from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.cli import service as cli_service
 from hf_privseg.cli.app import main
-from hf_privseg.client import gradio_calls
-from hf_privseg.client.segmentation_client import SegmentationClient
-from hf_privseg.service import SegmentationService
+from hf_privseg.client import SegmentationClient, http_calls
+from hf_privseg.service import EmbeddingFolder, SegmentationService
 from hf_privseg.setr.errors import ServiceError
 from hf_privseg.storage.models import load_model
 
@@ -49,8 +48,8 @@ def materials(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(materials, tmp_path_factory):
-    with running(SegmentationService(*load_model(materials / "encrypted")), tmp_path_factory.mktemp("gradio")) as url:
+def url(materials):
+    with running(SegmentationService(*load_model(materials / "encrypted"))) as url:
         yield url
 
 
@@ -59,7 +58,7 @@ def run(materials, tmp_path, capsys, monkeypatch):
     """Runs `privseg` in the folder of materials -> exit code, stdout, stderr, each on one line; never with the key."""
     monkeypatch.chdir(materials)
     monkeypatch.delenv("PRIVSEG_KEY", raising=False)
-    monkeypatch.setattr(gradio_calls, "_BACKOFF_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(http_calls, "_BACKOFF_SECONDS", (0.01, 0.02))
     key = SecretKey.from_file(materials / "secret.key")
 
     def run(*arguments):
@@ -151,7 +150,7 @@ def test_another_key_is_refused_before_anything_is_sent(run, url, tmp_path):
         code, _, err = run(
             "segment", "--server", relay.url, "one.png", "-o", tmp_path / "m.png", "-k", tmp_path / "wrong.key"
         )
-        assert b"upload" not in relay.sent
+        assert b"v1/segment" not in relay.sent
     assert code == 1
     assert f"key fingerprint {wrong.fingerprint}" in err
 
@@ -159,12 +158,12 @@ def test_another_key_is_refused_before_anything_is_sent(run, url, tmp_path):
 def test_other_patches_are_accepted_when_they_are_asked_for(run, tmp_path):
     info = SegmentationService(*load_model("encrypted")).model_info()
     info["patch_size"] = info["preprocessor"]["patch_size"] = 8
-    with ScriptedService({"model_info": info}) as service:
+    with ScriptedService(info) as service:
         arguments = ("segment", "--server", service.url, "one.png", "-o", tmp_path / "m.png", "-k", "secret.key")
         assert f"expected a model with patches of 16 pixels at {service.url}, got 8;" in run(*arguments)[2]
-        assert "upload" not in str(service.requests)
+        assert "/v1/segment" not in service.paths
         run(*arguments, "--patch-size", 8, "--timeout", 1)
-        assert "upload" in str(service.requests)
+        assert "/v1/segment" in service.paths
 
 
 def test_nobody_listening(run, tmp_path):
@@ -184,7 +183,7 @@ def test_nobody_listening(run, tmp_path):
         (("one.png",), "exactly one of --model and --server, got neither"),
         (("encrypted", "one.png", "--server", "http://localhost"), "file 'encrypted' is a directory"),
         (("--model", "encrypted"), "Missing argument 'IMAGES...'"),
-        (("one.png", "--model", "encrypted", "--timeout", "9"), "--patch-size and --timeout belong to --server"),
+        (("one.png", "--model", "encrypted", "--timeout", "9"), "--patch-size, --timeout and --token-file belong to"),
     ],
     ids=["both", "neither", "a model among the images", "no image", "options of the other"],
 )
@@ -224,29 +223,95 @@ def test_serve_refuses_to_demonstrate_with_an_encrypted_model(run):
 
 
 def test_serve_says_what_is_missing(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "hf_privseg.service.app", None)
+    monkeypatch.setitem(sys.modules, "gradio", None)
     code, _, err = run("serve", "encrypted")
     assert code == 1
-    assert (
-        "error: a service needs hf_privseg.service.app, which is not installed; pip install 'hf-privseg[space]'" in err
-    )
+    assert "error: a service needs gradio, which is not installed; pip install 'hf-privseg[service]', or " in err
 
 
-@pytest.mark.parametrize(("model", "options"), [("encrypted", []), ("model", ["--public-demo"])], ids=["key", "demo"])
-def test_serve_passes_on_what_it_is_told(run, monkeypatch, model, options):
-    from hf_privseg.service import app
+@pytest.mark.parametrize(
+    ("model", "options"), [("encrypted", ["--insecure"]), ("model", ["--public-demo"])], ids=["key", "demo"]
+)
+def test_serve_passes_on_what_it_is_told(run, monkeypatch, model, options, tmp_path):
+    from hf_privseg.service import server
 
-    started = {}
-    monkeypatch.setattr(app, "serve", lambda model, **settings: started.update(model=model, **settings))
-    code, _, err = run("serve", model, "--host", "0.0.0.0", "--port", 8000, "--max-pixels", 1000, *options)
+    started = []
+    monkeypatch.setattr(server, "serve", started.append)
+    told = ["--host", "0.0.0.0", "--port", 8000, "--max-pixels", 1000, "--max-batch", 3, "--max-wait-ms", 0]
+    told += ["--embeddings", tmp_path / "store", "--workers", 2, "--root-path", "/seg", "--no-page"]
+    code, _, err = run("serve", model, *told, *options)
     assert code == 0, err
-    limits = started.pop("limits")
-    assert started == {"model": model, "server_name": "0.0.0.0", "server_port": 8000, "quiet": True}
-    assert limits.max_pixels == 1000
+    (settings,) = started
+    assert (settings.model, settings.host, settings.port, settings.page) == (model, "0.0.0.0", 8000, False)
+    assert (settings.embeddings, settings.workers, settings.root_path) == (tmp_path / "store", 2, "/seg")
+    limits = settings.limits
+    assert (limits.max_pixels, limits.max_batch, limits.max_wait_ms) == (1000, 3, 0)
     assert "Serving at http://0.0.0.0:8000; stop with Ctrl+C." in err
-    assert ("A DEMONSTRATION with the plain model model: anybody can invert what its visitors send." in err) == bool(
-        options
+    assert ("A DEMONSTRATION with the plain model model: anybody can invert what its visitors send." in err) == (
+        "--public-demo" in options
     )
+
+
+def test_serve_wants_tokens_where_other_machines_reach_it(run, tmp_path):
+    code, _, err = run("serve", "encrypted", "--host", "0.0.0.0")
+    assert code == 2
+    assert "expected --tokens FILE for the address 0.0.0.0, which other machines reach" in err.replace(" │ │ ", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--workers", 2), "expected a folder of embeddings for 2 workers, which have no memory in common, got none"),
+        (("--tls-key", "x.pem"), "expected a certificate and its key for HTTPS, got one of the two"),
+    ],
+    ids=["workers", "tls"],
+)
+def test_settings_that_do_not_go_together(run, arguments, message):
+    code, _, err = run("serve", "encrypted", *arguments)
+    assert code == 1
+    assert message in err
+
+
+# ------------------------------------------------------------------------------------------------ tokens and tenants
+
+
+def test_a_tenant_with_a_token_is_served_and_another_is_not(run, materials, tmp_path):
+    """Two keys at one service, from the commands of its operator to those of its clients."""
+    tenant, other = SecretKey.generate(), SecretKey.generate()
+    for name, key in (("tenant", tenant), ("other", other)):
+        key.to_file(tmp_path / f"{name}.key")
+        assert run("encrypt-model", "model", tmp_path / name, "-k", tmp_path / f"{name}.key")[0] == 0
+    store, tokens = tmp_path / "store", tmp_path / "tokens.json"
+    code, _, err = run("tenant", "add", store, tmp_path / "tenant")
+    assert code == 0, err
+    assert f"Registered the patch embedding of key fingerprint {tenant.fingerprint}" in err
+    assert "Replaced" in run("tenant", "add", store, tmp_path / "tenant")[2]
+    assert run("tenant", "list", store)[1] == tenant.fingerprint
+    assert (
+        "expected a model that is encrypted with the tenant's key, got the plain one model"
+        in (run("tenant", "add", store, "model")[2])
+    )
+    token = run("token", "add", tokens, "clinic", "--fingerprint", tenant.fingerprint)[1]
+    (tmp_path / "token").write_text(token)
+    (tmp_path / "token").chmod(0o600)
+    assert f"clinic: {tenant.fingerprint}; 600 requests a minute, 8 at a time" in run("token", "list", tokens)[1]
+    service = SegmentationService(*load_model(materials / "encrypted"), store=EmbeddingFolder(store))
+    with running(service, tokens=tokens) as url:
+        job = ("segment", "one.png", "--server", url, "-o", tmp_path / "map.png", "--force")
+        assert "expected an access token of this service" in run(*job, "-k", tmp_path / "tenant.key")[2]
+        job = (*job, "--token-file", tmp_path / "token")
+        code, _, err = run(*job, "-k", tmp_path / "tenant.key")
+        assert code == 0, err
+        here = run("segment", "one.png", "--model", "encrypted", "-o", tmp_path / "here.png", "-k", "secret.key")
+        assert here[0] == 0
+        equal = labels_in(tmp_path / "map.png") == labels_in(tmp_path / "here.png")
+        assert equal.mean() > 0.99
+        assert f"the token clinic is not for the key {other.fingerprint}" in run(*job, "-k", tmp_path / "other.key")[2]
+        assert run("token", "revoke", tokens, "clinic")[0] == 0
+        assert "expected an access token of this service" in run(*job, "-k", tmp_path / "tenant.key")[2]
+    assert run("tenant", "remove", store, tenant.fingerprint)[0] == 0
+    assert "expected the fingerprint of a patch embedding in" in run("tenant", "remove", store, tenant.fingerprint)[2]
+    assert run("tenant", "list", store)[1] == "No patch embedding is registered."
 
 
 @pytest.mark.slow
@@ -254,7 +319,7 @@ def test_serve_in_a_process_of_its_own(materials, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "hf_privseg.cli", "serve", "encrypted", "--port", str(port)]
-    environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells have background processes ignore it
     server = subprocess.Popen(
         command, cwd=materials, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=listen

@@ -3,13 +3,14 @@
 import io
 import re
 import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from helpers.leaks import assert_no_secret
-from helpers.loopback import Relay, ScriptedService, event, fault, running
+from helpers.loopback import Relay, ScriptedService, fault, refusal, running, send
 from helpers.second_copy import second_copy
 from helpers.tiny_setr import tiny_model
 from hf_privseg import (
@@ -21,20 +22,19 @@ from hf_privseg import (
     SecretKey,
     SetrImageProcessor,
 )
-from hf_privseg.client import gradio_calls
-from hf_privseg.client.gradio_calls import Deadline, GradioCalls
-from hf_privseg.client.segmentation_client import MAX_ENLARGEMENT, SegmentationClient, segment
+from hf_privseg.client import SegmentationClient, http_calls, read_token, segment
+from hf_privseg.client.preparation import MAX_ENLARGEMENT
 from hf_privseg.inference.segmentation import segment_image
 from hf_privseg.service import Limits, SegmentationService
 from hf_privseg.setr.errors import PartialFailureError, RequestRefusedError, ServiceError, ServiceUnavailableError
 
-pytest.importorskip("gradio")
+pytest.importorskip("fastapi")
 SIZE = (70, 93)  # height, width of the image: five by six patches
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(gradio_calls, "_BACKOFF_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(http_calls, "_BACKOFF_SECONDS", (0.01, 0.02))
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def engine(key):
 
 
 @pytest.fixture(scope="module")
-def url(engine, tmp_path_factory):
-    with running(engine, tmp_path_factory.mktemp("gradio")) as url:
+def url(engine):
+    with running(engine) as url:
         yield url
 
 
@@ -86,10 +86,10 @@ def local_map(engine, key, image):
 
 
 @pytest.mark.parametrize("family", ["permutation", "matrix"])
-def test_a_service_returns_the_map_that_its_model_gives_here(family, image, tmp_path):
+def test_a_service_returns_the_map_that_its_model_gives_here(family, image):
     key = SecretKey.generate(family)
     engine = engine_for(key)
-    with running(engine, tmp_path) as url:
+    with running(engine) as url:
         segmentation_map = segment(url, image, key)
     assert (segmentation_map.shape, segmentation_map.dtype) == (SIZE, np.uint8)
     assert len(np.unique(segmentation_map)) == 3
@@ -154,33 +154,7 @@ def test_nothing_but_the_ciphertext_is_sent(url, key, image, tmp_path):
     before, rest = sent.split(container)  # it is there, once
     assert len(before + rest) < 4000
     (before + rest).decode("ascii")  # requests, and nothing that could hide an image
-    lines = re.findall(rb"(?:GET|POST) (/\S+) HTTP/1.1", before + rest)
-    paths = [line.decode().removeprefix("/gradio_api/").partition("=")[0] for line in lines]
-    assert [re.sub("[0-9a-f]{32}", "ID", path) for path in paths] == [
-        "call/model_info", "call/model_info/ID", "upload", "call/segment", "call/segment/ID", "file"
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first first", "second first"])
-def test_equal_uploads_leave_each_other_alone(url, engine, key, image, order):
-    encrypted = engine.processor.encrypt(image, key)
-    with GradioCalls(url) as calls:
-        deadline = Deadline(60, url)
-        files = [calls.upload(encrypted.suffix, encrypted.to_bytes(), deadline) for _ in range(2)]
-        results = [calls.call("segment", [files[index], ""], deadline) for index in order]
-        segmentation_maps = [np.array(Image.open(io.BytesIO(calls.download(one, 2**20, deadline)))) for one in results]
-    for segmentation_map in segmentation_maps:
-        np.testing.assert_array_equal(segmentation_map, local_map(engine, key, image))
-
-
-def test_a_file_that_is_gone_is_to_be_uploaded_again(url, engine, key, image):
-    encrypted = engine.processor.encrypt(image, key)
-    with GradioCalls(url) as calls:
-        deadline = Deadline(60, url)
-        file = calls.upload(encrypted.suffix, encrypted.to_bytes(), deadline)
-        calls.call("segment", [file, ""], deadline)
-        with pytest.raises(RequestRefusedError, match=r"the upload is gone: it was read before.*; upload it again"):
-            calls.call("segment", [file, ""], deadline)
+    assert re.findall(rb"(?:GET|POST) (/\S+) HTTP/1.1", before + rest) == [b"/v1/model", b"/v1/segment"]
 
 
 def test_plain_pixels_would_be_found(image):
@@ -209,8 +183,7 @@ def test_a_key_that_does_not_fit_is_refused_before_anything_is_sent(url, key, im
             client.segment_batch([image, image], wrong, progress=False)
         with pytest.raises(KeyMismatchError, match=f"{wrong.fingerprint}.*{key.fingerprint}"):
             client.segment(SetrImageProcessor().encrypt(image, wrong))
-        assert b"upload" not in relay.sent
-        assert b"call/segment" not in relay.sent
+        assert b"v1/segment" not in relay.sent
         assert_no_secret(relay.sent, wrong)
 
 
@@ -218,7 +191,7 @@ def test_an_image_without_a_key_is_not_sent(url, image):
     with Relay(url) as relay, SegmentationClient(relay.url) as client:
         with pytest.raises(EncryptionStateError, match=f"got a plain image and no key for {relay.url}, to which"):
             client.segment(image)
-        assert b"upload" not in relay.sent
+        assert b"v1/segment" not in relay.sent
 
 
 def test_what_is_no_key_is_refused(client, image):
@@ -289,23 +262,35 @@ def test_many_failures_are_counted(client, key):
 
 
 def test_nothing_more_is_sent_to_a_service_that_stays_unavailable(described, key, image):
-    described.faults = [fault(status=503)] * 99
-    answers = iter([None, None])  # model_info comes through, then nothing does
-    original = described.answer
-
-    def answer(handler):
-        faults, described.faults = described.faults, [] if next(answers, 1) is None else described.faults
-        original(handler)
-        described.faults = faults
-
-    described.answer = answer
-    with SegmentationClient(described.url, retries=1) as client, pytest.raises(PartialFailureError) as raised:
-        client.segment_batch([image] * 6, key, concurrency=1, progress=False)
+    with SegmentationClient(described.url, retries=1) as client:
+        _ = client.info
+        described.faults = [fault(status=503)] * 99
+        with pytest.raises(PartialFailureError) as raised:
+            client.segment_batch([image] * 6, key, concurrency=1, progress=False)
     messages = [str(error) for _, error in sorted(raised.value.failures.items())]
     assert messages[0] == f"the service at {described.url} is busy (HTTP 503); try again later (tried 2 times)"
     assert messages[-1] == f"not sent, for {described.url} had become unavailable"
-    assert len(described.requests) <= 2 + 2 * 2  # one image may have begun before the rest was called off
+    assert len(described.requests) <= 1 + 2 * 2  # one image may have begun before the rest was called off
     assert all(isinstance(error, ServiceUnavailableError) for error in raised.value.failures.values())
+
+
+def test_results_come_as_soon_as_they_are_there(described, key, image):
+    gate = threading.Event()
+
+    def wait(handler):
+        gate.wait(20)
+        send(handler, described.map)
+
+    with SegmentationClient(described.url) as client:
+        _ = client.info
+        described.faults = [wait]
+        each = client.segment_each([image, image.rotate(180)], key, concurrency=2)
+        start = time.monotonic()
+        first, _ = next(each)
+        assert time.monotonic() - start < 15
+        gate.set()
+        second, _ = next(each)
+    assert {first, second} == {0, 1}
 
 
 def test_one_client_serves_many_threads(client, engine, key, image):
@@ -325,8 +310,7 @@ def test_one_client_serves_many_threads(client, engine, key, image):
 @pytest.fixture
 def described(engine, image):
     """A scripted service that describes the engine's model, and returns one map for everything."""
-    with ScriptedService({"model_info": engine.model_info(), "segment": {"path": "map"}}) as service:
-        service.files["map"] = png(np.ones(SIZE, np.uint8))
+    with ScriptedService(engine.model_info(), png(np.ones(SIZE, np.uint8))) as service:
         yield service
 
 
@@ -361,29 +345,29 @@ def test_the_scripted_service_is_one(described, key, image):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_description_that_is_none(described, key, image, change, message):
-    described.outputs["model_info"] |= change
+    described.model |= change
     with pytest.raises(ServiceError, match=message.format(url=described.url)):
         segment(described.url, image, key)
-    assert "upload" not in str(described.requests)
+    assert "/v1/segment" not in described.paths
 
 
 @pytest.mark.parametrize("answer", [None, [], "text", {}], ids=str)
 def test_no_description_at_all(described, key, image, answer):
-    described.outputs["model_info"] = answer
+    described.model = answer
     with pytest.raises(ServiceError, match=r"expected version 1 of the service's interface at .*, got None"):
         segment(described.url, image, key)
 
 
 def test_a_public_demonstration_is_not_for_this_client(described, key, image):
-    described.outputs["model_info"]["encryption"] = None
+    described.model["encryption"] = None
     text = f"the service at {described.url} runs a plain, public model, which is a demonstration"
     with pytest.raises(EncryptionStateError, match=text):
         segment(described.url, image, key)
 
 
 def test_smaller_blocks_than_agreed_on_are_refused(described, key, image):
-    described.outputs["model_info"] |= {"patch_size": 2}
-    described.outputs["model_info"]["preprocessor"]["patch_size"] = 2
+    described.model |= {"patch_size": 2}
+    described.model["preprocessor"]["patch_size"] = 2
     text = f"expected a model with patches of 16 pixels at {described.url}, got 2; smaller blocks show more"
     with pytest.raises(ServiceError, match=text):
         segment(described.url, image, key)
@@ -392,7 +376,7 @@ def test_smaller_blocks_than_agreed_on_are_refused(described, key, image):
 
 
 def test_settings_of_another_patch_size_than_the_models_are_refused(described, key, image):
-    described.outputs["model_info"]["preprocessor"]["patch_size"] = 2
+    described.model["preprocessor"]["patch_size"] = 2
     with pytest.raises(ServiceError, match=f"expected a model with patches of 16 pixels at {described.url}, got 16"):
         segment(described.url, image, key)
 
@@ -403,8 +387,8 @@ def test_settings_of_another_patch_size_than_the_models_are_refused(described, k
     ids=["factor", "size", "edge"],
 )
 def test_enlarging_an_image_beyond_measure_is_refused(described, key, image, settings):
-    described.outputs["model_info"] |= {"max_pixels": 2**30}
-    described.outputs["model_info"]["preprocessor"] |= settings
+    described.model |= {"max_pixels": 2**30}
+    described.model["preprocessor"] |= settings
     text = rf"{described.url} wants an image of \(70, 93\) pixels enlarged to .*, more than {MAX_ENLARGEMENT} times"
     with pytest.raises(ServiceError, match=text):
         segment(described.url, image, key)
@@ -414,13 +398,13 @@ def test_enlarging_an_image_beyond_measure_is_refused(described, key, image, set
 
 @pytest.mark.parametrize("settings", [{"resize_factor": -1.0}, {"size": {"width": 64}}], ids=["factor", "size"])
 def test_settings_that_cannot_be_used(described, key, image, settings):
-    described.outputs["model_info"]["preprocessor"] |= settings
+    described.model["preprocessor"] |= settings
     with pytest.raises(ServiceError, match=f"{described.url} names settings for images that cannot be used"):
         segment(described.url, image, key)
 
 
 def test_settings_that_would_not_cancel_are_refused(described, key, image):
-    described.outputs["model_info"]["preprocessor"]["do_normalize"] = False
+    described.model["preprocessor"]["do_normalize"] = False
     with pytest.raises(
         ValueError, match=r"encryption needs pixels in \[-1, 1\], that is do_normalize=True, got False"
     ):
@@ -428,17 +412,17 @@ def test_settings_that_would_not_cancel_are_refused(described, key, image):
 
 
 def test_names_from_a_service_hold_no_control_characters(described):
-    described.outputs["model_info"]["labels"]["0"] = "sky\x1b[31m\n" + "x" * 999
+    described.model["labels"]["0"] = "sky\x1b[31m\n" + "x" * 999
     with SegmentationClient(described.url) as client:
         assert client.info.labels[0] == ("sky[31m" + "x" * 999)[:80]
 
 
 def test_a_file_beyond_the_limit_is_not_sent(described, key, image):
-    described.outputs["model_info"]["max_upload_bytes"] = 1000
+    described.model["max_upload_bytes"] = 1000
     text = f"expected a ciphertext of at most 1000 bytes, which is what {described.url} takes, got "
     with pytest.raises(InvalidImageError, match=text):
         segment(described.url, image, key)
-    assert "upload" not in str(described.requests)
+    assert "/v1/segment" not in described.paths
 
 
 @pytest.mark.parametrize(
@@ -454,22 +438,70 @@ def test_a_file_beyond_the_limit_is_not_sent(described, key, image):
     ids=["empty", "truncated", "size", "colours", "class", "bomb"],
 )  # fmt: skip
 def test_a_map_that_is_none(described, key, image, content, message):
-    described.files["map"] = content
+    described.map = content
     with pytest.raises(ServiceError, match=message.format(url=described.url)):
         segment(described.url, image, key)
 
 
 def test_a_refusal_is_passed_on(described, key, image):
-    described.faults = [fault('{"event_id": "e"}'), fault(event("complete", [described.outputs["model_info"]]))]
-    described.faults += [fault('["u"]'), fault('{"event_id": "e"}'), fault(event("error", {"error": "too dark"}))]
-    with pytest.raises(RequestRefusedError, match=f"^refused by {described.url}, /segment: too dark$"):
-        segment(described.url, image, key)
-    assert len(described.requests) == 5
+    with SegmentationClient(described.url) as client:
+        _ = client.info
+        described.faults = [fault(refusal("too dark"), 422)]
+        with pytest.raises(RequestRefusedError, match=rf"^refused by {described.url} \(HTTP 422\): too dark$"):
+            client.segment(image, key)
+    assert described.paths == ["/v1/model", "/v1/segment"]
 
 
 def test_an_image_is_sent_again_after_a_failure(described, key, image):
     with SegmentationClient(described.url) as client:
         _ = client.info
-        described.faults = [fault('["u"]'), fault('{"event_id": "e"}'), fault(event("error", "Server stopped."))]
+        described.faults = [fault(status=503)]
         assert (client.segment(image, key) == 1).all()
-    assert [path for _, path, _, _ in described.requests].count("/gradio_api/upload") == 2
+    assert described.paths.count("/v1/segment") == 2
+
+
+# ----------------------------------------------------------------------------------------------- tenants and tokens
+
+
+def test_the_key_of_a_tenant_is_taken_where_the_service_knows_it(described, other_key, image):
+    described.embeddings[other_key.fingerprint] = other_key.facts.to_dict()
+    with SegmentationClient(described.url) as client:
+        for _ in range(2):
+            assert (client.segment(image, other_key) == 1).all()
+    assert described.paths.count(f"/v1/embeddings/{other_key.fingerprint}") == 1
+
+
+@pytest.mark.parametrize("answer", [{}, [], {"family": "orthogonal", "version": 1, "fingerprint": "x"}], ids=str)
+def test_a_tenant_that_is_described_in_an_unknown_form(described, other_key, image, answer):
+    described.embeddings[other_key.fingerprint] = answer
+    with pytest.raises(ServiceError, match=f"{described.url} describes a patch embedding in an unknown form"):
+        segment(described.url, image, other_key)
+    assert "/v1/segment" not in described.paths
+
+
+def test_another_tenant_than_asked_for_is_refused(described, other_key, image):
+    described.embeddings[other_key.fingerprint] = {**other_key.facts.to_dict(), "fingerprint": "0" * 16}
+    with pytest.raises(
+        KeyMismatchError, match=f"{other_key.fingerprint}.*is registered at {described.url}.*{'0' * 16}"
+    ):
+        segment(described.url, image, other_key)
+    assert "/v1/segment" not in described.paths
+
+
+def test_a_token_is_sent_and_never_shown(described, key, image, tmp_path):
+    (tmp_path / "token").write_text("privseg-token-abc\n")
+    (tmp_path / "token").chmod(0o600)
+    with SegmentationClient(described.url, token=read_token(tmp_path / "token")) as client:
+        client.segment(image, key)
+        assert "abc" not in repr(client)
+    assert {headers["authorization"] for _, _, headers, _ in described.requests} == {"Bearer privseg-token-abc"}
+
+
+@pytest.mark.parametrize("content", ["", "two words", "line\nline", "caf\u00e9"], ids=repr)
+def test_a_file_without_a_token_is_refused_and_not_repeated(tmp_path, content):
+    (tmp_path / "token").write_text(content, encoding="utf-8")
+    (tmp_path / "token").chmod(0o600)
+    with pytest.raises(
+        ValueError, match=r"^expected a file with an access token in one line, got \S+, which holds none$"
+    ):
+        read_token(tmp_path / "token")

@@ -3,22 +3,22 @@
 import json
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-import pytest
-
 
 class ScriptedService:
-    """Speaks Gradio's three requests and answers as the test says, above all wrongly.
+    """Has the routes of a service and answers as the test says, above all wrongly.
 
-    `outputs` are the outputs of endpoints by name, `files` the content of files by path. `faults` come first: each is
-    a function of the request's handler that answers one request instead. `requests` lists what came in.
+    `model` is what /v1/model says, `map` what /v1/segment returns, `embeddings` what is said of tenants by
+    fingerprint. `faults` come first: each is a function of the request's handler that answers one request instead.
+    `requests` lists what came in: (method, path, headers, body).
     """
 
-    def __init__(self, outputs=None, files=None):
-        self.outputs, self.files = outputs or {}, files or {}
+    def __init__(self, model=None, map=b"", embeddings=None):
+        self.model, self.map, self.embeddings = model, map, embeddings or {}
         self.faults, self.requests = [], []
         service = self
 
@@ -46,17 +46,22 @@ class ScriptedService:
     def answer(self, handler):
         body = handler.rfile.read(int(handler.headers.get("content-length", 0)))
         self.requests.append((handler.command, handler.path, {k.lower(): v for k, v in handler.headers.items()}, body))
-        path = handler.path.removeprefix("/gradio_api/")
+        fingerprint = handler.path.removeprefix("/v1/embeddings/")
         if self.faults:
             self.faults.pop(0)(handler)
-        elif path == "upload":
-            send(handler, json.dumps(["/tmp/uploaded"]))
-        elif path.startswith("file="):
-            send(handler, self.files[path.removeprefix("file=")])
-        elif handler.command == "POST":
-            send(handler, json.dumps({"event_id": "e1"}))
+        elif handler.path == "/v1/model":
+            send(handler, json.dumps(self.model))
+        elif handler.path == "/v1/segment":
+            send(handler, self.map)
+        elif fingerprint in self.embeddings:
+            send(handler, json.dumps(self.embeddings[fingerprint]))
         else:
-            send(handler, event("complete", [self.outputs[path.split("/")[1]]]))
+            send(handler, refusal("nothing is known of it"), 404)
+
+    @property
+    def paths(self):
+        """The paths of the requests that came."""
+        return [path for _, path, _, _ in self.requests]
 
 
 def send(handler, body, status=200, **headers):
@@ -68,8 +73,9 @@ def send(handler, body, status=200, **headers):
     handler.wfile.write(body)
 
 
-def event(kind, data):
-    return f"event: {kind}\ndata: {json.dumps(data)}\n\n"
+def refusal(message):
+    """The body of a refusal, as the service words it."""
+    return json.dumps({"error": {"status": 400, "code": "refused", "message": message}})
 
 
 def fault(body="", status=200, **headers):
@@ -129,15 +135,22 @@ def unused_address():
 
 
 @contextmanager
-def running(engine, temporary):
-    """The real service of an engine on a free port, its uploads and answers in the folder `temporary` -> address."""
-    from hf_privseg.service.app import build_app, launch
+def running(engine, **settings):
+    """The real service of an engine on a free port -> its address; settings are those of `Settings`."""
+    import uvicorn
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(temporary))
-        app = build_app(engine)
-        _, url, _ = launch(app, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-        try:
-            yield url.rstrip("/")
-        finally:
-            app.close(verbose=False)
+    from hf_privseg.service.server import Settings, build_app
+
+    app = build_app(Settings(**{"page": False, **settings}), engine)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False, ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the service did not start"
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)

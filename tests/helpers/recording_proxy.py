@@ -22,15 +22,23 @@ class Recorder:
         """Everything, headers and bodies, one after the other."""
         return b"".join(bytes(connection) for connection in self._connections)
 
-    def uploads(self):
-        """[(file name, content)] of every uploaded file."""
-        header = rb'\r\n(--[\w-]+)\r\nContent-Disposition: form-data; name="files"; filename="([^"]*)"\r\n.*?\r\n\r\n'
-        found = re.finditer(header + rb"(.*?)\r\n\1--", self.sent(), re.DOTALL)
-        return [(match[2].decode(), match[3]) for match in found]
+    def bodies(self):
+        """[(request line, body)] of every request that has a body."""
+        found = []
+        for connection in self._connections:
+            rest = bytes(connection)
+            while rest:
+                head, _, rest = rest.partition(b"\r\n\r\n")
+                length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+                size = int(length[1]) if length else 0
+                if size:
+                    found.append((head.partition(b"\r\n")[0].decode(), rest[:size]))
+                rest = rest[size:]
+        return found
 
     def images(self):
-        """The encrypted images among the uploads, which are those with the header of one."""
-        return [EncryptedImage.from_bytes(data) for _, data in self.uploads() if b"privseg" in data[:2000]]
+        """The encrypted images among the bodies, which are those with the header of one."""
+        return [EncryptedImage.from_bytes(data) for _, data in self.bodies() if b"privseg" in data[:2000]]
 
 
 @contextmanager

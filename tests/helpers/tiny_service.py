@@ -27,5 +27,10 @@ def embedding_for(key, of, patch_size=4):
     return embedding_to_bytes(weight, key.facts)
 
 
+def register(engine, key, patch_size=4):
+    """Have a service know a key."""
+    return engine.register(key.fingerprint, embedding_for(key, engine, patch_size))
+
+
 def ciphertext(key, seed=0):
     return processor().encrypt(image(seed), key).to_bytes()

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,14 +22,17 @@ import pytest
 from PIL import Image
 
 from helpers.leaks import assert_no_secret
+from helpers.loopback import running
 from helpers.paths import VECTORS_FOLDER
 from helpers.recording_proxy import recording
-from helpers.tiny_service import embedding_for
+from helpers.tiny_service import register
 from helpers.tiny_setr import randomize, tiny_model
 from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.catalog.sample_images import sample_image
+from hf_privseg.client.http_calls import httpx
 from hf_privseg.service import SegmentationService
-from hf_privseg.service.sample import sample_file
+from hf_privseg.service.access import Grant, add_token
+from hf_privseg.service.sample import SAMPLE, sample_credit, sample_file
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 pytest.importorskip("gradio")
@@ -45,22 +49,10 @@ def tiny_service(key=None):
     return SegmentationService(model.encrypt_model(key) if key else model, SetrImageProcessor())
 
 
-@contextmanager
-def running(engine):
-    from hf_privseg.service.app import build_app, launch
-
-    app = build_app(engine)
-    _, url, _ = launch(app, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    try:
-        yield url
-    finally:
-        app.close()
-
-
 @pytest.fixture(scope="module")
-def public(temporary):
+def public():
     engine = tiny_service()
-    with running(engine) as url:
+    with running(engine, page=True) as url:
         yield engine, url
 
 
@@ -161,7 +153,7 @@ def choose_family(page, family):
 
 
 @pytest.mark.parametrize("family", ["orthogonal", "permutation"])
-def test_only_ciphertexts_leave_the_page(browser, public, image, temporary, family, capfd):
+def test_only_ciphertexts_leave_the_page(browser, public, image, family, capfd):
     with opened(browser, public[1]) as (page, recorder):
         choose_family(page, family)
         assert "computed from the ciphertext" in segment(page, image)
@@ -187,13 +179,11 @@ def test_only_ciphertexts_leave_the_page(browser, public, image, temporary, fami
         assert_no_secret(text, key)
         assert not any(part in text for part in plain)
     assert {urlsplit(address).netloc for address in recorder.asked_for} <= {urlsplit(recorder.address).netloc, ""}
-    names = [name for name, _ in recorder.uploads()]
-    assert [re.sub(r"^[0-9a-f-]{36}", "RANDOM", name) for name in names] == [
-        "RANDOM.safetensors", f"RANDOM{uploaded.suffix}"
+    assert [line for line, _ in recorder.bodies()] == [
+        f"PUT /v1/embeddings/{key.fingerprint} HTTP/1.1", "POST /v1/segment HTTP/1.1"
     ]  # fmt: skip
     assert recorder.complaints == []
     assert len(legend) >= 1
-    assert not [path for path in temporary.rglob("*") if path.is_file() and b"privseg" in path.read_bytes()]
 
 
 def test_a_visitor_without_an_image_takes_the_sample_which_is_encrypted_as_any_other(browser, public):
@@ -211,7 +201,7 @@ def test_a_visitor_without_an_image_takes_the_sample_which_is_encrypted_as_any_o
     (image,) = recorder.images()
     assert key_facts == f"orthogonal, fingerprint {image.fingerprint}"
     assert image.original_size == shown.shape[:2]
-    assert len(recorder.uploads()) == 2  # the embedding and this image
+    assert len(recorder.bodies()) == 2  # the embedding and this image
     for plain in (shown[200, 60:90].tobytes(), sample_file()[5000:5100]):
         assert plain not in recorder.sent()
     assert [urlsplit(a).path for a in recorder.asked_for].count("/privseg/sample.jpg") == 1
@@ -298,9 +288,9 @@ def test_the_map_is_the_one_that_python_computes(browser, public, image):
         map_canvas.hover()
         readout = page.locator('[data-privseg="segment-map"] .readout').text_content()
     shown = np.array(Image.open(io.BytesIO(base64.b64decode(data.partition(",")[2]))).convert("RGB"))
-    session = engine.register_embedding(embedding_for(key, engine, patch_size=16))["session"]
+    register(engine, key, patch_size=16)
     (image,) = recorder.images()
-    labels = engine.segment(image.to_bytes(), session)
+    labels = engine.segment(image.to_bytes())
     assert np.array_equal(shown, np.array(engine.model_info()["palette"], np.uint8)[labels])
     assert alone == (1 if len(np.unique(labels)) == 1 else 2)
     assert readout == f"LABEL_{labels[100, 150]}"
@@ -319,11 +309,8 @@ def test_wrong_key_and_no_key(browser, public, image):
         ]
         screenshot(page, "wrong-key")
     images = recorder.images()
-    assert images[0].fingerprint == own
-    others = {image.fingerprint for image in images[1:]}
-    assert len(others) == 1
-    assert own in refusal
-    assert others.pop() in refusal
+    (other,) = {image.fingerprint for image in images} - {own}
+    assert f"no patch embedding is registered for the key of the encrypted image (key fingerprint {other}" in refusal
     assert all(re.fullmatch(r"Agrees with the map under the right key on [\d.]+ % of the pixels\.", s) for s in shares)
 
 
@@ -382,49 +369,38 @@ def test_errors_say_what_to_do(browser, public, tmp_path):
 
 def test_a_page_without_https_says_so_and_so_does_one_without_a_service(browser, public, image):
     with opened(browser, public[1]) as (page, recorder):
-        page.route("**/gradio_api/**", lambda route: route.abort())
+        page.route("**/v1/**", lambda route: route.abort())
         choose(page, image)
         assert "cannot be reached" in finished(page, "image", "error")
         page.evaluate("Object.defineProperty(window, 'isSecureContext', {value: false})")
         press(page, "segment")
         assert "over https or on localhost alone" in finished(page, "segment", "error")
-    assert recorder.uploads() == []
+    assert recorder.bodies() == []
 
 
-def test_a_session_that_was_forgotten_is_made_anew(browser, public, image):
+def test_a_key_that_the_service_has_forgotten_is_registered_again(browser, public, image):
     engine, url = public
     with opened(browser, url) as (page, recorder):
         segment(page, image)
-        engine._sessions.clear()
-        press(page, "segment")
-        assert "starts a new one with the same key" in finished(page, "segment", "error")
+        key = page.locator('[data-privseg="key-facts"]').text_content().split()[-1]
+        assert engine.store.remove(key)
         press(page, "segment")
         finished(page, "segment")
-    assert len({image.fingerprint for image in recorder.images()}) == 1
+        assert engine.store.get(key)
+    assert {image.fingerprint for image in recorder.images()} == {key}
 
 
-def test_the_refusal_is_that_of_the_wrong_key_though_the_session_ran_out(browser, public, image):
-    with opened(browser, public[1]) as (page, _):
-        segment(page, image)
-        public[0]._sessions.clear()
-        page.evaluate("performance.now = () => 1e9")  # half an hour later and more
-        go_to(page, "Wrong key / no key")
-        press(page, "try-without")
-        finished(page, "try-without")
-        assert "do not belong together" in page.locator('[data-privseg="refusal"]').text_content()
-
-
-def test_closing_the_page_ends_the_session(browser, public, image):
+def test_closing_the_page_has_the_service_forget_its_key(browser, public, image):
     engine, url = public
-    engine._sessions.clear()
+    before = len(engine.store)
     with opened(browser, url) as (page, _):
         segment(page, image)
-        assert len(engine._sessions) == 1
+        assert len(engine.store) == before + 1
         page.goto("about:blank")
         deadline = time.monotonic() + 10
-        while engine._sessions and time.monotonic() < deadline:
+        while len(engine.store) > before and time.monotonic() < deadline:
             page.wait_for_timeout(100)
-    assert not engine._sessions
+    assert len(engine.store) == before
 
 
 def test_two_visitors_at_once(browser, public, image):
@@ -451,48 +427,75 @@ def test_a_key_outlives_a_service_that_could_not_be_reached(browser, public, ima
         page.locator("details summary").first.click()
         choose(page, image)
         finished(page, "image")
-        page.route("**/gradio_api/upload", lambda route: route.abort())
+        page.route("**/v1/embeddings/*", lambda route: route.abort())
         choose(page, tmp_path / "own.key", "load-key")
         assert "cannot be reached" in finished(page, "load-key", "error")
-        page.unroute("**/gradio_api/upload")
+        page.unroute("**/v1/embeddings/*")
         press(page, "segment")
         finished(page, "segment")
     (image,) = recorder.images()
     assert image.fingerprint == key.fingerprint
 
 
-@pytest.mark.parametrize("order", [[0, 1], [1, 0]], ids=["first first", "second first"])
-def test_equal_uploads_leave_each_other_alone(scripts_page, public, image, order):
-    engine, key = public[0], SecretKey.generate()
-    session = engine.register_embedding(embedding_for(key, engine, patch_size=16))["session"]
-    sizes = scripts_page.evaluate(
-        """async ({text, session, order}) => {
-          const {Service} = await import("./privseg/service.js");
-          const service = new Service();
-          const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-          const files = [await service.upload(bytes, ".safetensors"), await service.upload(bytes, ".safetensors")];
-          const sizes = [];
-          for (const index of order) {
-            const [answer] = await service.call("segment", files[index], session);
-            const bitmap = await createImageBitmap(await (await service.download(answer)).blob());
-            sizes.push([bitmap.width, bitmap.height]);
-          }
-          return sizes;
-        }""",
-        {
-            "text": base64.b64encode(SetrImageProcessor().encrypt(Image.open(image), key).to_bytes()).decode(),
-            "session": session,
-            "order": order,
-        },
-    )
-    assert sizes == [[300, 200]] * 2
+def test_a_service_with_tokens_asks_for_one(browser, image, tmp_path):
+    token = add_token(tmp_path / "tokens.json", Grant("visitor", may_register=True))
+    with running(tiny_service(), page=True, tokens=tmp_path / "tokens.json") as url:
+        with opened(browser, url) as (page, recorder):
+            choose(page, image)
+            assert "enter your access token first" in finished(page, "image", "error")
+            page.locator('[data-privseg="token"]').fill(token)
+            segment(page, shutil.copy(image, tmp_path / "again.png"))
+        assert len(recorder.images()) == 1
+        with opened(browser, url) as (page, _):
+            page.locator('[data-privseg="token"]').fill("privseg-token-wrong")
+            choose(page, image)
+            assert "enter your access token first" in finished(page, "image", "error")
 
 
-def test_an_encrypted_model_asks_for_its_key(browser, image, temporary, tmp_path):
+def test_of_gradio_only_the_page_is_open(public):
+    url = public[1]
+    assert httpx.get(url).status_code == 200
+    assert "privseg/page.js" in httpx.get(url).text
+    for method, path in [
+        ("POST", "/gradio_api/upload"), ("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/run/segment"),
+        ("GET", "/gradio_api/file=/etc/passwd"), ("GET", "/gradio_api/info"), ("POST", "/gradio_api/vibe-edit"),
+        ("POST", "/config"), ("GET", "/nothing"), ("POST", "/"),
+    ]:  # fmt: skip
+        response = httpx.request(method, f"{url}{path}", content=b'{"data": [NaN]}' if method == "POST" else None)
+        assert response.status_code in (404, 405), (method, path)
+        assert response.json()["error"]["request_id"] == response.headers["x-request-id"]
+
+
+def test_the_sample_image_is_a_plain_public_picture_with_its_credit(public):
+    response = httpx.get(f"{public[1]}/privseg/sample.jpg")
+    assert response.headers["content-type"] == "image/jpeg"
+    found, expected = np.array(Image.open(io.BytesIO(response.content))), np.array(sample_image(SAMPLE))
+    assert np.abs(found.astype(int) - expected).mean() < 4
+    page = httpx.get(public[1]).text
+    assert "danielbuechele" in page
+    assert "without-sample" not in page
+    credit = sample_credit()
+    assert 'href="https://www.flickr.com/photos/danielbuechele/6061409035/" target' in credit
+    assert ">creativecommons.org</a>" in credit
+    assert "(https" not in credit
+
+
+def test_where_no_sample_image_is_installed_none_is_offered(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    sample_file.cache_clear()
+    try:
+        with running(tiny_service(), page=True) as url:
+            assert "without-sample" in httpx.get(url).text
+            assert httpx.get(f"{url}/privseg/sample.jpg").json()["error"]["code"] == "no_sample"
+    finally:
+        sample_file.cache_clear()
+
+
+def test_an_encrypted_model_asks_for_its_key(browser, image, tmp_path):
     key, other = SecretKey.generate(), SecretKey.generate()
     key.to_file(tmp_path / "own.key")
     other.to_file(tmp_path / "other.key")
-    with running(tiny_service(key)) as url, opened(browser, url) as (page, recorder):
+    with running(tiny_service(key), page=True) as url, opened(browser, url) as (page, recorder):
         assert not page.locator('[data-privseg="new-key"]').is_visible()
         assert not page.locator('[data-privseg="sample"]').is_visible()  # a known image would open the others
         choose(page, image)
@@ -513,15 +516,13 @@ def test_an_encrypted_model_asks_for_its_key(browser, image, temporary, tmp_path
         assert page.locator('[data-privseg="key-facts"]').inner_text() == "none that fits"
         press(page, "segment")  # not with the wrong key, which would be refused, nor with the one before
         assert "load the key file of the model first" in finished(page, "segment", "error")
-    assert len(recorder.images()) == len(recorder.uploads()) == 1
+    assert len(recorder.images()) == len(recorder.bodies()) == 1
 
 
-def test_a_ciphertext_for_an_encrypted_model_is_taken_from_visitors_without_the_key(
-    browser, image, temporary, tmp_path
-):
+def test_a_ciphertext_for_an_encrypted_model_is_taken_from_visitors_without_the_key(browser, image, tmp_path):
     key = SecretKey.generate()
     SetrImageProcessor().encrypt(Image.open(image), key).to_file(tmp_path / "image.safetensors")
-    with running(tiny_service(key)) as url, opened(browser, url) as (page, recorder):
+    with running(tiny_service(key), page=True) as url, opened(browser, url) as (page, recorder):
         assert page.locator('[data-privseg="key-facts"]').inner_text() == "none yet"
         go_to(page, "Upload a ciphertext")
         choose(page, tmp_path / "image.safetensors", "ciphertext-file")

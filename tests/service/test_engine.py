@@ -1,8 +1,6 @@
-"""The service's engine: sessions that share one model and never disturb each other, limits, and clear refusals."""
+"""The service's engine: keys that share one network and never disturb each other, limits, and clear refusals."""
 
-import re
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -10,12 +8,13 @@ import safetensors.torch
 import torch
 
 from helpers.leaks import assert_no_secret
-from helpers.tiny_service import ciphertext, embedding_for, image, processor, service
+from helpers.tiny_service import ciphertext, embedding_for, image, processor, register, service
 from helpers.tiny_setr import make_key, pixels, projection, tiny_model
 from hf_privseg import CiphertextError, KeyMismatchError, SecretKey
 from hf_privseg.service import Limits, SegmentationService
 from hf_privseg.service.embedding_file import embedding_from_bytes, embedding_to_bytes
-from hf_privseg.service.model_view import with_projection_weight
+from hf_privseg.service.embedding_store import UnknownEmbeddingError
+from hf_privseg.service.mixed_keys import with_weights
 from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.public_facts import KeyFacts
 
@@ -23,39 +22,44 @@ FAMILIES = ["permutation", "signed_permutation", "orthogonal", "matrix"]
 FACTS = {"family": "orthogonal", "version": 1, "fingerprint": "0123456789abcdef"}
 
 
-# ------------------------------------------------------------------------------------------------------------- views
+# ------------------------------------------------------------------------------------------------------- mixed keys
 
 
-def test_a_view_computes_with_its_own_weight_and_shares_everything_else():
-    model, key = tiny_model("mla"), make_key()
-    expected = model(pixels()).logits
+def encrypted_weight(model, key):
+    return cipher_for(key, patch_size=4).encrypt_weight(projection(model).weight.detach())
+
+
+def test_a_batch_of_mixed_keys_computes_what_each_key_gives_by_itself():
+    model = tiny_model("mla")
+    keys = [SecretKey.generate(family) for family in FAMILIES]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    view = with_projection_weight(
-        model, cipher_for(key, patch_size=4).encrypt_weight(projection(model).weight), KeyFacts(**FACTS)
-    )
-    encrypted = cipher_for(key, patch_size=4).encrypt(pixels())
-    torch.testing.assert_close(view(encrypted).logits, expected, rtol=1e-3, atol=1e-4)
-    assert (view(pixels()).logits - expected).abs().max() > 0.1
-    own = {name for name, value in view.named_parameters() if value is not dict(model.named_parameters())[name]}
-    assert own == {"setr.embeddings.patch_embeddings.projection.weight"}
-    assert model.config.encryption is None
-    assert view.config.encryption == FACTS
+    images = pixels(batch=4)
+    expected = model(images).logits
+    ciphers = [cipher_for(key, patch_size=4) for key in keys]
+    encrypted = torch.cat([cipher.encrypt(one) for cipher, one in zip(ciphers, images.split(1), strict=True)])
+    weights = [encrypted_weight(model, key) for key in keys]
+    torch.testing.assert_close(with_weights(model, weights)(encrypted).logits, expected, rtol=1e-3, atol=1e-4)
+    wrong = with_weights(model, weights[::-1])(encrypted).logits
+    assert (wrong - expected).abs().amax(dim=(1, 2, 3)).min() > 0.1  # no image does with another's key
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_view_refuses_a_weight_of_another_shape():
-    with pytest.raises(ValueError, match=r"shape \(32, 3, 4, 4\), got \(32, 3, 8, 8\)"):
-        with_projection_weight(tiny_model(), torch.zeros(32, 3, 8, 8), KeyFacts(**FACTS))
+def test_the_view_shares_every_other_parameter():
+    model = tiny_model("mla")
+    view = with_weights(model, [projection(model).weight])
+    own = {id(value) for value in model.parameters()}
+    assert {id(value) for value in view.parameters()} == own - {id(projection(model).weight)}
+    torch.testing.assert_close(view(pixels(batch=1)).logits, model(pixels(batch=1)).logits, rtol=0, atol=0)
 
 
-# ---------------------------------------------------------------------------------------------------------- sessions
+# ------------------------------------------------------------------------------------------------------------- keys
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_session_segments_as_the_plain_model_does(family):
+def test_a_registered_key_segments_as_the_plain_model_does(family):
     public, key = service(), SecretKey.generate(family)
-    session = public.register_embedding(embedding_for(key, public))["session"]
-    labels = public.segment(ciphertext(key), session)
+    assert register(public, key)
+    labels = public.segment(ciphertext(key))
     assert labels.dtype == np.uint8
     assert labels.shape == (18, 30)
     plain = public.model(**processor()(image(), return_tensors="pt"))
@@ -64,18 +68,32 @@ def test_a_session_segments_as_the_plain_model_does(family):
     assert (labels == expected).mean() > 0.99  # 16 bits of a float ciphertext may turn a near-tie
 
 
-def test_sessions_with_different_keys_interleave_in_threads():
+def test_a_batch_of_many_keys_gives_each_its_own_map():
+    public = service()
+    keys = [SecretKey.generate(family) for family in ("orthogonal", "matrix", "orthogonal")]
+    for key in keys:
+        register(public, key)
+    files = [ciphertext(key, seed) for seed, key in enumerate(keys)]
+    alone = [public.segment(file) for file in files]
+    together = public.segment_batch([public.opened(file) for file in files])
+    assert len({labels.tobytes() for labels in alone}) == len(keys)
+    for one, other in zip(alone, together, strict=True):
+        assert (one == other).mean() > 0.99
+
+
+def test_different_keys_interleave_in_threads():
     public = service()
     keys = [SecretKey.generate(family) for family in FAMILIES for _ in range(2)]
-    sessions = [public.register_embedding(embedding_for(key, public))["session"] for key in keys]
+    for key in keys:
+        register(public, key)
     uploads = [ciphertext(key, seed) for seed, key in enumerate(keys)]
-    alone = [public.segment(upload, session) for upload, session in zip(uploads, sessions, strict=True)]
+    alone = [public.segment(upload) for upload in uploads]
     assert len({labels.tobytes() for labels in alone}) == len(keys)
     wrong = []
 
     def client(index):
         for _ in range(6):
-            if not np.array_equal(public.segment(uploads[index], sessions[index]), alone[index]):
+            if not np.array_equal(public.segment(uploads[index]), alone[index]):
                 wrong.append(index)
 
     threads = [threading.Thread(target=client, args=(index,)) for index in range(len(keys))]
@@ -86,94 +104,56 @@ def test_sessions_with_different_keys_interleave_in_threads():
     assert wrong == []
 
 
-def test_a_session_ends_by_the_clock():
-    now = [0.0]
-    public, key = service(limits=Limits(session_seconds=60), clock=lambda: now[0]), make_key()
-    answer = public.register_embedding(embedding_for(key, public))
-    assert answer["expires_in_seconds"] == 60
-    now[0] = 59.0
-    public.segment(ciphertext(key), answer["session"])
-    now[0] = 60.0
-    with pytest.raises(ValueError, match=r"unknown or over; register .* again \(register_embedding\)"):
-        public.segment(ciphertext(key), answer["session"])
-
-
-def test_a_session_is_forgotten_without_any_further_call():
-    public, key = service(limits=Limits(session_seconds=1)), make_key()
-    public.register_embedding(embedding_for(key, public))
-    assert len(public._sessions) == 1
-    deadline = time.monotonic() + 10
-    while public._sessions and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert public._sessions == {}
-
-
-def test_the_session_that_was_used_longest_ago_makes_room():
-    public = service(limits=Limits(max_sessions=2))
-    keys = [make_key(first_byte=index) for index in range(3)]
-    first, second = (public.register_embedding(embedding_for(key, public))["session"] for key in keys[:2])
-    public.segment(ciphertext(keys[0]), first)
-    public.register_embedding(embedding_for(keys[2], public))
-    public.segment(ciphertext(keys[0]), first)
-    with pytest.raises(ValueError, match="unknown or over"):
-        public.segment(ciphertext(keys[1]), second)
-
-
-def test_a_client_can_end_its_session():
+def test_a_key_that_is_replaced_or_revoked_counts_at_once():
     public, key = service(), make_key()
-    session = public.register_embedding(embedding_for(key, public))["session"]
-    public.end_session(session)
-    public.end_session("no such session")
-    with pytest.raises(ValueError, match="unknown or over"):
-        public.segment(ciphertext(key), session)
+    register(public, key)
+    right = public.segment(ciphertext(key))
+    assert not public.register(key.fingerprint, embedding_to_bytes(torch.randn(32, 3, 4, 4), key.facts))
+    assert (public.segment(ciphertext(key)) != right).any()
+    public.store.remove(key.fingerprint)
+    with pytest.raises(UnknownEmbeddingError, match=f"no patch embedding is registered for .*{key.fingerprint}"):
+        public.segment(ciphertext(key))
 
 
 # ----------------------------------------------------------------------------------------------------- encrypted model
 
 
-def test_an_encrypted_model_takes_images_of_its_key_without_a_session():
-    key = make_key()
-    private = SegmentationService(tiny_model().encrypt_model(key), processor())
+def test_an_encrypted_model_serves_its_own_key_and_registered_ones():
+    plain, key, tenant, other = tiny_model(), make_key(), make_key(first_byte=1), make_key(first_byte=2)
+    weight = encrypted_weight(plain, tenant)
+    private = SegmentationService(plain.encrypt_model(key), processor())
     assert private.model_info()["encryption"] == {"family": "orthogonal", "version": 1, "fingerprint": key.fingerprint}
-    assert private.segment(ciphertext(key)).shape == (18, 30)
-    with pytest.raises(ValueError, match="expected no session"):
-        private.segment(ciphertext(key), "token")
-    with pytest.raises(ValueError, match=f"{key.fingerprint}.*clients bring none of their own"):
-        private.register_embedding(b"")
-    with pytest.raises(ValueError, match=f"{key.fingerprint}.*its plain patch embedding is not here"):
+    own = private.segment(ciphertext(key))
+    assert own.shape == (18, 30)
+    assert private.register(tenant.fingerprint, embedding_to_bytes(weight, tenant.facts))
+    assert (private.segment(ciphertext(tenant)) == own).mean() > 0.99
+    with pytest.raises(KeyMismatchError, match=f"{other.fingerprint}.*{key.fingerprint}"):
+        private.segment(ciphertext(other))
+    with pytest.raises(ValueError, match=f"is encrypted with the key {key.fingerprint} itself"):
+        private.register(key.fingerprint, embedding_to_bytes(weight, key.facts))
+    with pytest.raises(LookupError, match=f"{key.fingerprint}.*its plain patch embedding is not here"):
         private.public_embedding()
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 
-def test_another_key_is_refused_with_both_fingerprints():
-    public, key, other = service(), make_key(), make_key(first_byte=9)
-    session = public.register_embedding(embedding_for(key, public))["session"]
-    with pytest.raises(KeyMismatchError, match=f"{other.fingerprint}.*{key.fingerprint}"):
-        public.segment(ciphertext(other), session)
-
-
-def test_a_plain_service_needs_a_session():
-    with pytest.raises(ValueError, match=r"expected a session, .* got none; register"):
-        service().segment(ciphertext(make_key()))
+def test_the_facts_of_image_and_embedding_have_to_agree():
+    public, key = service(), make_key("orthogonal")
+    facts = KeyFacts("matrix", 1, key.fingerprint)
+    public.register(key.fingerprint, embedding_to_bytes(torch.randn(32, 3, 4, 4), facts))
+    with pytest.raises(KeyMismatchError, match=r"family orthogonal.* that is registered here .*family matrix"):
+        public.segment(ciphertext(key))
 
 
 def test_images_beyond_the_limits_are_refused():
     key = make_key()
     small = service(limits=Limits(max_pixels=100))
-    session = small.register_embedding(embedding_for(key, small))["session"]
     with pytest.raises(CiphertextError, match="expected an image of 1 to 100 pixels, got 20 x 32"):
-        small.segment(ciphertext(key), session)
+        small.segment(ciphertext(key))
     small = service(limits=Limits(max_original_pixels=100))
-    session = small.register_embedding(embedding_for(key, small))["session"]
     with pytest.raises(CiphertextError, match="original size has at most 100 pixels here, got 18 x 30"):
-        small.segment(ciphertext(key), session)
-
-
-def test_many_labels_lower_the_limit_of_the_original_size():
-    model = tiny_model(num_labels=150)
-    assert SegmentationService(model, processor()).model_info()["max_original_pixels"] == 2**28 // 150
+        small.segment(ciphertext(key))
 
 
 def with_metadata(**changes):
@@ -184,8 +164,9 @@ def with_metadata(**changes):
 
 
 def test_a_limit_is_positive():
-    with pytest.raises(ValueError, match="max_sessions is at least 1, got 0"):
-        Limits(max_sessions=0)
+    with pytest.raises(ValueError, match="max_queue is at least 1, got 0"):
+        Limits(max_queue=0)
+    assert Limits(max_wait_ms=0).max_wait_ms == 0
 
 
 @pytest.mark.parametrize(
@@ -198,16 +179,34 @@ def test_a_limit_is_positive():
         (with_metadata(family="rot13"), "got 'rot13'"),
         (embedding_to_bytes(torch.full((32, 3, 4, 4), torch.nan), KeyFacts(**FACTS)), "got NaN or infinity"),
         (embedding_to_bytes(torch.zeros(8, 3, 4, 4), KeyFacts(**FACTS)), r"shape \(32, 3, 4, 4\), got \(8, 3, 4, 4\)"),
+        (with_metadata(sha256="0" * 64), "expected the projection weight of the file's checksum, got another one"),
         (safetensors.torch.save({"a": torch.zeros(2).half()}), r"one float32 tensor.*F16 \(2,\)"),
         (safetensors.torch.save({"a": torch.zeros(2), "b": torch.zeros(1)}), "one float32 tensor"),
     ],
-    ids=["rubbish", "no facts", "version", "fingerprint", "family", "nan", "shape", "dtype", "two tensors"],
+    ids=[
+        "rubbish",
+        "no facts",
+        "version",
+        "fingerprint",
+        "family",
+        "nan",
+        "shape",
+        "checksum",
+        "dtype",
+        "two tensors",
+    ],
 )
 def test_a_bad_embedding_is_refused(data, message):
     public = service()
     with pytest.raises(ValueError, match=message):
-        public.register_embedding(data)
-    assert not public._sessions
+        public.register(FACTS["fingerprint"], data)
+    assert len(public.store) == 0
+
+
+def test_an_embedding_of_another_fingerprint_is_refused():
+    public, key = service(), make_key()
+    with pytest.raises(ValueError, match=f"patch embedding of the key {'0' * 16}, got that of {key.fingerprint}"):
+        public.register("0" * 16, embedding_for(key, public))
 
 
 def test_what_the_service_says_and_serves_is_public():
@@ -221,5 +220,4 @@ def test_what_the_service_says_and_serves_is_public():
     assert torch.equal(weight, projection(public.model).weight)
     weight, facts = embedding_from_bytes(embedding_for(key, public))
     assert facts == key.facts
-    assert re.fullmatch(r"[\w-]{22}", public.register_embedding(embedding_for(key, public))["session"])
     assert_no_secret(embedding_for(key, public), key)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.tiny_service import embedding_for, processor
+from helpers.tiny_service import processor, register
 from helpers.tiny_setr import randomize, tiny_model
 from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.attacks.tools.blocks import to_grid
@@ -49,8 +49,8 @@ def test_a_public_model_gives_the_image_away_and_a_ciphertext_its_thumbnail(imag
     # more numbers an embedding than a block: nothing is lost, as far as the linear map goes
     service = SegmentationService(randomize(tiny_model(hidden_size=64)), processor())
     key = SecretKey.generate(family)
-    session = service.register_embedding(embedding_for(key, service))["session"]
-    views = ServerView(service, prior).views(processor().encrypt(image, key).to_bytes(), session)
+    register(service, key)
+    views = ServerView(service, prior).views(processor().encrypt(image, key))
     inverted, *guessed, thumbnail = views
     plain = processor()(image, return_tensors="pt").pixel_values[0].numpy()
     assert inverted.title == "With the public model"
@@ -69,7 +69,7 @@ def test_a_public_model_gives_the_image_away_and_a_ciphertext_its_thumbnail(imag
 def test_an_encrypted_model_leaves_the_ciphertext_alone(image, prior):
     key = SecretKey.generate()
     service = SegmentationService(tiny_model().encrypt_model(key), processor())
-    guess, view = ServerView(service, prior).views(processor().encrypt(image, key).to_bytes(), "")
+    guess, view = ServerView(service, prior).views(processor().encrypt(image, key))
     assert guess.title == "From this ciphertext alone"
     assert view.title == "The thumbnail, from this ciphertext alone"
 
@@ -78,7 +78,7 @@ def test_padding_is_cut_off_and_pictures_are_png(image):
     padding = SetrImageProcessor(patch_size=4, do_pad=True)
     key = SecretKey.generate()
     service = SegmentationService(tiny_model().encrypt_model(key), padding)
-    *_, view = ServerView(service).views(padding.encrypt(image.crop((0, 0, 90, 61)), key).to_bytes(), "")
+    *_, view = ServerView(service).views(padding.encrypt(image.crop((0, 0, 90, 61)), key))
     assert view.image.shape == (3, 61, 90)
     answer = view.to_json()
     assert set(answer) == {"picture", "title", "note"}
@@ -101,5 +101,5 @@ def test_the_attacks_do_not_know_the_image_that_visitors_are_offered():
 
 def test_the_checks_of_segmentation_hold_here(image):
     service = SegmentationService(tiny_model(), processor())
-    with pytest.raises(ValueError, match="expected a session"):
-        ServerView(service).views(processor().encrypt(image, SecretKey.generate()).to_bytes(), "")
+    with pytest.raises(LookupError, match="no patch embedding is registered for the key"):
+        ServerView(service).views(processor().encrypt(image, SecretKey.generate()))

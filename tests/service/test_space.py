@@ -29,7 +29,8 @@ def test_the_pins_cover_the_package_and_its_space_extra():
     names = {name.lower().replace("_", "-") for name in pins()}
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = project.split("\ndependencies = [")[1].split("]\n")[0]
-    listed += re.search(r"^attacks = .*$", project, re.MULTILINE).group().split("=", 1)[1]
+    for extra in ("attacks", "service"):
+        listed += re.search(rf"^{extra} = .*$", project, re.MULTILINE).group().split("=", 1)[1]
     needed = set(re.findall(r'"([\w-]+)[><=]', listed)) | {"gradio"}
     assert needed <= names
     assert f"sdk_version: {pins()['gradio']}\n" in FRONT_MATTER
@@ -82,7 +83,7 @@ def test_the_folder_starts_and_serves(folder, tmp_path):
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"PRIVSEG_MODEL": str(tmp_path / "model"), "GRADIO_SERVER_PORT": str(port)}
-    environment |= {"GRADIO_TEMP_DIR": str(tmp_path / "gradio"), "TMPDIR": str(tmp_path)}
+    environment |= {"GRADIO_SERVER_NAME": "127.0.0.1", "TMPDIR": str(tmp_path)}
     log = (tmp_path / "log").open("w+")
     command = [sys.executable, "app.py"]
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)

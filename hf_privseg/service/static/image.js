@@ -49,15 +49,6 @@ export function copyTo(canvas, source) {
   canvas.getContext("2d").drawImage(source, 0, 0);
 }
 
-// A response with a grey PNG whose levels are labels -> {labels: Uint8Array, height, width}.
-export async function readLabels(response) {
-  const settings = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
-  const bitmap = await createImageBitmap(await response.blob(), settings);
-  const rgba = rgbaOf(drawn(bitmap, bitmap.height, bitmap.width));
-  const labels = Uint8Array.from({ length: rgba.length / 4 }, (_, i) => rgba[4 * i]);
-  return { labels, height: bitmap.height, width: bitmap.width };
-}
-
 // Paints a segmentation map; with a label to single out, every other class becomes transparent.
 export function paintLabels(canvas, { labels, height, width }, palette, only = null) {
   const rgba = new Uint8ClampedArray(4 * labels.length);

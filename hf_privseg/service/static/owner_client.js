@@ -24,17 +24,18 @@ export class OwnerClient {
     return this.#keys.get(name).toText();
   }
 
-  // Content of the public embedding's file -> that of the encrypted one.
-  // names: the keys to encrypt it with, one after the other. claimed: the name of the key that the file speaks of.
+  // Content of the public embedding's file -> {file, fingerprint}: the encrypted one, and that of the key it names.
+  // names: the keys to encrypt it with, one after the other. claimed: the name of the key that the file names.
   async encryptEmbedding(file, names, claimed) {
     const { weight, shape } = embeddingFromFile(file);
     let rows = Float64Array.from(weight);
     for (const name of names) rows = (await this.#cipher(name, weight.length / shape[0])).actOnWeight(rows);
-    return embeddingToFile(Float32Array.from(rows), shape, await this.#keys.get(claimed).facts());
+    const facts = await this.#keys.get(claimed).facts();
+    return { file: embeddingToFile(Float32Array.from(rows), shape, facts), fingerprint: facts.fingerprint };
   }
 
   // RGBA pixels of whole blocks, and the size [height, width] that the segmentation map shall have
-  // -> {file, suffix, picture}: the container, and RGBA of what can be seen in it.
+  // -> {file, picture}: the container, and RGBA of what can be seen in it.
   async encryptImage(name, rgba, height, width, patchSize, originalSize) {
     const cipher = await this.#cipher(name, 3 * patchSize ** 2);
     const levels = new Uint8Array(3 * height * width);
@@ -49,8 +50,7 @@ export class OwnerClient {
     const file = await imageToFile(pixels, {
       ...facts, patch_size: patchSize, original_size: originalSize, valid_region: [height, width],
     });
-    const suffix = cipher.actsOnBytes ? ".png" : ".safetensors";
-    return { file, suffix, picture: pictureOf(pixels, height, width) };
+    return { file, picture: pictureOf(pixels, height, width) };
   }
 
   #setKey(name, key) {

@@ -1,14 +1,14 @@
 // The page: it plays the model's owner and the client. Keys live in a worker, images in this page; what is sent are an
-// encrypted patch embedding, once for a session, and encrypted images. Nothing is stored in the browser.
+// encrypted patch embedding, once for each key, and encrypted images. Nothing is stored in the browser.
 
 import { showMap } from "./map_view.js";
-import { agreement, paint, readLabels, readImage, rgbaOf } from "./image.js";
+import { agreement, paint, readImage, rgbaOf } from "./image.js";
 import { Service } from "./service.js";
 
-const service = new Service();
+const service = new Service(() => find("token").value.trim());
 const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
 const waiting = new Map();
-const state = { info: null, embedding: null, facts: null, session: null, image: null, upload: null, map: null };
+const state = { info: null, embedding: null, facts: null, registered: null, image: null, upload: null, map: null };
 
 const find = (name) => document.querySelector(`[data-privseg="${name}"]`);
 
@@ -31,20 +31,17 @@ worker.onmessage = ({ data: { id, result, error } }) => {
 // ------------------------------------------------------------------------------------------------------------- keys
 
 async function learnService() {
-  if (state.info === null) [state.info] = await service.call("model_info");
-  if (state.info.encryption === null && state.embedding === null) {
-    const [file] = await service.call("public_embedding");
-    state.embedding = new Uint8Array(await (await service.download(file)).arrayBuffer());
-  }
+  state.info ??= await service.model();
+  if (state.info.encryption === null) state.embedding ??= await service.publicEmbedding();
 }
 
-// Makes or takes a key, encrypts the public embedding with it and sends that: the owner's part, once for a session.
+// Makes or takes a key, encrypts the public embedding with it and sends that: the owner's part, once for each key.
 async function useKey(makeKey) {
   await learnService();
   const start = performance.now();
   const facts = await makeKey();
-  if (state.session) service.endSession(state.session.token);
-  Object.assign(state, { facts: null, map: null, session: null }); // the worker has no longer the key they belong to
+  forget();
+  Object.assign(state, { facts: null, map: null }); // the worker no longer has the key they belong to
   const theirs = state.info.encryption;
   if (theirs !== null && theirs.fingerprint !== facts.fingerprint) {
     showKey(null);
@@ -53,7 +50,7 @@ async function useKey(makeKey) {
   }
   state.facts = facts;
   showKey(facts);
-  if (theirs === null) state.session = await register(["mine"], "mine");
+  if (theirs === null) await registerMine();
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
   return `The key is ready after ${seconds} s. It stays in this page and is gone when you close it.`;
 }
@@ -63,23 +60,29 @@ function showKey(facts) {
   find("save-key").disabled = !facts;
 }
 
+// Encrypts the public embedding with keys and registers it under the fingerprint of the key `claimed`; returns that.
 async function register(names, claimed) {
-  const file = await owner("encryptEmbedding", state.embedding, names, claimed);
-  const upload = await service.upload(file, ".safetensors");
-  const [{ session, expires_in_seconds: seconds }] = await service.call("register_embedding", upload);
-  return { token: session, endsAt: performance.now() + 1000 * (seconds - 5) };
+  const { file, fingerprint } = await owner("encryptEmbedding", state.embedding, names, claimed);
+  await service.register(fingerprint, file);
+  return fingerprint;
 }
 
-// The session in which ciphertexts are sent; an encrypted model needs none.
-async function ensureSession() {
+async function registerMine() {
+  state.registered = await register(["mine"], "mine");
+}
+
+// Has the service forget the embedding of this page's key.
+function forget() {
+  if (state.registered !== null) service.revoke(state.registered);
+  state.registered = null;
+}
+
+// A key, and its embedding at the service; an encrypted model has its own.
+async function ensureKey() {
   await learnService();
-  if (state.info.encryption !== null) return "";
-  if (state.facts === null) {
-    await useKey(() => owner("newKey", "mine", find("family").value));
-  } else if (state.session === null || performance.now() > state.session.endsAt) {
-    state.session = await register(["mine"], "mine");
-  }
-  return state.session.token;
+  if (state.info.encryption !== null) return;
+  if (state.facts === null) await useKey(() => owner("newKey", "mine", find("family").value));
+  else if (state.registered === null) await registerMine();
 }
 
 async function loadKey(file) {
@@ -126,18 +129,24 @@ async function encrypted(name) {
   return owner("encryptImage", name, rgbaOf(grid), grid.height, grid.width, state.info.patch_size, original);
 }
 
-async function segmentFile(file, suffix, session) {
-  const [answer] = await service.call("segment", await service.upload(file, suffix), session);
-  return readLabels(await service.download(answer));
+// The map of an encrypted image's file. A service that has forgotten this page's key in the meantime is told it again.
+async function segmentFile(file) {
+  try {
+    return await service.segment(file);
+  } catch (error) {
+    if (error.code !== "unknown_key" || state.registered === null) throw error;
+    await registerMine();
+    return service.segment(file);
+  }
 }
 
 async function segmentImage(report) {
   if (state.image === null) throw new Error("choose an image first");
-  const session = await ensureSession();
+  await ensureKey();
   if (state.facts === null) throw new Error("load the key file of the model first, at the top of the page");
   report("Encrypting ...");
   const start = performance.now();
-  const { file, suffix, picture } = await encrypted("mine");
+  const { file, picture } = await encrypted("mine");
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
   const { height, width } = state.image.grid;
   paint(find("ciphertext"), picture, height, width);
@@ -145,8 +154,8 @@ async function segmentImage(report) {
   find("ciphertext-size").textContent =
     `${file.length.toLocaleString("en")} bytes, ${width} x ${height} pixels, encrypted in ${seconds}\u00a0s`;
   report("The ciphertext is on its way. The service segments it ...");
-  state.upload = { file, suffix };
-  state.map = await segmentFile(file, suffix, session);
+  state.upload = file;
+  state.map = await segmentFile(file);
   showMap(find("segment-map"), state.map, state.info, state.image.shown);
   return "Done: the map was computed from the ciphertext.";
 }
@@ -159,18 +168,18 @@ async function tryWithout(report) {
     throw new Error("this needs the plain patch embedding, which the owner of this service's model keeps to itself");
   }
   if (state.map === null) await segmentImage(report);
-  const ownSession = await ensureSession();
+  await ensureKey();
   report("Encrypting with another key ...");
   await owner("newKey", "other", state.facts.family);
-  const { file, suffix } = await encrypted("other");
+  const { file } = await encrypted("other");
   let refusal = "the service took it, which it should not have done";
-  await segmentFile(file, suffix, ownSession).catch((error) => { refusal = error.message; });
+  await service.segment(file).catch((error) => { refusal = error.message; });
   find("refusal").textContent = refusal;
   for (const [box, names] of [["wrong-key-map", ["mine"]], ["no-key-map", ["mine", "other"]]]) {
     report("The service segments it all the same, under a false label ...");
-    const session = await register(names, "other");
-    const map = await segmentFile(file, suffix, session.token);
-    service.endSession(session.token);
+    const fingerprint = await register(names, "other");
+    const map = await service.segment(file);
+    service.revoke(fingerprint);
     showMap(find(box), map, state.info, state.image.shown);
     const share = (100 * agreement(map, state.map)).toFixed(1);
     find(`${box}-share`).textContent = `Agrees with the map under the right key on ${share} % of the pixels.`;
@@ -182,21 +191,18 @@ async function tryWithout(report) {
 // ------------------------------------------------------------------------------- uploaded ciphertexts, server's view
 
 async function segmentUpload(file) {
-  const session = await ensureSession();
+  await ensureKey();
   const bytes = new Uint8Array(await file.arrayBuffer());
-  const [suffix] = file.name.match(/\.\w+$/) ?? [""];
-  const map = await segmentFile(bytes, suffix, session);
-  state.upload = { file: bytes, suffix };
+  const map = await segmentFile(bytes);
+  state.upload = bytes;
   showMap(find("upload-map"), map, state.info);
   return "Done: the service segmented the file as it was.";
 }
 
 async function serverView(report) {
   if (state.upload === null) throw new Error("segment an image or a ciphertext first: the attack is on what you sent");
-  const session = await ensureSession();
   report("The service attacks your ciphertext. It takes some seconds ...");
-  const upload = await service.upload(state.upload.file, state.upload.suffix);
-  const [views] = await service.call("server_view", upload, session);
+  const views = await service.serverView(state.upload);
   find("views").replaceChildren(...views.map(({ picture, title, note }) => {
     const [figure, image, caption] = ["figure", "img", "figcaption"].map((tag) => document.createElement(tag));
     Object.assign(image, { src: `data:image/png;base64,${picture}`, alt: title });
@@ -243,10 +249,7 @@ async function run(element, action, ...args) {
   try {
     report(await action(...args, (text) => report(text, "busy")), "done");
   } catch (error) {
-    const isOver = state.session !== null && error.message.includes("session is unknown or over");
-    if (isOver) state.session.endsAt = 0;
-    const over = "The session was over. Press again: the page starts a new one with the same key.";
-    report(isOver ? over : error.message, "error");
+    report(error.message, "error");
   } finally {
     busy = false;
   }
@@ -262,7 +265,4 @@ document.addEventListener("change", ({ target }) => {
   const action = FILES[target.dataset?.privseg];
   if (action && target.files?.length) run(target, action, target.files[0]);
 });
-addEventListener("pagehide", () => {
-  if (state.session) service.endSession(state.session.token);
-  if (state.session) state.session.endsAt = 0; // should the browser bring the page back
-});
+addEventListener("pagehide", forget);

@@ -1,64 +1,84 @@
-// The service as the page sees it: Gradio's named endpoints by plain fetch, with files going and coming as they are.
+// The service's routes as the page uses them: one request each, with files going and coming as they are.
+
+const BINARY = "application/octet-stream";
+
+// A refusal of the service, in its own words; `code` is one word for programs.
+export class Refusal extends Error {
+  constructor(message, code) {
+    super(message);
+    this.code = code;
+  }
+}
 
 export class Service {
-  // Answer of an endpoint with these arguments; a refusal becomes an Error with the service's own words.
-  async call(name, ...data) {
-    const { event_id: id } = await (await this.#post(`call/${name}`, JSON.stringify({ data }), {
-      "Content-Type": "application/json",
-    })).json();
-    const events = await (await reached(`gradio_api/call/${name}/${id}`)).text();
-    const last = [...events.matchAll(/^event: (complete|error)\ndata: (.*)$/gm)].pop();
-    if (!last) throw new Error("the service ended its answer early; try again");
-    const answer = JSON.parse(last[2]);
-    if (last[1] === "error") {
-      throw new Error(answer?.error ?? "the service failed; its log says more than it tells a visitor");
-    }
-    return answer;
+  #token;
+
+  // token: a function that returns the visitor's access token, or "".
+  constructor(token) {
+    this.#token = token;
   }
 
-  // Uint8Array and a file name's ending -> what an endpoint takes as a file. Its name is a random one: the service keeps
-  // equal files of one name as one, and deletes that when it has read it; and names can tell what is in an image.
-  async upload(bytes, suffix) {
-    const name = `${crypto.randomUUID()}${suffix}`;
-    const form = new FormData();
-    form.append("files", new Blob([bytes]), name);
-    const [path] = await (await this.#post("upload", form)).json();
-    return { path, orig_name: name, meta: { _type: "gradio.FileData" } };
+  // The public facts of the model.
+  async model() {
+    return (await this.#request("GET", "v1/model")).json();
   }
 
-  // A file among the answers of an endpoint -> Response.
-  async download(file) {
-    const response = await reached(`gradio_api/file=${file.path}`);
-    if (!response.ok) throw new Error(`the service no longer has its answer (${response.status}); try again`);
-    return response;
+  // The plain patch embedding of a public model -> Uint8Array, the file.
+  async publicEmbedding() {
+    return new Uint8Array(await (await this.#request("GET", "v1/model/embedding")).arrayBuffer());
+  }
+
+  // Registers the file of an encrypted patch embedding under its key's fingerprint.
+  async register(fingerprint, file) {
+    await this.#request("PUT", `v1/embeddings/${fingerprint}`, file);
+  }
+
+  // Has the service forget a registered embedding, even while the page is being closed.
+  revoke(fingerprint) {
+    fetch(`v1/embeddings/${fingerprint}`, { method: "DELETE", headers: this.#headers(), keepalive: true }).catch(() => {});
+  }
+
+  // The file of an encrypted image -> {labels: Uint8Array, height, width}.
+  async segment(file) {
+    const response = await this.#request("POST", "v1/segment", file, { Accept: "application/x-npy" });
+    return readMap(new Uint8Array(await response.arrayBuffer()));
+  }
+
+  // The file of an encrypted image -> [{picture, title, note}], what the service makes of it.
+  async serverView(file) {
+    return (await this.#request("POST", "privseg/server-view", file)).json();
   }
 
   // The sample image -> a picture file.
   async sampleImage() {
-    const response = await reached("privseg/sample.jpg");
-    if (!response.ok) throw new Error("the service has no sample image; choose an image of your own");
+    const response = await this.#request("GET", "privseg/sample.jpg");
     return new File([await response.blob()], "the sample image");
   }
 
-  // Tells the service that a session is over, even while the page is being closed.
-  endSession(session) {
-    const body = new Blob([JSON.stringify({ data: [session] })], { type: "application/json" });
-    navigator.sendBeacon("gradio_api/call/end_session", body);
+  #headers() {
+    const token = this.#token();
+    return token ? { Authorization: `Bearer ${token}` } : {};
   }
 
-  async #post(path, body, headers = {}) {
-    const response = await reached(`gradio_api/${path}`, { method: "POST", body, headers });
-    if (response.status === 413) throw new Error("the file is larger than the service takes; reduce the image");
-    if (!response.ok) throw new Error(`the service answered with status ${response.status}; try again later`);
-    return response;
+  async #request(method, path, body = undefined, headers = {}) {
+    const all = { ...this.#headers(), ...(body ? { "Content-Type": BINARY } : {}), ...headers };
+    let response;
+    try {
+      response = await fetch(path, { method, body, headers: all });
+    } catch {
+      throw new Error("the service cannot be reached; check your connection and try again");
+    }
+    if (response.ok) return response;
+    const { error } = await response.json().catch(() => ({}));
+    if (error?.code === "unauthorized") throw new Refusal("enter your access token first, at the top of the page", error.code);
+    throw new Refusal(error?.message ?? `the service answered with status ${response.status}; try again later`, error?.code);
   }
 }
 
-// As fetch, with words for a visitor where there is no answer at all.
-async function reached(...request) {
-  try {
-    return await fetch(...request);
-  } catch {
-    throw new Error("the service cannot be reached; check your connection and try again");
-  }
+// An .npy file of (height, width) uint8 -> {labels, height, width}.
+function readMap(file) {
+  const start = 10 + new DataView(file.buffer, file.byteOffset).getUint16(8, true);
+  const header = new TextDecoder("latin1").decode(file.subarray(10, start));
+  const [, height, width] = header.match(/'shape': \((\d+), (\d+)\)/).map(Number);
+  return { labels: file.subarray(start), height, width };
 }

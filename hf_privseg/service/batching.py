@@ -1,0 +1,181 @@
+"""Micro-batching: requests of one size that arrive within milliseconds share one forward.
+
+The places of a batch go round between the tenants that wait, so that nobody who sends a thousand images keeps another
+from sending one. A request that was cancelled takes no place. Of a batch that fails, every item is tried by itself.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_Other = TypeVar("_Other")
+
+
+class QueueFullError(RuntimeError):
+    """So many requests wait that another one is refused; it may come again later."""
+
+
+@dataclass
+class _Waiting(Generic[_Item, _Result]):
+    """An item in the queue, and the future that its result goes to."""
+
+    item: _Item
+    size: Hashable
+    future: asyncio.Future[_Result]
+    since: float = field(default=0.0)
+
+
+class MicroBatcher(Generic[_Item, _Result]):
+    """Runs items in batches, one batch at a time, in a thread of its own.
+
+    Args:
+        run: items of one size -> their results, in order.
+        max_batch: items of a batch at most.
+        max_wait_seconds: how long the first item of a batch waits for others.
+        max_queue: items that wait at most; one tenant may hold half of the places.
+        on_batch: is told the size of every batch.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[_Item]], Sequence[_Result]],
+        *,
+        max_batch: int,
+        max_wait_seconds: float,
+        max_queue: int,
+        on_batch: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self._run, self._on_batch = run, on_batch
+        self._max_batch, self._max_wait, self._max_queue = max_batch, max_wait_seconds, max_queue
+        self._queues: OrderedDict[Hashable, deque[_Waiting[_Item, _Result]]] = OrderedDict()
+        self._changed = asyncio.Event()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="privseg-model")
+        self._worker: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to work, in the running event loop."""
+        self._worker = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """Stop, once the batch that runs is done; items that still wait are cancelled."""
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        for queue in self._queues.values():
+            for waiting in queue:
+                waiting.future.cancel()
+        self._queues.clear()
+        self._executor.shutdown(wait=False)
+
+    @property
+    def depth(self) -> int:
+        """How many items wait."""
+        return sum(map(len, self._queues.values()))
+
+    async def submit(self, item: _Item, *, tenant: Hashable, size: Hashable) -> _Result:
+        """The result of an item, once its batch has run. Cancelling the call takes the item out of the queue.
+
+        Args:
+            item: what `run` takes.
+            tenant: whose it is; the places of a batch go round between tenants.
+            size: items of one size may share a batch.
+
+        Raises:
+            QueueFullError: too many items wait, or too many of this tenant.
+            Exception: what `run` raises for this item.
+        """
+        queue = self._queues.setdefault(tenant, deque())
+        if self.depth >= self._max_queue or len(queue) >= max(1, self._max_queue // 2):
+            whose = "of this tenant " if self.depth < self._max_queue else ""
+            raise QueueFullError(f"{self.depth} requests {whose}wait already; try again later")
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(item, size, loop.create_future(), loop.time())
+        queue.append(waiting)
+        self._changed.set()
+        try:
+            return await waiting.future
+        except asyncio.CancelledError:
+            waiting.future.cancel()
+            if waiting in queue:
+                queue.remove(waiting)
+            raise
+
+    async def run_between(self, work: Callable[[], _Other]) -> _Other:
+        """What work() returns, which runs between two batches: the model has one thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    async def _work(self) -> None:
+        while True:
+            self._changed.clear()
+            self._forget_idle_tenants()
+            if not self._queues:
+                await self._changed.wait()
+                continue
+            await self._wait_for_more()
+            batch = self._take()
+            if batch:
+                self._on_batch(len(batch))
+                await self._settle(batch)
+
+    async def _wait_for_more(self) -> None:
+        """Wait until a whole batch is there, or the first item has waited long enough."""
+        loop = asyncio.get_running_loop()
+        first = next(iter(self._queues.values()))[0]
+        ends_at = first.since + self._max_wait
+        while (left := ends_at - loop.time()) > 0:
+            alike = sum(waiting.size == first.size for queue in self._queues.values() for waiting in queue)
+            if alike >= self._max_batch:
+                return
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), left)
+            except TimeoutError:
+                return
+
+    def _take(self) -> list[_Waiting[_Item, _Result]]:
+        """The next batch: of the size of the first tenant's first item, one from each tenant in turn."""
+        self._forget_idle_tenants()
+        if not self._queues:
+            return []
+        leader = next(iter(self._queues))
+        size = self._queues[leader][0].size
+        batch: list[_Waiting[_Item, _Result]] = []
+        while len(batch) < self._max_batch:
+            before = len(batch)
+            for queue in self._queues.values():
+                found = next((waiting for waiting in queue if waiting.size == size), None)
+                if found is not None and len(batch) < self._max_batch:
+                    queue.remove(found)
+                    batch.append(found)
+            if len(batch) == before:
+                break
+        self._queues.move_to_end(leader)
+        return batch
+
+    async def _settle(self, batch: list[_Waiting[_Item, _Result]]) -> None:
+        """Run a batch and hand out its results; where it fails, run each item by itself."""
+        try:
+            results = await self.run_between(lambda: self._run([waiting.item for waiting in batch]))
+        except asyncio.CancelledError:
+            for waiting in batch:
+                waiting.future.cancel()
+            raise
+        except Exception as error:
+            if len(batch) > 1:
+                for waiting in batch:
+                    await self._settle([waiting])
+            elif not batch[0].future.done():
+                batch[0].future.set_exception(error)
+            return
+        for waiting, result in zip(batch, results, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(result)
+
+    def _forget_idle_tenants(self) -> None:
+        for tenant in [tenant for tenant, queue in self._queues.items() if not queue]:
+            del self._queues[tenant]
