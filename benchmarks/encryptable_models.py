@@ -2,9 +2,9 @@
 
     python benchmarks/encryptable_models.py > models.md
 
-For each class: its patch embedding, the side of a block, the channels (times frames), and the largest difference of any
-output between the encrypted model with encrypted inputs and the plain one, relative to the largest number of that
-output, the worst of the four key families. Then the models that are refused, with the reason. It takes a minute.
+For each class: its patch embedding, the side of a block, the channels (times frames), and the largest difference of
+any output between the encrypted model with encrypted inputs and the plain one, relative to the largest number of that
+output, the worst of the four key families. Then the models that are refused, with the reason. It takes some minutes.
 """
 
 import sys
@@ -23,6 +23,7 @@ from hf_privseg.any_vit.support import untested
 from hf_privseg.reporting.tables import markdown_table
 from hf_privseg.setr.public_facts import FAMILIES
 
+KEYS = [[SecretKey(bytes([first, *range(31)]), family) for first in (0, 1)] for family in FAMILIES]
 WORKS = ("class", "on", "patch embedding", "block", "channels", "error", "remark")
 
 
@@ -30,8 +31,7 @@ def row_of(case: Case) -> list[str]:
     """A tiny model -> its row of the table."""
     model = case.model
     name, found = projection_name(model), find_projection(model)
-    keys = [[SecretKey(bytes([first, *range(31)]), family) for first in (0, 1)] for family in FAMILIES]
-    error = max(measure(case, *pair).encrypted for pair in keys)
+    error = max(measure(case, *pair).encrypted for pair in KEYS)
     owner = type(model.get_submodule(name)).__name__
     backbone = getattr(model.config, "backbone_config", None)
     return [

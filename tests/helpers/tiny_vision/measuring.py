@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import NamedTuple
 
 from transformers import PreTrainedModel
@@ -67,7 +68,7 @@ def relatives(case: Case) -> Iterator[Case]:
         if not PIXEL_INPUTS & set(inputs):
             continue
         try:
-            relative = Case(randomize(other(config)), inputs)
+            relative = Case(randomize(other(deepcopy(config))), inputs)
             projection_name(relative.model)
             outputs_of(*relative)
         except (ValueError, RuntimeError, InvalidImageError):  # it needs other inputs, or cannot be encrypted
