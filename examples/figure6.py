@@ -44,7 +44,7 @@ from hf_privseg.training.data import evenly_spaced
 from hf_privseg.training.evaluation import compute_over_processes, predict_maps
 from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.metrics import MeanIoU
-from hf_privseg.training.rows import decode_row
+from hf_privseg.training.rows import read_row
 
 PANELS = {
     "random": "(a) model under K, queries under random K'",
@@ -76,8 +76,8 @@ class Query:
 
 def load_queries(dataset: Dataset, label_map: LabelMap) -> list[Query]:
     """All images and their truth, decoded."""
-    rows = tqdm(dataset, desc="load", leave=False, disable=None)
-    return [Query(*decode_row(row, label_map, f"row {index}")) for index, row in enumerate(rows)]
+    indices = tqdm(range(len(dataset)), desc="load", leave=False, disable=None)
+    return [Query(*read_row(dataset, index, label_map)) for index in indices]
 
 
 def mean_iou(

@@ -56,6 +56,9 @@ class Arguments(DataArguments, OptimizationArguments):
     streaming: bool = field(default=False, metadata={"help": "Fetch training images one by one; needs --max_steps."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that a streamed data set is shuffled within."})
 
+    num_channels: int | None = field(
+        default=None, metadata={"help": "Channels of the images. Default: those of --checkpoint, or 3."}
+    )
     decoder: str = field(default="naive", metadata={"help": "naive, pup or mla."})
     use_cls_token: bool | None = field(default=None, metadata={"help": "Keep the class token. Default: as published."})
     use_auxiliary_head: bool = field(default=True, metadata={"help": "Auxiliary losses on intermediate layers."})
@@ -117,7 +120,7 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSeg
     if args.preset and not args.id2label:
         fields["palette"] = [list(colour) for colour in PRESETS[args.preset].palette]
     if args.vit and not args.checkpoint:
-        return SetrForSemanticSegmentation.from_vit(args.vit, **fields)
+        return SetrForSemanticSegmentation.from_vit(args.vit, **fields, num_channels=args.num_channels or 3)
     if not args.checkpoint or args.vit:
         raise ValueError("expected either --vit (a pretrained ViT) or --checkpoint (a SETR), got both or neither")
     config = SetrConfig.from_pretrained(args.checkpoint)
@@ -125,6 +128,11 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSeg
         raise EncryptionStateError(
             f"{args.checkpoint} is encrypted, and training on plain images would undo what its key does. Train the "
             "plain model and encrypt the result, or pass --allow_encrypted."
+        )
+    if args.num_channels not in (None, config.num_channels):
+        raise ValueError(
+            f"expected --num_channels {config.num_channels}, as {args.checkpoint} has, got {args.num_channels}; "
+            "images of other channels need a model that starts with --vit"
         )
     fields["use_cls_token"] = config.use_cls_token if args.use_cls_token is None else args.use_cls_token
     replaced = {"out_indices", "auxiliary_num_stages"} if config.decoder_type != args.decoder else set()
@@ -135,9 +143,12 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSeg
     )
 
 
-def build_loader(args: Arguments, data: Data) -> DataLoader:
+def build_loader(args: Arguments, data: Data, processor: SetrImageProcessor) -> DataLoader:
     """Shuffled, augmented batches; the order and each sample depend on the seed and the epoch alone."""
-    augmentation = JointAugmentation(args.crop_size, args.resize_factor, (args.scale_range[0], args.scale_range[1]))
+    scale_range = args.scale_range[0], args.scale_range[1]
+    augmentation = JointAugmentation(
+        args.crop_size, args.resize_factor, scale_range, num_channels=processor.num_channels
+    )
     given: dict[str, Any] = {"augmentation": augmentation, "label_map": data.train_map, "seed": args.seed}
     if isinstance(data.train, datasets.IterableDataset):
         dataset: Dataset = AugmentedStream(data.train, **given, buffer_size=args.shuffle_buffer)
@@ -281,10 +292,15 @@ def main() -> None:
     args = parse_arguments(Arguments, description=__doc__)
     accelerator = start_accelerator(args)
     data = open_data(args, accelerator)
-    model, processor = build_model(args, data.names), SetrImageProcessor(resize_factor=args.resize_factor)
+    model = build_model(args, data.names)
+    processor = SetrImageProcessor(
+        resize_factor=args.resize_factor,
+        patch_size=model.config.patch_size,
+        num_channels=model.config.num_channels,
+    )
     model = with_synchronized_norms(model, accelerator)
     optimizer = build_optimizer(model, args)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, data))
+    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, data, processor))
     total = total_updates(args, loader)
     scheduler = build_scheduler(optimizer, args, total)
     accelerator.register_for_checkpointing(scheduler)

@@ -20,7 +20,7 @@ from hf_privseg.training.arguments import DataArguments, parse_arguments, run_sc
 from hf_privseg.training.augmentation import AugmentedDataset, JointAugmentation, collate
 from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.metrics import MeanIoU
-from hf_privseg.training.rows import decode_row
+from hf_privseg.training.rows import read_row
 
 
 @dataclass(kw_only=True)
@@ -28,6 +28,7 @@ class Arguments(DataArguments):
     """The options of the script besides TrainingArguments."""
 
     vit: str = field(metadata={"help": "Pretrained HF ViT (folder or Hub id) to start from."})
+    num_channels: int = field(default=3, metadata={"help": "Channels of the images, for example 1 for grey ones."})
     decoder: str = field(default="naive", metadata={"help": "naive, pup or mla."})
     resize_factor: float = field(default=1.0, metadata={"help": "Up-sampling of images before they are patched."})
     crop_size: int = field(default=512, metadata={"help": "Side of training crops in pixels, a multiple of 16."})
@@ -43,7 +44,7 @@ class EvaluationDataset(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        levels, labels = decode_row(self.rows[index], self.label_map, f"row {index}")
+        levels, labels = read_row(self.rows, index, self.label_map, self.processor.num_channels)
         pixel_values = self.processor(levels, return_tensors="pt").pixel_values[0]
         return {"pixel_values": pixel_values, "labels": torch.from_numpy(labels)}
 
@@ -72,12 +73,21 @@ def main() -> None:
     arguments, training = parse_arguments(Arguments, TrainingArguments, description=__doc__)
     training.batch_eval_metrics, training.per_device_eval_batch_size = True, 1
     id2label = arguments.load_class_names()
-    model = SetrForSemanticSegmentation.from_vit(arguments.vit, decoder=arguments.decoder, id2label=id2label)
-    processor = SetrImageProcessor(resize_factor=arguments.resize_factor)
+    model = SetrForSemanticSegmentation.from_vit(
+        arguments.vit,
+        decoder=arguments.decoder,
+        id2label=id2label,
+        num_channels=arguments.num_channels,
+    )
+    processor = SetrImageProcessor(
+        resize_factor=arguments.resize_factor,
+        patch_size=model.config.patch_size,
+        num_channels=model.config.num_channels,
+    )
     rows = {name: arguments.load_split(name) for name in ("train", "val")}
     quiet = training.process_index > 0
     maps = {name: arguments.inspect_labels(name, split, id2label, quiet=quiet)[0] for name, split in rows.items()}
-    augmentation = JointAugmentation(arguments.crop_size, arguments.resize_factor)
+    augmentation = JointAugmentation(arguments.crop_size, arguments.resize_factor, num_channels=arguments.num_channels)
     trainer = Trainer(
         model=model,
         args=training,

@@ -47,11 +47,11 @@ def convert(
     ] = None,
     labels: Annotated[
         str | None,
-        one_of(
-            "--labels",
-            choices=LABELS,
-            help="Data set that names the classes. Default: the names in SOURCE, or else those of the data set that "
-            "has as many classes.",
+        typer.Option(
+            metavar="|".join((*LABELS, "FILE")),
+            help="Data set that names the classes, or a file with their names: JSON {id: name} or [name, ...], or "
+            "text with one name a line. Default: the names in SOURCE, or else those of the data set that has as many "
+            "classes.",
         ),
     ] = None,
     image_mean: Annotated[

@@ -68,8 +68,9 @@ def convert_checkpoint(
             `"auto"`, which goes by the names of the weights.
         decoder: of a source that is an encoder alone: `"naive"` (the default), `"pup"` or `"mla"`, to be trained.
         num_attention_heads: None reads the source's configuration, or takes those of the published ViT of its size.
-        labels: `"ade20k"` or `"cityscapes"` names the classes. None takes the names that the source brings, or of the
-            data set that has as many classes.
+        labels: `"ade20k"`, `"cityscapes"`, or the path of a file with the names of the classes, in a form that
+            `catalog.class_files` lists. None takes the names that the source brings, or those of the data set that
+            has as many classes.
         image_mean: the mean that the source was trained with, one a channel, for pixels in [0, 1]. None reads the
             source's configuration, or takes ImageNet's (0.485, 0.456, 0.406).
         image_std: the standard deviation, likewise (0.229, 0.224, 0.225).

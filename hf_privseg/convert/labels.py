@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ..catalog.class_files import read_class_names
 from ..catalog.datasets import PRESETS
 from ..setr.errors import ConversionError
 
@@ -31,16 +33,17 @@ def classes_for(
 
     Args:
         count: classes of the source; None for one without a decoder.
-        labels: a label set that was asked for.
+        labels: the name of a data set, or the path of a file with names in a form of `catalog.class_files`.
         names: what the source calls them.
         palette: the source's colours.
 
     Raises:
-        ConversionError: an unknown label set, or one (or names or colours of the source's) of another length.
+        ConversionError: neither a data set nor a file of names, or names or colours of another number.
     """
+    named_by = "as the source has them" if labels is None and names is not None else "the data set's own"
     if labels is not None and labels not in _PROCESSORS:
-        raise ConversionError(f"expected labels {' or '.join(_PROCESSORS)}, or none, got {labels!r}")
-    if labels is None and names is None:
+        names, labels, named_by = _names_in(labels), None, "as asked for"
+    elif labels is None and names is None:
         labels = next((name for name in _PROCESSORS if len(PRESETS[name].class_names) == count), None)
     if labels is not None:
         names, palette = PRESETS[labels].class_names, palette or [list(each) for each in PRESETS[labels].palette]
@@ -49,7 +52,7 @@ def classes_for(
             if found is not None and len(found) != count:
                 raise ConversionError(
                     f"expected {count} {what}, one for each class of the checkpoint, got {len(found)}; choose other "
-                    f"labels ({', '.join(_PROCESSORS)})"
+                    f"labels ({', '.join(_PROCESSORS)}, or a file of names)"
                 )
     if names is None:
         return Classes({} if count is None else {"num_labels": count}, {}, "none are known, so that they are numbered")
@@ -60,7 +63,19 @@ def classes_for(
     if palette is not None:
         fields["palette"] = palette
     known = next((each for each in _PROCESSORS if tuple(names) == PRESETS[each].class_names), None)
-    named_by = "as the source has them" if labels is None else "the data set's own"
     if known is None:
         return Classes(fields, {}, named_by)
     return Classes(fields, _PROCESSORS[known], f"{named_by}, {PRESETS[known].credit}")
+
+
+def _names_in(file: str) -> list[str]:
+    """The path of a file -> the names of the classes, in their order."""
+    if not Path(file).is_file():
+        raise ConversionError(
+            f"expected labels {' or '.join(_PROCESSORS)}, the path of a file with the names of the classes, or none, "
+            f"got {file!r}"
+        )
+    try:
+        return list(read_class_names(file).values())
+    except ValueError as error:
+        raise ConversionError(str(error)) from None

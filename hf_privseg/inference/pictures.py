@@ -1,4 +1,4 @@
-"""Label maps as pictures for people: a palette, an indexed PNG, an overlay on the photo, and shares of classes."""
+"""Segmentation maps as pictures for people: a palette, an indexed PNG, an overlay on the image, shares of classes."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,8 @@ from PIL import Image
 from transformers import PreTrainedConfig
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 MAX_LABELS = 256  # what an indexed PNG holds
 _SHOWN_SHARE = 0.005  # of the pixels of any map: classes below it are left out of a legend
@@ -52,33 +53,36 @@ def palette_for(config: PreTrainedConfig) -> np.ndarray:
     return colours[:count].astype(np.uint8)
 
 
-def segmentation_map_to_picture(label_map: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """(height, width) integers in [0, num_labels) -> palette picture, whose pixels *are* the labels."""
-    picture = Image.fromarray(label_map.astype(np.uint8))
+def segmentation_map_to_picture(segmentation_map: np.ndarray, palette: np.ndarray) -> Image.Image:
+    """(height, width) integers in [0, num_labels) -> palette picture, whose pixels *are* the classes."""
+    picture = Image.fromarray(segmentation_map.astype(np.uint8))
     picture.putpalette(palette.tobytes())
     return picture
 
 
-def overlay(photo: Image.Image, label_map: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> Image.Image:
-    """RGB photo and its (height, width) label map -> RGB picture of the photo, tinted by class."""
-    return Image.blend(photo.convert("RGB"), segmentation_map_to_picture(label_map, palette).convert("RGB"), opacity)
+def overlay(
+    image: Image.Image, segmentation_map: np.ndarray, palette: np.ndarray, opacity: float = 0.55
+) -> Image.Image:
+    """RGB image and its (height, width) segmentation map -> RGB picture of the image, tinted by class."""
+    colours = segmentation_map_to_picture(segmentation_map, palette).convert("RGB")
+    return Image.blend(image.convert("RGB"), colours, opacity)
 
 
-def class_shares(label_maps: Sequence[np.ndarray], num_labels: int) -> np.ndarray:
-    """Label maps of any sizes -> (num_labels,) float, the share of each class in all pixels; sums to 1."""
-    counts = sum(np.bincount(label_map.ravel(), minlength=num_labels) for label_map in label_maps)
+def class_shares(segmentation_maps: Sequence[np.ndarray], num_labels: int) -> np.ndarray:
+    """Segmentation maps of any sizes -> (num_labels,) float, the share of each class in all pixels; sums to 1."""
+    counts = sum(np.bincount(each.ravel(), minlength=num_labels) for each in segmentation_maps)
     return np.asarray(counts / np.sum(counts))
 
 
-def legend_for(config: PreTrainedConfig, label_maps: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def legend_for(config: PreTrainedConfig, segmentation_maps: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Names and colours, (3,) uint8, of the classes that fill half a percent of a map at least.
 
     Args:
         config: of the model.
-        label_maps: of any sizes; values that are no class are left out.
+        segmentation_maps: of any sizes; values that are no class are left out.
     """
     palette = palette_for(config)
-    inside = [label_map[(label_map >= 0) & (label_map < len(palette))] for label_map in label_maps]
+    inside = [each[(each >= 0) & (each < len(palette))] for each in segmentation_maps]
     shares = np.max([class_shares([labels], len(palette)) for labels in inside if labels.size], axis=0)
     names = cast("dict[int, str]", config.id2label)
     return {names[index]: palette[index] for index in range(len(palette)) if shares[index] >= _SHOWN_SHARE}
@@ -99,38 +103,39 @@ def draw_comparison(
     """Panels in rows, a legend of class names and their colours, and captions -> one picture file.
 
     Args:
-        path: of the file, replaced if it exists; its ending (.png, .svg, .pdf) is the format.
+        path: of the file, overwritten if it exists; its ending (.png, .svg, .pdf) is the format.
         rows: of equally many panels, whose pictures have one shape within a row.
         legend: class name -> (3,) uint8.
         captions: paragraphs of any length; they are broken into lines.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    comparison_figure(rows, legend, captions).savefig(path, dpi=110)
+
+
+def comparison_figure(
+    rows: Sequence[Sequence[Panel]], legend: Mapping[str, np.ndarray], captions: Sequence[str]
+) -> "Figure":
+    """What `draw_comparison` writes, as a figure of matplotlib."""
     from matplotlib.figure import Figure
 
-    margin, gap, title, panel_width = 0.2, 0.2, 0.72, 4.4  # inches, as all lengths here
-    heights = [panel_width * min(max(row[0].picture.height / row[0].picture.width, 0.3), 1.6) for row in rows]
-    width = 2 * margin + len(rows[0]) * panel_width + (len(rows[0]) - 1) * gap
-    lines = [line for caption in captions for line in textwrap.wrap(caption, int(width * 15.5))]
+    panel_width, heading = 4.4, 0.65  # inches, as all lengths here
+    heights = [panel_width * row[0].picture.height / row[0].picture.width + heading for row in rows]
+    width = panel_width * len(rows[0])
     columns = _legend_columns(legend, width)
-    legend_height = 0.2 + 0.25 * -(-len(legend) // columns)
-    legend_bottom = 0.17 * len(lines) + 0.2
-    height = legend_bottom + legend_height + sum(heights) + len(rows) * title
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-    y = height
-    for panels, panel_height in zip(rows, heights, strict=True):
-        y -= panel_height + title
-        for column, panel in enumerate(panels):
-            x = margin + column * (panel_width + gap)
-            axes = figure.add_axes((x / width, y / height, panel_width / width, panel_height / height))
-            axes.imshow(panel.picture, interpolation="lanczos")
-            axes.set_axis_off()
-            above = (y + panel_height) / height
-            figure.text(x / width, above + 0.33 / height, panel.title, fontsize=13, weight="bold", color="#1a1a1a")
-            figure.text(x / width, above + 0.11 / height, panel.note, fontsize=10.5, color="#555555")
-    _draw_legend(figure, legend, columns, y=(legend_bottom + legend_height / 2) / height)
-    figure.text(margin / width, 0.12 / height, "\n".join(lines), fontsize=8.5, color="#555555", linespacing=1.3)
-    figure.savefig(path, dpi=110)
+    lines = [line for caption in captions for line in textwrap.wrap(caption, int(width * 15))]
+    parts = [sum(heights), 0.3 + 0.25 * -(-len(legend) // columns), 0.1 + 0.17 * len(lines)]
+    figure = Figure(figsize=(width, sum(parts)), facecolor="white", layout="constrained")
+    cast("ConstrainedLayoutEngine", figure.get_layout_engine()).set(w_pad=0.1, h_pad=0.1)
+    panels, below, bottom = cast("list[SubFigure]", figure.subfigures(3, 1, height_ratios=parts))
+    grid = panels.subplots(len(rows), len(rows[0]), squeeze=False, height_ratios=heights)
+    for axes, panel in zip(grid.flat, (panel for row in rows for panel in row), strict=True):
+        axes.imshow(panel.picture, interpolation="lanczos")
+        axes.set_axis_off()
+        axes.set_title(panel.title, loc="left", fontsize=13, fontweight="bold", color="#1a1a1a", pad=22)
+        note = {"fontsize": 10.5, "color": "#555555"}
+        axes.annotate(panel.note, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", **note)
+    _draw_legend(below, legend, columns)
+    bottom.text(0.01, 1, "\n".join(lines), va="top", fontsize=8.5, color="#555555", linespacing=1.3)
+    return figure
 
 
 def _legend_columns(legend: Mapping[str, np.ndarray], width: float) -> int:
@@ -139,15 +144,14 @@ def _legend_columns(legend: Mapping[str, np.ndarray], width: float) -> int:
     return min(max(int(width / (0.6 + 0.09 * widest)), 1), max(len(legend), 1))
 
 
-def _draw_legend(figure: "Figure", legend: Mapping[str, np.ndarray], columns: int, y: float) -> None:
-    """Class names beside their colours in rows, centred at the height `y` of the figure."""
+def _draw_legend(figure: "SubFigure", legend: Mapping[str, np.ndarray], columns: int) -> None:
+    """Class names beside their colours, in rows."""
     from matplotlib.patches import Patch
 
     patches = [Patch(facecolor=f"#{colour.tobytes().hex()}", label=name) for name, colour in legend.items()]
     figure.legend(
         handles=patches,
         loc="center",
-        bbox_to_anchor=(0.5, y),
         ncols=columns,
         frameon=False,
         fontsize=11,

@@ -574,7 +574,8 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
 
         Every SETR takes pixels in [-1, 1]. The statistics that the ViT was trained with are folded into its patch
         embedding, exactly up to rounding, so its features stay what they were. The ViT's final LayerNorm becomes the
-        start of the norm that reads the last layer.
+        start of the norm that reads the last layer. For other channels than the ViT's, `with_channels` makes the start
+        of the patch embedding.
 
         Args:
             pretrained_model_name_or_path: a `ViTModel` checkpoint: a folder, or an id on the Hub.
@@ -600,7 +601,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
         """Takes the encoder's weights, in place.
 
         Args:
-            weights: state dict of a `ViTModel` of the same sizes, without pooler.
+            weights: state dict of a `ViTModel` of the same sizes, its channels aside, without pooler.
             mean: `(channels,)`, which the ViT was trained with, for pixels in [0, 1].
             std: `(channels,)`, likewise.
         """
@@ -611,6 +612,7 @@ class SetrForSemanticSegmentation(SetrPreTrainedModel):
             weights["embeddings.position_embeddings"] = weights["embeddings.position_embeddings"][:, 1:]
         weight_name, bias_name = (f"embeddings.patch_embeddings.projection.{name}" for name in ("weight", "bias"))
         weights[weight_name], weights[bias_name] = fold_statistics(weights[weight_name], weights[bias_name], mean, std)
+        weights[weight_name] = with_channels(weights[weight_name], self.config.num_channels)
         self.setr.load_state_dict(weights)
         heads: Any = self
         last_norm = heads.decode_head.norm if heads.neck is None else heads.neck.norm[-1]
@@ -639,6 +641,24 @@ def fold_statistics(
     return folded.to(weight.dtype), (bias.double() + offset).to(bias.dtype)
 
 
+def with_channels(weight: torch.Tensor, num_channels: int) -> torch.Tensor:
+    """A patch embedding for pixels in [-1, 1] -> a start for training on images of other channels.
+
+    For one channel the weights of all channels are summed: a grey image then gives what it gives with its grey in all
+    channels. For other numbers the channels are repeated in turn, and scaled so that the sum over them stays.
+
+    Args:
+        weight: `(hidden_size, channels, patch_size, patch_size)` float.
+        num_channels: of the result.
+    """
+    count = weight.shape[1]
+    if num_channels == count:
+        return weight
+    if num_channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    return weight[:, [index % count for index in range(num_channels)]] * (count / num_channels)
+
+
 def vit_fields(config: PreTrainedConfig) -> dict[str, Any]:
     """Configuration of a ViT, or of a model like it -> those of its fields that `SetrConfig` has too."""
     names = (
@@ -657,4 +677,5 @@ __all__ = [
     "fold_statistics",
     "segmentation_loss",
     "vit_fields",
+    "with_channels",
 ]

@@ -1,7 +1,9 @@
 """Training samples: an image and its segmentation map are scaled, cropped and flipped together, then batched."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ..setr.image_inputs import image_to_levels
 from .label_map import IGNORE_INDEX, LabelMap
-from .rows import decode_row
+from .rows import decode_row, read_row
 
 # As strong as mmsegmentation's photometric distortion.
 _PHOTOMETRIC = v2.RandomApply([v2.ColorJitter(brightness=0.125, contrast=0.5, saturation=0.5, hue=0.1)], p=0.5)
@@ -30,6 +32,8 @@ class JointAugmentation:
         max_class_share: a crop is drawn again, ten times at most, while one class fills a larger share than this.
         image_size: height and width that every image is resized to first. None keeps the image's own size.
         ignore_index: the label of pixels without a class, and of padding.
+        num_channels: channels of the image. Colours are distorted where there are three; otherwise brightness and
+            contrast are, in all channels alike.
     """
 
     crop_size: int | tuple[int, int]
@@ -38,18 +42,19 @@ class JointAugmentation:
     max_class_share: float = 0.75
     image_size: tuple[int, int] | None = None
     ignore_index: int = IGNORE_INDEX
+    num_channels: int = 3
 
     def __call__(self, image: Image.Image | np.ndarray | torch.Tensor, labels: np.ndarray) -> dict[str, torch.Tensor]:
         """An image and its labels -> a crop of both.
 
         Args:
-            image: decoded as the image processor does it; `(3, height, width)` uint8 levels stay as they are.
+            image: decoded as the image processor does it; `(channels, height, width)` uint8 levels stay as they are.
             labels: `(height, width)` int64, of the image's size.
 
         Returns:
-            pixel_values `(3, *crop)` float32 in [-1, 1], and labels `crop` int64.
+            pixel_values `(channels, *crop)` float32 in [-1, 1], and labels `crop` int64.
         """
-        pixels = tv_tensors.Image(image_to_levels(image))
+        pixels = tv_tensors.Image(image_to_levels(image, num_channels=self.num_channels))
         mask = tv_tensors.Mask(torch.from_numpy(labels))
         low, high = self.scale_range
         scale = self.resize_factor * torch.empty(1).uniform_(low, high).item()
@@ -57,8 +62,9 @@ class JointAugmentation:
         pixels, mask = F.resize(pixels, size, antialias=True), F.resize(mask, size)
         pixels, mask = self._crop(pixels, mask)
         pixels, mask = v2.RandomHorizontalFlip()(pixels, mask)
-        pixels = _PHOTOMETRIC(pixels)
-        pixel_values = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), [0.5] * 3, [0.5] * 3)
+        pixels = _PHOTOMETRIC(pixels) if len(pixels) == 3 else _PHOTOMETRIC(pixels[:, None])[:, 0]  # as grey images
+        half = [0.5] * self.num_channels
+        pixel_values = F.normalize(F.to_dtype(pixels, torch.float32, scale=True), half, half)
         return {"pixel_values": pixel_values.as_subclass(torch.Tensor), "labels": mask.as_subclass(torch.Tensor)}
 
     def _crop(self, pixels: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
@@ -88,8 +94,7 @@ class _Augmented:
         """Choose the epoch; Accelerate's data loaders call this at its start."""
         self.epoch = epoch
 
-    def _augment(self, row: dict[str, Image.Image], *position: int) -> dict[str, torch.Tensor]:
-        levels, labels = decode_row(row, self.label_map, f"row {position[0]}")
+    def _augment(self, levels: torch.Tensor, labels: np.ndarray, *position: int) -> dict[str, torch.Tensor]:
         sequence = np.random.SeedSequence((self.seed, self.epoch, *position))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
@@ -107,7 +112,8 @@ class AugmentedDataset(_Augmented, torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return self._augment(self.dataset[int(index)], int(index))
+        levels, labels = read_row(self.dataset, int(index), self.label_map, self.augmentation.num_channels)
+        return self._augment(levels, labels, int(index))
 
 
 class AugmentedStream(_Augmented, torch.utils.data.IterableDataset):
@@ -132,9 +138,16 @@ class AugmentedStream(_Augmented, torch.utils.data.IterableDataset):
         worker = torch.utils.data.get_worker_info()
         self.stream.set_epoch(self.epoch)
         for position, row in enumerate(self.stream):
-            yield self._augment(row, position, worker.id if worker else 0)
+            name_of = partial(_name_in_stream, row, position)
+            levels, labels = decode_row(row, self.label_map, name_of, self.augmentation.num_channels)
+            yield self._augment(levels, labels, position, worker.id if worker else 0)
+
+
+def _name_in_stream(row: Mapping[str, Any], position: int, kind: str) -> str:
+    """The file of an image or annotation of a stream, or its place where it comes from no file."""
+    return str(getattr(row[kind], "filename", "") or f"{kind} of row {position} of the stream")
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Samples -> one batch: pixel_values `(batch, 3, height, width)` and labels `(batch, height, width)`."""
+    """Samples -> one batch: pixel_values `(batch, channels, height, width)` and labels `(batch, height, width)`."""
     return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}

@@ -18,7 +18,7 @@ from ..setr.encryption_key import EncryptionKey
 from ..setr.image_processing_setr import SetrImageProcessor
 from .label_map import LabelMap
 from .metrics import MeanIoU, Metrics
-from .rows import decode_row
+from .rows import read_row
 
 
 def predict_maps(
@@ -76,14 +76,13 @@ def evaluate_mean_iou(
     metric = MeanIoU(cast(int, model.config.num_labels))
     processes, rank, size = accelerator.num_processes, accelerator.process_index, len(dataset)
     mine = range(rank, -(-size // processes) * processes, processes)
-    rows = dataset.select([index % size for index in mine])
     silent = not accelerator.is_local_main_process
-    progress: dict[str, Any] = {"desc": desc, "total": len(rows), "disable": silent}
+    progress: dict[str, Any] = {"desc": desc, "total": len(mine), "disable": silent}
     truth: list[np.ndarray] = []  # of the image that is predicted next
 
     def images() -> Iterator[torch.Tensor]:
-        for index, row in zip(mine, rows, strict=True):
-            levels, labels = decode_row(row, label_map, f"row {index % size}")
+        for index in mine:
+            levels, labels = read_row(dataset, index % size, label_map, processor.num_channels)
             truth.append(labels)
             yield levels
 

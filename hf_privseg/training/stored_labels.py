@@ -1,10 +1,11 @@
 """The labels that the segmentation maps of a split store, counted over a sample before anything is computed."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset
@@ -13,7 +14,7 @@ from ..catalog.datasets import LabelForm, Preset
 from ..setr.errors import InvalidImageError
 from ..setr.image_inputs import segmentation_map_to_indices
 from .data import evenly_spaced
-from .rows import file_name
+from .rows import load_row
 
 SAMPLE = 200  # segmentation maps that are counted
 
@@ -41,15 +42,12 @@ class StoredLabels:
         Raises:
             InvalidImageError: a map is no map of indices; the message names its file.
         """
-        annotations = rows.select_columns("annotation")
         counted, names = [], []
-        sample: Iterable = (
-            evenly_spaced(annotations, limit) if isinstance(rows, Dataset) else islice(annotations, limit)
-        )
-        for index, row in enumerate(sample):
-            names.append(file_name(row["annotation"], f"a segmentation map of {split} (number {index} of the sample)"))
+        for index, annotation in enumerate(_annotations(rows.select_columns("annotation"), limit)):
+            otherwise = f"segmentation map {index} of a sample of {split}"
+            names.append(str(getattr(annotation, "filename", "") or otherwise))
             try:
-                labels = segmentation_map_to_indices(row["annotation"])
+                labels = segmentation_map_to_indices(annotation)
             except InvalidImageError as error:
                 raise InvalidImageError(f"{names[-1]}: {error}") from None
             values, counts = np.unique(labels.numpy(), return_counts=True)
@@ -65,6 +63,18 @@ class StoredLabels:
         """ "12 of the 400 images of train", for messages."""
         of = "" if self.num_rows in (None, len(self.counts)) else f" of the {self.num_rows}"
         return f"{len(self.counts)}{of} images of {self.split}"
+
+
+def _annotations(rows: Dataset | IterableDataset, limit: int) -> Iterator[Any]:
+    """The stored segmentation maps of a sample; lists of numbers, as arrays come from a data set, as arrays."""
+    if isinstance(rows, Dataset):
+        sample = evenly_spaced(rows, limit)
+        loaded: Iterable[dict[str, Any]] = (load_row(sample, index) for index in range(len(sample)))
+    else:
+        loaded = islice(rows, limit)
+    for row in loaded:
+        annotation = row["annotation"]
+        yield np.asarray(annotation) if isinstance(annotation, list) else annotation
 
 
 def form_of(stored: StoredLabels, preset: Preset) -> LabelForm | None:

@@ -158,14 +158,27 @@ def test_otherwise_the_number_of_classes_tells_the_data_set(count, name):
     )
 
 
+def test_a_file_names_the_classes(tmp_path):
+    (tmp_path / "names.json").write_text('{"names": ["e", "d", "c", "b", "a"]}')
+    result = converted(mmseg_source(num_labels=5)[1], labels=str(tmp_path / "names.json"))
+    assert result.model.config.id2label == dict(enumerate("edcba"))
+    assert result.provenance.classes == "as asked for"
+    (tmp_path / "names.txt").write_text("a\n\nb\n")
+    with pytest.raises(ConversionError, match=r"names\.txt: expected one name a line, got an empty line 2"):
+        converted(mmseg_source(num_labels=5)[1], labels=str(tmp_path / "names.txt"))
+
+
 # ------------------------------------------------------------------------------------------ what stops a conversion
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"labels": "ade20k"}, r"expected 5 class names, .* got 150; choose other labels \(ade20k, cityscapes\)"),
-        ({"labels": "coco"}, r"expected labels ade20k or cityscapes, or none, got 'coco'"),
+        (
+            {"labels": "ade20k"},
+            r"expected 5 class names, .* got 150; choose other labels \(ade20k, cityscapes, or a",
+        ),
+        ({"labels": "coco"}, r"expected labels ade20k or cityscapes, the path of a file with .*, or none, got 'coco'"),
         ({"meta": {"CLASSES": NAMES[:4]}}, r"expected 5 class names, .* got 4"),
         ({"meta": {"CLASSES": NAMES, "PALETTE": PALETTE[:3]}}, r"expected 5 colours, .* got 3"),
         ({"format": "keras"}, r"expected the format auto, mmseg, vit, dinov2, timm, got 'keras'"),

@@ -158,6 +158,35 @@ def test_masks_of_0_and_255_warn_and_nothing_at_all_is_refused(inputs, tmp_path)
     assert "error: expected labelled pixels, got none in 16 images of train" in run.stderr
 
 
+@pytest.mark.parametrize("num_channels", [1, 4, 13])
+def test_images_of_other_channels_are_trained_on_encrypted_and_segmented(inputs, tmp_path, num_channels):
+    for kind in ("images", "annotations"):
+        for split in ("train", "val"):
+            (tmp_path / "data" / kind / split).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 1)):
+        for index in range(count):
+            labels = np.kron(rng.integers(0, 3, (3, 4)), np.ones((16, 16))).astype(np.uint8)
+            pages = [Image.fromarray((labels * (20 + 5 * k)).astype(np.uint8)) for k in range(num_channels)]
+            more = {"save_all": True, "append_images": pages[1:]} if num_channels > 1 else {}
+            pages[0].save(tmp_path / "data/images" / split / f"{index}.tif", **more)
+            Image.fromarray(labels).save(tmp_path / "data/annotations" / split / f"{index}.png")
+    (tmp_path / "data/classes.json").write_text('["a", "b", "c"]')
+    given = ("--dataset", str(tmp_path / "data"), "--num_channels", str(num_channels), "--epochs", "1")
+    run = train(inputs, tmp_path / "out", 1, *given)
+    assert run.returncode == 0, run.stderr[-3000:]
+    model = SetrForSemanticSegmentation.from_pretrained(tmp_path / "out").eval()
+    processor = SetrImageProcessor.from_pretrained(tmp_path / "out")
+    assert model.config.num_channels == processor.num_channels == num_channels
+    image, key = str(tmp_path / "data/images/val/0.tif"), SecretKey.generate()
+    with torch.inference_mode():
+        plain = model(**processor(image, return_tensors="pt")).logits
+        encrypted = model.encrypt_model(key)(**processor(image, secret_key=key, return_tensors="pt")).logits
+        wrong = model(**processor(image, return_tensors="pt")).logits
+    torch.testing.assert_close(encrypted, plain, atol=1e-3, rtol=1e-3)
+    assert (wrong - plain).abs().max() > 0.01
+
+
 @pytest.mark.slow
 def test_the_result_loads_and_has_learnt_something(inputs, tmp_path):
     run = train(inputs, tmp_path, 1, "--decoder", "mla", "--epochs", "6", "--checkpoint_every", "100")

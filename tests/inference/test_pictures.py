@@ -1,4 +1,4 @@
-"""Palettes, label maps as pictures, and shares of classes."""
+"""Palettes, segmentation maps as pictures, shares of classes, and comparisons."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_the_pixels_of_the_picture_are_the_labels(tmp_path) -> None:
         assert np.array_equal(np.array(picture.convert("RGB")), palette[labels])
 
 
-def test_an_overlay_lies_between_photo_and_colours() -> None:
+def test_an_overlay_lies_between_image_and_colours() -> None:
     palette = np.array([[200, 0, 100]], np.uint8)
     tinted = visualization.overlay(Image.new("RGB", (2, 1), (100, 100, 100)), np.zeros((1, 2), int), palette, 0.5)
     assert np.array(tinted).tolist() == [[[150, 50, 100]] * 2]
@@ -67,17 +67,33 @@ def test_a_legend_has_the_classes_that_a_map_shows() -> None:
     assert legend["tree"].tolist() == visualization.palette_for(config)[2].tolist()
 
 
-def test_a_comparison_makes_room_for_rows_of_any_shape_and_for_every_name(tmp_path) -> None:
+SHAPES = {"wide": [(40, 10)], "tall": [(20, 40)], "both": [(40, 20), (20, 30)], "three": [(40, 20)] * 3}
+
+
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("num_names", [0, 3, 40])
+def test_in_a_comparison_nothing_lies_on_anything_else(shapes, num_names, tmp_path) -> None:
     pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    def size(*rows, names=2):
-        panels = [[visualization.Panel(Image.new("RGB", shape), "title", "note")] * 2 for shape in rows]
-        legend = {f"a class with a long name {n}": np.zeros(3, np.uint8) for n in range(names)}
-        visualization.draw_comparison(tmp_path / "x.png", panels, legend, ["caption"])
-        with Image.open(tmp_path / "x.png") as picture:
-            return np.array(picture.size) / 110
-
-    wide, tall, both = size((40, 20)), size((20, 20)), size((40, 20), (20, 20))
-    assert tall[1] - wide[1] == pytest.approx(2.2, abs=0.02)  # half of a panel's width
-    assert both[1] == pytest.approx(wide[1] + 4.4 + 0.72, abs=0.02)
-    assert size((40, 20), names=40)[1] > wide[1] + 2  # forty names do not fit on one line
+    rows = [[visualization.Panel(Image.new("RGB", shape), "A title", "and a note")] * 2 for shape in shapes]
+    legend = {f"a class with a long name {n}": np.zeros(3, np.uint8) for n in range(num_names)}
+    captions = ["a caption " * 30, "another " * 60]
+    figure = visualization.comparison_figure(rows, legend, captions)
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    panels, below, bottom = figure.subfigs
+    boxes = [item.get_window_extent() for item in (*below.legends, *bottom.texts)]
+    for axes in panels.axes:
+        title = next(text for text in axes.get_children() if getattr(text, "get_text", str)() == "A title")
+        boxes += [item.get_window_extent() for item in (title, *axes.texts, *axes.images)]
+    for index, box in enumerate(boxes):
+        assert box.width > 0 or not num_names
+        assert figure.bbox.padded(1).contains(*box.min), (index, box)
+        assert figure.bbox.padded(1).contains(*box.max), (index, box)
+        assert [other for other in boxes[:index] if box.padded(-1).overlaps(other)] == [], index
+    pictures = [axes.images[0].get_window_extent() for axes in panels.axes]
+    assert min(picture.width for picture in pictures) > 0.85 * figure.bbox.width / 2
+    visualization.draw_comparison(tmp_path / "x.png", rows, legend, captions)
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.size == pytest.approx(figure.get_size_inches() * 110, abs=1)

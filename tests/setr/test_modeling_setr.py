@@ -7,7 +7,7 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from helpers.tiny_setr import DECODERS, FP32, FP64, labels, pixels, projection, randomize, tiny_model
 from hf_privseg import SetrForSemanticSegmentation, SetrModel
-from hf_privseg.setr.modeling_setr import fold_statistics
+from hf_privseg.setr.modeling_setr import fold_statistics, with_channels
 
 # ---------------------------------------------------------------------------------------------------------- shapes
 
@@ -418,3 +418,22 @@ def test_fold_statistics_is_the_same_map():
     expected = F.conv2d(imagenet_normalized(centred), weight, bias, stride=4)
     torch.testing.assert_close(F.conv2d(centred, *folded, stride=4), expected, rtol=1e-6, atol=1e-6)
     assert all(tensor.dtype == torch.float64 for tensor in folded)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 3, 4, 13])
+def test_a_patch_embedding_for_other_channels_sums_or_repeats_and_scales(num_channels):
+    weight = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = with_channels(weight, num_channels)
+    assert found.shape == (8, num_channels, 4, 4)
+    for channel in range(num_channels):
+        scale = 1 if num_channels == 3 else 3 / num_channels
+        expected = weight.sum(dim=1) if num_channels == 1 else weight[:, channel % 3] * scale
+        torch.testing.assert_close(found[:, channel], expected)
+
+
+def test_a_vit_starts_a_model_of_other_channels(inputs):
+    three = SetrForSemanticSegmentation.from_vit(inputs / "vit", num_labels=3).eval()
+    one = SetrForSemanticSegmentation.from_vit(inputs / "vit", num_labels=3, num_channels=1).eval()
+    grey = pixels(2, 32, 32)[:, :1]
+    embed = [model.setr.embeddings.patch_embeddings for model in (one, three)]
+    torch.testing.assert_close(embed[0](grey), embed[1](grey.expand(-1, 3, -1, -1)), **FP32)

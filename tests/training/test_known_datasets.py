@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import datasets
 from helpers.paths import EXAMPLES
 from hf_privseg import SetrForSemanticSegmentation
 from hf_privseg.catalog.datasets import PRESETS
+from hf_privseg.training.arguments import DataArguments
 from hf_privseg.training.data import class_names, load_segmentation_dataset
 from hf_privseg.training.label_map import IGNORE_INDEX, LabelMap
 
@@ -93,6 +95,29 @@ class TestCityscapes:
             FileNotFoundError, match=r"Expected images \(<city>/\*_leftImg8bit.png\) in .*val, found no"
         ):
             load_segmentation_dataset(cityscapes, split="val")
+
+    def test_training_ids_are_taken_where_there_are_no_raw_ids(self, cityscapes):
+        for path in cityscapes.glob("gtFine/*/*/*_labelIds.png"):
+            with Image.open(path) as image:
+                classes = Image.fromarray(np.array(train_ids(np.array(image)), np.uint8))
+            classes.save(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
+            path.unlink()
+        arguments = DataArguments(dataset=str(cityscapes), preset="cityscapes")
+        row = arguments.load_split("val")[1]
+        assert row["annotation"].filename.endswith("lindau_000001_000019_gtFine_labelTrainIds.png")
+        with warnings.catch_warnings(action="error"):
+            found, statistics = arguments.inspect_labels(
+                "val", arguments.load_split("val"), arguments.load_class_names(), quiet=True
+            )
+        assert found(row["annotation"]).tolist() == train_ids(raw_ids())
+        assert statistics.pixels.min() > 0
+
+    def test_colours_are_refused_and_named(self, cityscapes):
+        arguments = DataArguments(
+            dataset=str(cityscapes), preset="cityscapes", annotation_pattern="{stem}_gtFine_color"
+        )
+        with pytest.raises(ValueError, match=r"_gtFine_color\.png: .*mode 'RGB'; if it shows classes as colours"):
+            arguments.inspect_labels("val", arguments.load_split("val"), arguments.load_class_names())
 
     @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
     def test_parquet_with_raw_ids_in_every_channel(self, tmp_path, mode):
