@@ -191,7 +191,7 @@ def test_an_attack_knows_ciphers_keys_errors_and_sample_images_alone(path):
     assert attack_violations(path.relative_to(PACKAGE).parts[:-1], path.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("path", sources("examples", "space"), ids=identify)
+@pytest.mark.parametrize("path", sources("deploy", "examples", "space"), ids=identify)
 def test_examples_and_space_use_the_public_interface(path):
     assert user_violations(path.read_text(encoding="utf-8")) == []
 

@@ -1,0 +1,160 @@
+"""The service as a process: SIGTERM finishes what runs, workers share tenants and metrics, TLS, and who is local."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from helpers.paths import ROOT
+from helpers.tiny_service import ciphertext, embedding_for, processor, service
+from helpers.tiny_setr import make_key
+from hf_privseg import SecretKey
+from hf_privseg.client.http_calls import httpx
+from hf_privseg.service.server import Settings, is_loopback
+
+pytest.importorskip("fastapi")
+SLOW_SERVICE = """
+import time
+from hf_privseg.service import server
+from helpers.tiny_service import register, service
+from helpers.tiny_setr import make_key
+
+engine = service()
+register(engine, make_key())
+original, build_app = engine.segment_batch, server.build_app
+engine.segment_batch = lambda images: (time.sleep(2), original(images))[1]
+server.build_app = lambda settings: build_app(settings, engine)
+server.serve(server.Settings(port=PORT, page=False))
+"""
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def process(command, port, log, scheme="http"):
+    """A service in a process of its own, once it is ready; its output goes to the file `log`."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    with log.open("w") as output:
+        started = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            assert started.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            try:
+                httpx.get(f"{scheme}://127.0.0.1:{port}/readyz", verify=False).raise_for_status()
+                break
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        yield started
+    finally:
+        started.send_signal(signal.SIGTERM)
+        try:
+            started.wait(timeout=60)
+        finally:
+            started.kill()
+
+
+def lines(log):
+    """The JSON lines of a log; every line is one."""
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_sigterm_finishes_what_runs_and_refuses_the_rest(tmp_path):
+    port, answers = free_port(), []
+    command = [sys.executable, "-c", SLOW_SERVICE.replace("PORT", str(port))]
+    with process(command, port, tmp_path / "log") as started:
+        url = f"http://127.0.0.1:{port}/v1/segment"
+        post = threading.Thread(
+            target=lambda: answers.append(httpx.post(url, content=ciphertext(make_key()), timeout=60))
+        )
+        post.start()
+        time.sleep(0.7)
+        started.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{port}/healthz")
+        post.join()
+        started.wait(timeout=30)
+    assert [answer.status_code for answer in answers] == [200]
+    assert started.returncode in (0, -signal.SIGTERM)
+    found = lines(tmp_path / "log")
+    assert {line["route"] for line in found if line["message"] == "request"} == {"/readyz", "/v1/segment"}
+
+
+@pytest.mark.slow
+def test_workers_share_tenants_and_count_together(tmp_path):
+    engine, keys, port = service(), [SecretKey.generate() for _ in range(3)], free_port()
+    engine.model.encrypt_model(keys[0]).save_pretrained(tmp_path / "model")
+    processor().save_pretrained(tmp_path / "model")
+    plain = service()
+    command = [sys.executable, "-m", "hf_privseg.cli", "serve", str(tmp_path / "model"), "--port", str(port)]
+    command += ["--no-page", "--workers", "2", "--embeddings", str(tmp_path / "store")]
+    with process(command, port, tmp_path / "log"):
+        url = f"http://127.0.0.1:{port}"
+        for key in keys[1:]:
+            path = f"{url}/v1/embeddings/{key.fingerprint}"
+            assert httpx.put(path, content=embedding_for(key, plain)).status_code == 201
+        statuses = [
+            httpx.post(f"{url}/v1/segment", content=ciphertext(key)).status_code for key in keys for _ in range(8)
+        ]
+        assert statuses == [200] * 24
+        text = httpx.get(f"{url}/metrics").text
+        assert 'privseg_requests_total{route="/v1/segment",status="200"} 24.0' in text
+        assert "privseg_tenants 2.0" in text
+        assert httpx.delete(f"{url}/v1/embeddings/{keys[1].fingerprint}").status_code == 204
+        assert {httpx.post(f"{url}/v1/segment", content=ciphertext(keys[1])).status_code for _ in range(8)} == {409}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_certificate_makes_it_https(tmp_path):
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "certificate.pem")]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost", *files]
+    subprocess.run(make, check=True, capture_output=True)
+    engine, port = service(), free_port()
+    engine.model.encrypt_model(make_key()).save_pretrained(tmp_path / "model")
+    processor().save_pretrained(tmp_path / "model")
+    command = [sys.executable, "-m", "hf_privseg.cli", "serve", str(tmp_path / "model"), "--port", str(port)]
+    command += ["--no-page", "--tls-key", str(tmp_path / "key.pem")]
+    command += ["--tls-certificate", str(tmp_path / "certificate.pem")]
+    with process(command, port, tmp_path / "log", scheme="https"):
+        response = httpx.post(f"https://127.0.0.1:{port}/v1/segment", content=ciphertext(make_key()), verify=False)
+        assert response.status_code == 200
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{port}/healthz")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1"])
+def test_addresses_that_only_this_machine_reaches(host):
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.org", ""])
+def test_addresses_that_others_reach(host):
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"workers": 2}, "expected a folder of embeddings for 2 workers, which have no memory in common, got none"),
+        ({"tls_key": "k.pem"}, "expected a certificate and its key for HTTPS, got one of the two"),
+    ],
+    ids=["workers", "tls"],
+)
+def test_settings_that_do_not_go_together(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**settings)
