@@ -11,6 +11,7 @@ these entries:
     encrypted      the names of the inputs that hold encrypted pixels
     lengths        {name: number of tensors} for those inputs that are lists
     settings       {name: true, false, a number or a text} for the inputs that are no tensors
+    target_sizes   [[height, width], ...] of the plain images, for post-processing; may be empty
     sha256         hexadecimal, over name, dtype, shape and numbers of all tensors, in the order of their names
 
 The hash finds accidents, not attackers: it is not keyed. Nothing in the file is secret, and nothing is ever pickled.
@@ -37,9 +38,10 @@ from .pixel_inputs import PIXEL_INPUTS
 MAX_FILE_BYTES = 2**30
 
 _FORMAT = 1
+_MAX_SIDE = 2**16
 _ENTRY = "privseg_inputs"
 _KEY = ("family", "version", "fingerprint")
-_HEADER = {"format", *_KEY, "patch_size", "num_channels", "encrypted", "lengths", "settings", "sha256"}
+_HEADER = {"format", *_KEY, "patch_size", "num_channels", "encrypted", "lengths", "settings", "target_sizes", "sha256"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,10 +53,11 @@ class EncryptedInputs:
             is left out.
         facts: about the key.
         patch_size, num_channels: geometry of a block.
+        target_sizes: (height, width) of each plain image in pixels, which post-processing takes.
 
     Raises:
-        CiphertextError: no encrypted pixels among the inputs, pixels that are not finite floats, or an input of
-            another kind.
+        CiphertextError: no encrypted pixels among the inputs, pixels that are not finite floats, an input of another
+            kind, or sizes that are no pairs of positive ints.
     """
 
     suffix: ClassVar[str] = ".safetensors"
@@ -63,6 +66,7 @@ class EncryptedInputs:
     facts: KeyFacts
     patch_size: int
     num_channels: int
+    target_sizes: Sequence[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
         given = {name: value for name, value in self.inputs.items() if value is not None}
@@ -72,6 +76,12 @@ class EncryptedInputs:
             raise CiphertextError(f"expected encrypted pixels among the inputs, got {', '.join(given) or 'no inputs'}")
         for name, value in given.items():
             _check_input(name, value)
+        sizes = [tuple(size) if isinstance(size, list | tuple) else size for size in self.target_sizes]
+        if not all(isinstance(size, tuple) and len(size) == 2 and all(map(_is_side, size)) for size in sizes):
+            raise CiphertextError(
+                f"target_sizes are pairs of ints from 1 to {_MAX_SIDE}, got {list(self.target_sizes)!r:.80}"
+            )
+        object.__setattr__(self, "target_sizes", tuple(sizes))
 
     def inputs_for(self, model: Any) -> dict[str, Any]:
         """The inputs for `model(**inputs)`, on its device, after a check that they belong together.
@@ -114,6 +124,7 @@ class EncryptedInputs:
             "encrypted": sorted(PIXEL_INPUTS & set(self.inputs)),
             "lengths": lengths,
             "settings": settings,
+            "target_sizes": self.target_sizes,
             "sha256": _digest(tensors),
         }
         return tensors_to_bytes(tensors, {_ENTRY: json.dumps(header)})
@@ -138,7 +149,7 @@ class EncryptedInputs:
                 )
             facts = KeyFacts(*(header[name] for name in _KEY))
             inputs = {**header["settings"], **_inputs_of(tensors, header["encrypted"], header["lengths"])}
-            return cls(inputs, facts, header["patch_size"], header["num_channels"])
+            return cls(inputs, facts, header["patch_size"], header["num_channels"], header["target_sizes"])
         except CiphertextError:
             raise
         except (ValueError, TypeError, KeyError) as error:
@@ -244,7 +255,7 @@ def _check_header(header: Any) -> None:
             f"expected a header of format {_FORMAT} with exactly the entries {sorted(_HEADER)}, got {found!r:.200}; a "
             "later version may have written it"
         )
-    kinds = {"encrypted": list, "lengths": dict, "settings": dict}
+    kinds = {"encrypted": list, "lengths": dict, "settings": dict, "target_sizes": list}
     wrong = [name for name, kind in kinds.items() if not isinstance(header[name], kind)]
     if wrong or not all(type(length) is int and 0 < length <= 2**16 for length in header["lengths"].values()):
         raise CiphertextError(f"the header of the encrypted inputs is damaged: {', '.join(wrong) or 'lengths'}")
@@ -257,6 +268,10 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
         array = array.view(torch.int16) if array.dtype == torch.bfloat16 else array
         digest.update(f"{name}:{digest_of(array.numpy())};".encode())
     return digest.hexdigest()
+
+
+def _is_side(value: Any) -> bool:
+    return type(value) is int and 0 < value <= _MAX_SIDE
 
 
 def _moved(value: Any, device: torch.device) -> Any:

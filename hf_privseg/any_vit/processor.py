@@ -1,6 +1,6 @@
 """A processor of transformers that encrypts the pixels it returns."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from inspect import isroutine
@@ -63,11 +63,22 @@ class EncryptingProcessor:
         """
         return self._encrypted(self.processor, args, {"return_tensors": "pt", **kwargs}, secret_key)
 
-    def encrypt(self, *args: Any, secret_key: EncryptionKey | bytes, **kwargs: Any) -> EncryptedInputs:
-        """The same as a container for a file, which a server reads without a key. Arguments and errors: `__call__`."""
+    def encrypt(
+        self,
+        *args: Any,
+        secret_key: EncryptionKey | bytes,
+        target_sizes: Sequence[tuple[int, int]] = (),
+        **kwargs: Any,
+    ) -> EncryptedInputs:
+        """The same as a container for a file, which a server reads without a key.
+
+        Args:
+            args, kwargs, secret_key: as `__call__`, whose errors it raises.
+            target_sizes: (height, width) of each image, if whoever has the file is to post-process the outputs.
+        """
         inputs = self(*args, secret_key=secret_key, **kwargs)
         facts = self._facts
-        return EncryptedInputs(dict(inputs), facts.key, facts.patch_size, facts.num_channels)
+        return EncryptedInputs(dict(inputs), facts.key, facts.patch_size, facts.num_channels, target_sizes)
 
     @contextmanager
     def with_key(self, secret_key: EncryptionKey | bytes) -> Iterator["EncryptingProcessor"]:

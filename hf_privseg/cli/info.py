@@ -12,6 +12,7 @@ _NOTES = {
     "client embedding": "Keep this file secret: with the encrypted model it opens every image.",
     "secret key": "Keep this file secret: it opens images and models. Its family and fingerprint are public.",
     "encrypted image": "The image is undamaged. It can be sent to a server whose model has the same key fingerprint.",
+    "encrypted inputs": "The inputs are undamaged. They can be sent to a server whose model has the same fingerprint.",
     "rekey update": "Keep this file between owner and server: with one of the keys it opens what the other encrypts.",
 }
 

@@ -21,19 +21,33 @@ NewKeyFile = Annotated[Path, typer.Option("--new-key-file", "-n", help="File wit
 
 
 def encrypt_model(
-    model: Model, output: ModelFolder, key_file: KeyFile = None, force: Force = False, as_json: Json = False
+    model: Model,
+    output: ModelFolder,
+    key_file: KeyFile = None,
+    unverified: Annotated[
+        bool,
+        typer.Option(
+            "--unverified", help="Encrypt a class of model that this package's tests have not encrypted, unproven."
+        ),
+    ] = False,
+    force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Encrypt a plain model into a new folder, together with the settings of its processor.
 
+    The model is a SETR or any vision model of transformers whose first layer reads separate patches.
     The folder holds no key and can be given to whoever runs the model. Keep the plain model private: whoever has it
     can invert the encrypted images.
     """
-    from ..storage.models import check_model_folder, load_model, save_model
+    from ..any_vit.model_encryption import encrypt_model
+    from ..storage.models import check_model_folder, save_model
+    from ..storage.vision_models import load_any_model
 
     key = read_key(key_file)
     check_model_folder(output, replace=force)
-    network, processor = load_model(model)
-    save_model(network.encrypt_model(key), processor, output, licence_from=model, overwrite=force)
+    network, processor = load_any_model(model)
+    encrypt_model(network, key, unverified=unverified)
+    save_model(network, processor, output, licence_from=model, overwrite=force)
     report(
         _written(output, key.facts.to_dict()),
         f"Wrote {output}: encrypted with the key of fingerprint {key.fingerprint} ({key.family}).",
@@ -49,13 +63,16 @@ def decrypt_model(
 
     The result equals the plain model bit for bit if the key is of a permutation family, and up to rounding otherwise.
     """
-    from ..storage.models import check_model_folder, load_model, load_settings, save_model
+    from ..any_vit.model_encryption import decrypt_model
+    from ..any_vit.model_facts import key_facts
+    from ..storage.models import check_model_folder, save_model
+    from ..storage.vision_models import load_any_model, load_any_settings
 
     key = read_key(key_file)
     check_model_folder(output, replace=force)
-    check_key_fits(key.facts, load_settings(model)[0].key_facts, model=f"the model {model}")
-    network, processor = load_model(model)
-    save_model(network.decrypt_model(key), processor, output, licence_from=model, private=True, overwrite=force)
+    check_key_fits(key.facts, key_facts(load_any_settings(model)[0]), model=f"the model {model}")
+    network, processor = load_any_model(model)
+    save_model(decrypt_model(network, key), processor, output, licence_from=model, private=True, overwrite=force)
     report(
         _written(output, None),
         f"Wrote {output}: the plain model, readable by you alone.",
@@ -77,13 +94,17 @@ def rekey(
     The keys may be of different families. Images encrypted with the old key do not fit the new model. If the model is
     on a server that must get neither key, use make-rekey-update and apply-rekey-update.
     """
-    from ..storage.models import check_model_folder, load_model, load_settings, save_model
+    from ..any_vit.model_encryption import rekey_model
+    from ..any_vit.model_facts import key_facts
+    from ..storage.models import check_model_folder, save_model
+    from ..storage.vision_models import load_any_model, load_any_settings
 
     old_key, new_key = _two_keys(key_file, new_key_file)
     check_model_folder(output, replace=force)
-    check_key_fits(old_key.facts, load_settings(model)[0].key_facts, model=f"the model {model}")
-    network, processor = load_model(model)
-    save_model(network.rekey_model(old_key, new_key), processor, output, licence_from=model, overwrite=force)
+    check_key_fits(old_key.facts, key_facts(load_any_settings(model)[0]), model=f"the model {model}")
+    network, processor = load_any_model(model)
+    rekeyed = rekey_model(network, old_key, new_key)
+    save_model(rekeyed, processor, output, licence_from=model, overwrite=force)
     report(
         _written(output, new_key.facts.to_dict()),
         f"Wrote {output}: encrypted with the key of fingerprint {new_key.fingerprint} ({new_key.family}), "
@@ -115,17 +136,20 @@ def make_rekey_update(
     The file is no key, but it is confidential between you and the server: it turns images of the old key into images
     of the new one, and back. It does not help against a server that has the old key.
     """
+    from ..any_vit.model_facts import ModelFacts
     from ..setr.configuration_setr import SetrConfig
     from ..setr.rekey_update import RekeyUpdate
-    from ..storage.models import load_settings
+    from ..storage.vision_models import load_any_settings
 
     old_key, new_key = _two_keys(key_file, new_key_file)
-    config = SetrConfig()
+    patch_size, num_channels = SetrConfig().patch_size, SetrConfig().num_channels
     if model is not None:
-        config = load_settings(model)[0]
-        check_key_fits(old_key.facts, config.key_facts, model=f"the model {model}")
+        facts = ModelFacts.of(load_any_settings(model)[0])
+        check_key_fits(old_key.facts, None if facts is None else facts.key, model=f"the model {model}")
+        if facts is not None:
+            patch_size, num_channels = facts.patch_size, facts.num_channels
     keys = cast("tuple[SecretKey, SecretKey]", (old_key, new_key))  # `between` refuses other kinds of key
-    update = RekeyUpdate.between(*keys, patch_size=config.patch_size, num_channels=config.num_channels)
+    update = RekeyUpdate.between(*keys, patch_size=patch_size, num_channels=num_channels)
     try:
         update.to_file(output, overwrite=force)
     except FileExistsError:
@@ -150,15 +174,17 @@ def apply_rekey_update(
     as_json: Json = False,
 ) -> None:
     """Replace the key of an encrypted model with a rekey update from its owner. The server needs neither key."""
+    from ..any_vit.model_encryption import apply_rekey_update
     from ..setr.rekey_update import RekeyUpdate
-    from ..storage.models import check_model_folder, load_model, save_model
+    from ..storage.models import check_model_folder, save_model
+    from ..storage.vision_models import load_any_model
 
     update = RekeyUpdate.from_file(update_file)
     check_model_folder(output, replace=force)
-    network, processor = load_model(model)
-    save_model(network.apply_rekey_update(update), processor, output, licence_from=model, overwrite=force)
+    network, processor = load_any_model(model)
+    save_model(apply_rekey_update(network, update), processor, output, licence_from=model, overwrite=force)
     report(
-        _written(output, network.config.encryption),
+        _written(output, update.new.to_dict()),
         f"Wrote {output}: encrypted with the key of fingerprint {update.new.fingerprint} ({update.new.family}), "
         f"no longer with {update.old.fingerprint} ({update.old.family}).",
         as_json=as_json,

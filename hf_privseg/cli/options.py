@@ -37,9 +37,7 @@ def one_of(option: str, *, choices: Sequence[str], help: str) -> OptionInfo:
 
 Model = Annotated[
     str,
-    typer.Argument(
-        metavar="MODEL", help="Folder of a SETR model, Hub id (owner/name), or 'default' for the embedded one."
-    ),
+    typer.Argument(metavar="MODEL", help="Folder of a model, Hub id (owner/name), or 'default' for the embedded one."),
 ]
 ModelFolder = Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the new model.")]
 KeyFile = Annotated[

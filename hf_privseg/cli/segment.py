@@ -132,14 +132,12 @@ def _targets(images: Sequence[Path], output: Path, *, overlay: bool) -> list[Tar
 def _run(segmenter: "Segmenter", targets: Sequence[Target], *, force: bool, as_json: bool) -> None:
     """Segment the images, write each result when it is ready, and report all of them at the end."""
     from ..inference.pictures import overlay, segmentation_map_to_picture
-    from ..inference.segmentation import plain_image
     from ..storage.images import save_picture
 
     def with_overlay(index: int, found: "np.ndarray") -> "tuple[np.ndarray, Image.Image | None]":
         if targets[index].overlay is None:
             return found, None
-        plain = plain_image(targets[index].image, segmenter.processor, segmenter.key)
-        return found, overlay(plain, found, segmenter.palette)
+        return found, overlay(segmenter.show(targets[index].image), found, segmenter.palette)
 
     images = [target.image for target in targets]
     job = Job(images, doing="Segmenting", lacking="segmentation map")

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+from PIL import Image
 
+from ..any_vit.model_facts import key_facts
 from ..client import SegmentationClient, read_token
 from ..inference.pictures import palette_for
-from ..inference.segmentation import prepare, segment_image
-from ..setr.encryption_key import EncryptionKey
-from ..setr.image_processing_setr import SetrImageProcessor
+from ..inference.segmentation import plain_image, prepare, segment_image
+from ..inference.vision_segmentation import check_segments, segment_file
+from ..setr.errors import EncryptionStateError
 from ..setr.public_facts import check_key_fits
-from ..storage.images import is_ciphertext
+from ..storage.images import is_ciphertext, read_image
 from ..storage.models import load_model
+from ..storage.vision_models import is_setr, load_any_model
 from .jobs import attempt
 from .options import has_key, read_key
 
@@ -28,16 +31,14 @@ class Segmenter:
         facts: what is said of it in the command's result.
         names: class -> its name.
         palette: (num_labels, 3) uint8, a colour for each class.
-        processor: the model's image processor.
-        key: the key or client embedding that the model is encrypted with, where one was given.
+        show: path of an image -> the plain image as a picture, decrypted if need be.
         segment: images -> position of each, and its (height, width) segmentation map or the error that it failed with.
     """
 
     facts: Mapping[str, object]
     names: Mapping[int, str]
     palette: np.ndarray
-    processor: SetrImageProcessor
-    key: EncryptionKey | None
+    show: Callable[[Path], Image.Image]
     segment: Callable[[Sequence[Path]], Iterator[tuple[int, np.ndarray | Exception]]]
 
 
@@ -54,6 +55,8 @@ def local_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels
         KeyMismatchError: the key is not the model's.
         As `load_model` and `read_key`.
     """
+    if not is_setr(name):
+        return _any_model(name, key_file, needs_key=needs_key, max_pixels=max_pixels)
     network, processor = load_model(name)
     config, key = network.config, None
     if key_file is not None or (config.encryption is not None and needs_key and has_key(key_file)):
@@ -68,8 +71,36 @@ def local_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels
         facts={"model": name, "encryption": config.encryption},
         names=cast("dict[int, str]", config.id2label),
         palette=palette_for(config),
-        processor=processor,
-        key=key,
+        show=lambda image: plain_image(image, processor, key),
+        segment=lambda images: attempt(segment_one, enumerate(images)),
+    )
+
+
+def _any_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels: int) -> Segmenter:
+    """A model on this machine of another class than SETR; arguments as `local_model`."""
+    network, processor = load_any_model(name)
+    check_segments(processor, model=f"the model {name}")
+    facts, key = key_facts(network), None
+    if key_file is not None or (facts is not None and needs_key and has_key(key_file)):
+        key = read_key(key_file)
+        check_key_fits(key.facts, facts, model=f"the model {name}")
+
+    def segment_one(_: int, image: Path) -> np.ndarray:
+        return segment_file(network, processor, image, secret_key=key, max_pixels=max_pixels)
+
+    def show(image: Path) -> Image.Image:
+        if is_ciphertext(image):
+            raise EncryptionStateError(
+                f"{image} is encrypted; an overlay shows the plain image, and encrypted inputs of {name} are not "
+                "decrypted; give the plain image and the key"
+            )
+        return read_image(image)
+
+    return Segmenter(
+        facts={"model": name, "encryption": None if facts is None else facts.to_dict()},
+        names=cast("dict[int, str]", network.config.id2label),
+        palette=palette_for(network.config),
+        show=show,
         segment=lambda images: attempt(segment_one, enumerate(images)),
     )
 
@@ -100,8 +131,7 @@ def service(
             facts={"server": url, "encryption": client.info.key_facts.to_dict()},
             names=dict(enumerate(client.info.labels)),
             palette=client.info.palette,
-            processor=client.processor,
-            key=key,
+            show=lambda image: plain_image(image, client.processor, key),
             segment=lambda images: client.segment_each(images, key),
         )
 

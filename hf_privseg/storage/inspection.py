@@ -1,9 +1,17 @@
-"""The public facts about a model, an encrypted image, a key file, a client embedding or a rekey update. No secrets."""
+"""The public facts about a model or a file of this package. No secrets.
+
+Files are encrypted images and inputs, keys, client embeddings and rekey updates.
+"""
 
 import math
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import PreTrainedConfig
+
+from ..any_vit.encrypted_inputs import EncryptedInputs
+from ..any_vit.model_facts import ModelFacts
 from ..setr.client_embedding import ClientEmbedding
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.errors import HeaderError
@@ -12,6 +20,7 @@ from ..setr.keys import SecretKey
 from ..setr.rekey_update import RekeyUpdate
 from ..setr.tensor_files import TensorEntry, header_from_file
 from .models import load_settings, local_folder
+from .vision_models import is_setr, load_any_settings
 
 _KEY_MARK = b"privseg"  # the first bytes of a key's text form
 _SPACE_BEFORE_KEY = b"\xef\xbb\xbf \t\r\n"
@@ -43,6 +52,8 @@ def _of_file(path: Path) -> dict[str, Any]:
         entries = {}
     if "privseg_rekey_update" in entries:
         return _of_rekey_update(path)
+    if "privseg_inputs" in entries:
+        return _of_encrypted_inputs(path)
     if "privseg_client_embedding" in entries:
         return _of_client_embedding(path)
     return _of_encrypted_image(path)
@@ -50,6 +61,8 @@ def _of_file(path: Path) -> dict[str, Any]:
 
 def _of_model(name: str) -> dict[str, Any]:
     try:
+        if not is_setr(name):
+            return _of_vision_model(name)
         config, processor = load_settings(name)
     except FileNotFoundError as error:
         if Path(name).exists():
@@ -59,7 +72,23 @@ def _of_model(name: str) -> dict[str, Any]:
     facts: dict[str, Any] = {"kind": "model", "path": name, "encryption": config.encryption}
     facts |= {setting: getattr(config, setting) for setting in settings}
     facts["photos_are_resized_to"] = _resizing(processor)
-    facts["labels"] = {str(index): label for index, label in sorted((config.id2label or {}).items())}
+    return facts | _of_labels_and_weights(name, config)
+
+
+def _of_vision_model(name: str) -> dict[str, Any]:
+    """A model of another class than SETR; what its configuration does not say of an encryption is None."""
+    config, processor = load_any_settings(name)
+    found = ModelFacts.of(config)
+    facts: dict[str, Any] = {"kind": "model", "path": name, "class": (config.architectures or [""])[0]}
+    facts |= {"encryption": None if found is None else found.key.to_dict(), "processor": type(processor).__name__}
+    if found is not None:
+        facts |= {"patch_size": found.patch_size, "num_channels": found.num_channels}
+    return facts | _of_labels_and_weights(name, config)
+
+
+def _of_labels_and_weights(name: str, config: PreTrainedConfig) -> dict[str, Any]:
+    labels: Any = config.id2label or {}
+    facts: dict[str, Any] = {"labels": {str(index): label for index, label in sorted(labels.items())}}
     folder = local_folder(name)
     if folder is None:  # a model on the Hub, whose weights are not fetched for this
         return facts
@@ -90,6 +119,18 @@ def _of_rekey_update(path: Path) -> dict[str, Any]:
     update = RekeyUpdate.from_file(path)
     facts = {"old": vars(update.old), "new": vars(update.new)}
     return {"kind": "rekey update", **facts, "patch_size": update.patch_size, "num_channels": update.num_channels}
+
+
+def _of_encrypted_inputs(path: Path) -> dict[str, Any]:
+    encrypted = EncryptedInputs.from_file(path)
+    shapes = {
+        name: list(value.shape) if isinstance(value, torch.Tensor) else value
+        for name, value in encrypted.inputs.items()
+        if not isinstance(value, list | tuple)
+    }
+    facts = {"kind": "encrypted inputs", **encrypted.facts.to_dict(), "patch_size": encrypted.patch_size}
+    sizes = [list(size) for size in encrypted.target_sizes]
+    return facts | {"num_channels": encrypted.num_channels, "inputs": shapes, "original_sizes": sizes}
 
 
 def _of_encrypted_image(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from ..checkpoints import default_checkpoint
 from ..setr.configuration_setr import SetrConfig
@@ -22,7 +23,7 @@ def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
         OSError: there is no such model, or it lacks the processor's settings.
         ValueError: a model of another type, or whose processor has another patch size or other channels.
     """
-    source = _source(name)
+    source = source_of(name)
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise FileNotFoundError(f"expected a model's folder, got {name}, which holds no model (no config.json)")
     found = SetrConfig.get_config_dict(source)[0].get("model_type")
@@ -42,7 +43,7 @@ def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImage
     """
     config, processor = load_settings(name)
     try:
-        loaded = SetrForSemanticSegmentation.from_pretrained(_source(name), config=config, output_loading_info=True)
+        loaded = SetrForSemanticSegmentation.from_pretrained(source_of(name), config=config, output_loading_info=True)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"the weights of {name} are damaged, or do not fit its config.json: {error}") from error
     model, report = cast(Any, loaded)  # the library's annotation knows the model alone
@@ -52,13 +53,18 @@ def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImage
             f"expected a SETR model with its segmentation head, got {name}, which lacks {len(missing)} weights "
             f"({missing[0]}, ...); a bare encoder has to be trained first"
         )
+    return model.to(accelerator()).eval(), processor
+
+
+def accelerator() -> torch.device:
+    """The machine's accelerator, or its CPU."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return model.to(device or "cpu").eval(), processor
+    return device or torch.device("cpu")
 
 
 def local_folder(name: str | Path) -> Path | None:
     """Folder, Hub id or "default" -> the model's folder on this machine, or None for a Hub id."""
-    folder = Path(_source(name))
+    folder = Path(source_of(name))
     return folder if folder.is_dir() else None
 
 
@@ -81,8 +87,8 @@ def check_model_folder(folder: Path, *, replace: bool) -> None:
 
 
 def save_model(
-    model: SetrForSemanticSegmentation,
-    processor: SetrImageProcessor,
+    model: PreTrainedModel,
+    processor: Any,
     folder: Path,
     *,
     licence_from: str | Path,
@@ -92,7 +98,7 @@ def save_model(
     """Model, processor's settings and the source's licence -> `folder`, as a whole or not at all.
 
     Args:
-        model: plain or encrypted.
+        model: of any class, plain or encrypted.
         processor: the model's.
         folder: the destination; `check_model_folder` says early whether it may be written.
         licence_from: what the model was loaded from; its LICENSE files are copied.
@@ -105,7 +111,7 @@ def save_model(
     with new_folder(folder, overwrite=overwrite, private=private) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
-        copy_licences(Path(_source(licence_from)), temporary)
+        copy_licences(Path(source_of(licence_from)), temporary)
 
 
 def copy_licences(source: Path, folder: Path) -> None:
@@ -114,7 +120,7 @@ def copy_licences(source: Path, folder: Path) -> None:
         shutil.copy(licence, folder)
 
 
-def _source(name: str | Path) -> str:
+def source_of(name: str | Path) -> str:
     """ "default", a folder or a Hub id (owner/name) -> what `from_pretrained` takes."""
     if str(name) == "default":
         return str(default_checkpoint())

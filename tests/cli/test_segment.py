@@ -126,12 +126,12 @@ def test_segment_replaces_results_only_if_forced(place, existing):
     assert (output / existing).stat().st_size > 0
 
 
-def test_a_model_of_another_type_is_refused(place):
+def test_a_model_that_names_no_class_is_refused(place):
     other = place.folder / "vit"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "vit"}')
     message = place.fail("segment", "--model", other, place.folder / "photo.png", "-o", place.folder / "out")
-    assert f"expected a model of type 'setr', got {other}, which is of type 'vit'" in message
+    assert f"names a class of transformers under 'architectures', got {other}, which names 'none'" in message
 
 
 def test_an_encoder_without_its_head_is_refused(place):
