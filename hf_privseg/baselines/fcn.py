@@ -6,7 +6,7 @@ stages (output stride 8) and an auxiliary head it is the FCN that model zoos pub
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Self, Unpack, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
+from ..setr.class_names import check_class_names, void_label
 from ..setr.modeling_setr import segmentation_loss
 
 RESNETS: dict[str, dict[str, Any]] = {
@@ -37,7 +38,7 @@ class FcnConfig(PreTrainedConfig):
             [0, 1]. The default fits a backbone that is trained from scratch.
         use_auxiliary_head: whether there is an auxiliary head on the last stage but one, for training.
         auxiliary_loss_weight: weight of its loss.
-        semantic_loss_ignore_index: the label that the loss leaves out.
+        semantic_loss_ignore_index: the label that the loss leaves out. None means 255, or -100 where 255 is a class.
     """
 
     model_type = "privseg_fcn"
@@ -48,7 +49,16 @@ class FcnConfig(PreTrainedConfig):
     image_std: list[float] | tuple[float, ...] = (0.5, 0.5, 0.5)
     use_auxiliary_head: bool = True
     auxiliary_loss_weight: float = 0.4
-    semantic_loss_ignore_index: int = 255
+    semantic_loss_ignore_index: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.semantic_loss_ignore_index is None:
+            self.semantic_loss_ignore_index = void_label(len(self.id2label or ()))
+
+    def validate_id2label(self) -> None:
+        """Refuse fewer than two classes, and ids with gaps."""
+        check_class_names(cast("dict[int, str]", self.id2label))
 
 
 class FcnForSemanticSegmentation(PreTrainedModel):
@@ -100,7 +110,7 @@ class FcnForSemanticSegmentation(PreTrainedModel):
         logits = self.decode_head(last)
         loss = None
         if labels is not None:
-            ignore_index = self.config.semantic_loss_ignore_index
+            ignore_index = cast(int, self.config.semantic_loss_ignore_index)
             loss = segmentation_loss(logits, labels, ignore_index)
             if self.auxiliary_head is not None:
                 auxiliary = segmentation_loss(self.auxiliary_head(inner), labels, ignore_index)

@@ -146,29 +146,41 @@ def segmentation_map_to_indices(segmentation_map: Any) -> torch.Tensor:
 
 
 def segmentation_maps_to_indices(
-    segmentation_maps: Any, image_sizes: list[tuple[int, int]], *, reduce: bool
+    segmentation_maps: Any, image_sizes: list[tuple[int, int]], *, reduce: bool, images: Any = None
 ) -> list[torch.Tensor]:
     """Segmentation maps of the images' sizes -> (height, width) int64 each.
 
     Args:
         segmentation_maps: one, a batch as one array, or a list of them.
         image_sizes: (height, width) of each image.
+        images: the images, whose files a message names where they come from files.
         reduce: whether label 0 becomes `IGNORE_INDEX`, and every other one that counts moves down by 1.
 
     Raises:
         InvalidImageError: as `segmentation_map_to_indices`, or other sizes than the images'.
     """
-    maps = [segmentation_map_to_indices(each) for each in flat_segmentation_maps(segmentation_maps)]
+    flat = flat_segmentation_maps(segmentation_maps)
+    maps = [segmentation_map_to_indices(each) for each in flat]
     sizes = [(indices.shape[0], indices.shape[1]) for indices in maps]
     if sizes != image_sizes:
+        files = _files_of_others(flat, sizes, images, image_sizes)
         raise InvalidImageError(
             f"expected one segmentation map of the same (height, width) for each of the {len(image_sizes)} images, "
-            f"which are {image_sizes[:4]}, got {len(sizes)} of {sizes[:4]}; a map in colours has to be translated to "
-            "indices first, and an image is turned as its EXIF tag says"
+            f"which are {image_sizes[:4]}, got {len(sizes)} of {sizes[:4]}{files}; a map in colours has to be "
+            "translated to indices first, and an image is turned as its EXIF tag says"
         )
     if reduce:
         maps = [torch.where((m == 0) | (m == IGNORE_INDEX), IGNORE_INDEX, m - 1) for m in maps]
     return maps
+
+
+def _files_of_others(maps: list[Any], sizes: list[tuple[int, int]], images: Any, image_sizes: list[Any]) -> str:
+    """The files of the first image and segmentation map whose sizes differ, for messages; "" for no files."""
+    for segmentation_map, size, image, image_size in zip(maps, sizes, flat_images(images), image_sizes, strict=False):
+        names = [getattr(each, "filename", "") for each in (segmentation_map, image)]
+        if size != image_size and all(names):
+            return f" ({names[0]} beside {names[1]})"
+    return ""
 
 
 def _opened(source: str | os.PathLike[str]) -> Image.Image:

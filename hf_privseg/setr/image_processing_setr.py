@@ -354,7 +354,7 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
         sizes = [(image.shape[-2], image.shape[-1]) for image in plain]
         labels = None
         if segmentation_maps is not None:
-            maps = segmentation_maps_to_indices(segmentation_maps, sizes, reduce=bool(do_reduce_labels))
+            maps = segmentation_maps_to_indices(segmentation_maps, sizes, reduce=bool(do_reduce_labels), images=images)
             nearest = tvF.InterpolationMode.NEAREST_EXACT
             fitted = [self._fit(indices[None], grid, nearest, fill=IGNORE_INDEX)[0] for indices in maps]
             labels = [indices.to(settings["device"] or "cpu") for indices in fitted]

@@ -76,9 +76,10 @@ def _annotations(folder: Path, places: list[Path], stems: list[str], patterns: S
     found = [_lossless(there.get(name, [])) for name in wanted]
     lacking = [name.name for name, path in zip(wanted, found, strict=True) if path is None]
     if lacking:
+        hint = _alike(there, stems) if patterns == ["{stem}"] else ""
         raise FileNotFoundError(
             f"{len(lacking)} of {len(wanted)} images have no segmentation map in {folder}, expected {lacking[0]} with "
-            f"one of the suffixes {', '.join(ANNOTATION_SUFFIXES)}{_alike(there, stems)}"
+            f"one of the suffixes {', '.join(ANNOTATION_SUFFIXES)}{hint}"
         )
     return [path for path in found if path is not None]
 

@@ -82,6 +82,14 @@ def test_sizes_that_differ_are_refused_with_both_files(data_set, tmp_path):
         _ = dataset[0]
 
 
+def test_the_processor_refuses_sizes_that_differ_with_both_files(tmp_path):
+    files = [tmp_path / name for name in ("a.png", "a_mask.png")]
+    Image.new("RGB", (SIDE, SIDE)).save(files[0])
+    Image.new("L", (SIDE // 2, SIDE)).save(files[1])
+    with pytest.raises(InvalidImageError, match=rf"got 1 of \[\(64, 32\)\] \({files[1]} beside {files[0]}\); a map"):
+        SetrImageProcessor()(str(files[0]), str(files[1]))
+
+
 def test_an_evaluation_refuses_sizes_that_differ(data_set):
     from accelerate import Accelerator
 
