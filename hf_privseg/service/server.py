@@ -137,7 +137,7 @@ def _uvicorn_options(settings: Settings) -> dict[str, Any]:
         "ssl_certfile": settings.tls_certificate,
         "ssl_keyfile": settings.tls_key,
         "access_log": False,
-        "log_level": "warning",
+        "log_config": None,  # log_to_stderr has set it up
         "server_header": False,
         "limit_concurrency": _CONNECTIONS,
         "timeout_graceful_shutdown": _GRACE_SECONDS,

@@ -81,6 +81,9 @@ def test_sigterm_finishes_what_runs_and_refuses_the_rest(tmp_path):
             target=lambda: answers.append(httpx.post(url, content=ciphertext(make_key()), timeout=60))
         )
         post.start()
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"no HTTP at all\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
         time.sleep(0.7)
         started.send_signal(signal.SIGTERM)
         time.sleep(0.5)
@@ -91,6 +94,7 @@ def test_sigterm_finishes_what_runs_and_refuses_the_rest(tmp_path):
     assert [answer.status_code for answer in answers] == [200]
     assert started.returncode in (0, -signal.SIGTERM)
     found = lines(tmp_path / "log")
+    assert "Invalid HTTP request received." in [line["message"] for line in found]
     assert {line["route"] for line in found if line["message"] == "request"} == {"/readyz", "/v1/segment"}
 
 

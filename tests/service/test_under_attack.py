@@ -1,0 +1,116 @@
+"""Fifty clients of twenty tenants at once, hostile traffic beside them: every good request is answered right."""
+
+import random
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from helpers.loopback import running
+from helpers.tiny_service import ciphertext, processor, register, service
+from hf_privseg import SecretKey
+from hf_privseg.client import SegmentationClient
+from hf_privseg.client.http_calls import httpx
+from hf_privseg.service import EmbeddingFolder, Limits
+from hf_privseg.service.access import Grant, add_token
+
+pytest.importorskip("fastapi")
+TENANTS, CLIENTS, IMAGES = 20, 50, 4
+LIMITS = Limits(max_pixels=2**14, body_seconds=2, max_batch=8)
+
+
+def hostile(url, good, token, stop):
+    """Requests that mean no good, one after the other, until `stop` is set -> their statuses."""
+    rng, parts, statuses = random.Random(0), urlsplit(url), []
+    headers = {"Authorization": f"Bearer {token}"}
+    changed = bytes(byte ^ 1 for byte in good)
+    contents = [
+        b"",
+        good[: len(good) // 2],
+        changed,
+        b"\x89PNG\r\n\x1a\n" + bytes(500),
+        rng.randbytes(10**5),
+        bytes(10**7),
+    ]
+    while not stop.is_set():
+        content = rng.choice(contents)
+        kind = rng.choice(("content", "token", "slow", "path"))
+        try:
+            if kind == "content":
+                statuses.append(httpx.post(f"{url}/v1/segment", content=content, headers=headers).status_code)
+            elif kind == "token":
+                wrong = {"Authorization": f"Bearer {rng.randbytes(32).hex()}"}
+                statuses.append(httpx.post(f"{url}/v1/segment", content=good, headers=wrong).status_code)
+            elif kind == "path":
+                statuses.append(
+                    httpx.get(f"{url}/v1/embeddings/{rng.randbytes(8).hex()}", headers=headers).status_code
+                )
+            else:
+                with socket.create_connection((parts.hostname, parts.port)) as connection:
+                    head = "POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 9999"
+                    connection.sendall(f"{head}\r\nAuthorization: Bearer {token}\r\n\r\nabc".encode())
+                    stop.wait(0.3)
+        except (OSError, httpx.HTTPError):  # the service has closed the connection while more was sent
+            pass
+    return statuses
+
+
+@pytest.mark.slow
+def test_every_good_request_is_answered_right(tmp_path):
+    engine = service(limits=LIMITS, store=EmbeddingFolder(tmp_path / "store"))
+    keys = [SecretKey.generate(family) for family in ("orthogonal", "matrix", "permutation") * 7][:TENANTS]
+    tokens = [add_token(tmp_path / "tokens.json", Grant(f"t{n}", (key.fingerprint,))) for n, key in enumerate(keys)]
+    for key in keys:
+        register(engine, key)
+    files = [[ciphertext(key, seed) for seed in range(IMAGES)] for key in keys]
+    expected = [[engine.segment(file) for file in of_tenant] for of_tenant in files]
+
+    def client(number):
+        """The share of pixels of each answer that agree with those of the image by itself."""
+        tenant = number % TENANTS
+        headers, shares = {"Authorization": f"Bearer {tokens[tenant]}", "Accept": "application/x-npy"}, []
+        with httpx.Client(headers=headers, timeout=120) as connection:
+            for index in range(IMAGES):
+                while (
+                    answer := connection.post(f"{url}/v1/segment", content=files[tenant][index])
+                ).status_code == 503:
+                    stop.wait(float(answer.headers["retry-after"]))
+                assert answer.status_code == 200, answer.text
+                found = np.frombuffer(answer.content[-expected[tenant][index].size :], np.uint8)
+                shares.append((found == expected[tenant][index].ravel()).mean())
+        return shares
+
+    stop = threading.Event()
+    with running(engine, tokens=tmp_path / "tokens.json") as url, ThreadPoolExecutor(CLIENTS + 4) as pool:
+        attackers = [pool.submit(hostile, url, files[0][0], tokens[0], stop) for _ in range(4)]
+        try:
+            shares = np.array(list(pool.map(client, range(CLIENTS))))
+        finally:
+            stop.set()
+        statuses = {status for attacker in attackers for status in attacker.result()}
+        assert httpx.get(f"{url}/readyz").status_code == 200
+    assert shares.shape == (CLIENTS, IMAGES)
+    assert shares.min() > 0.99  # a batch sums in another order, which turns near-ties
+    assert statuses <= {401, 403, 404, 408, 413, 422, 429, 503}
+    assert {401, 403, 422} <= statuses
+
+
+def test_a_client_of_ours_gets_its_map_though_others_fill_the_queue(tmp_path):
+    engine = service(limits=Limits(max_queue=2, max_batch=1))
+    key = SecretKey.generate()
+    engine.model.encrypt_model(key)
+    engine = type(engine)(engine.model, engine.processor, limits=engine.limits)
+    image = np.random.default_rng(0).integers(0, 256, (18, 30, 3), np.uint8)
+    with running(engine) as url:
+
+        def one(_):
+            with SegmentationClient(url, processor=processor(), patch_size=4, retries=50) as client:
+                return client.segment(image, key)
+
+        with ThreadPoolExecutor(12) as pool:
+            maps = list(pool.map(one, range(12)))
+    assert all(np.array_equal(found, maps[0]) for found in maps)
+    np.testing.assert_array_equal(maps[0], engine.segment(processor().encrypt(image, key).to_bytes()))
