@@ -44,12 +44,12 @@ class PermutationCipher(BlockCipher):
 
     Key space: L! orders (768! for 16 x 16 x 3), of which a 256-bit key reaches at most 2**256.
 
-    What bounds it instead: neighbouring pixels resemble each other, and all blocks share the order. Matching the
-    covariance of the blocks and of neighbouring blocks with those of any photographs (`attacks/permutation.py`, CamVid
-    frames of 480 x 352) finds, from ONE ciphertext, the place of every pixel with photographs of similar scenes, and
-    92 % of the places (99 % within a pixel) with unrelated photographs; the order of the colours may be exchanged.
-    From 16 ciphertexts and similar scenes the key is exact. One known plain image reveals it, and so do two chosen
-    blocks. A public checkpoint near the model reveals it from the encrypted weight alone.
+    What bounds it instead: neighbouring pixels resemble each other, and all blocks share the order. An attacker matches
+    the covariance of the blocks, and of neighbouring blocks, with that of other images (`attacks/permutation.py`,
+    CamVid frames of 480 x 352). From ONE ciphertext this finds the place of every pixel if the images show similar
+    scenes, and 92 % of the places (99 % within a pixel) if they are unrelated; the order of the colours may be
+    exchanged. From 16 ciphertexts and similar scenes the key is exact. One known plain image reveals it, and so do two
+    chosen blocks. A public checkpoint near the model reveals it from the encrypted weight alone.
     """
 
     family: ClassVar[str] = "permutation"
@@ -109,11 +109,11 @@ class OrthogonalCipher(DenseCipher):
     Key space: all rotations of R^L, of which a 256-bit key reaches at most 2**256.
 
     What bounds it instead: lengths and angles survive. The first principal component of one ciphertext is the
-    thumbnail of the image, one grey a block. Turning the principal components until blocks and their neighbours vary
-    together as those of other photographs do (`attacks/orthogonal.py`, CamVid frames of 480 x 352) shows recognisable
-    objects from one ciphertext (high-pass correlation .35 with similar scenes, .22 with unrelated photographs; block
-    means alone score .04) and most of the photograph from 16 (.65; .34). One known plain image decodes other images
-    at more than 50 dB, two do so exactly.
+    thumbnail of the image, one grey level a block. An attacker turns the principal components until blocks and their
+    neighbours vary together as those of other images do (`attacks/orthogonal.py`, CamVid frames of 480 x 352). From
+    one ciphertext this shows recognisable objects (high-pass correlation .35 with images of similar scenes, .22 with
+    unrelated ones; block means alone score .04), and from 16 most of the image (.65; .34). One known plain image
+    decodes other images at more than 50 dB, two do so exactly.
     """
 
     family: ClassVar[str] = "orthogonal"
@@ -206,16 +206,14 @@ class EmbeddingCipher(DenseCipher):
     def _decrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
         raise EncryptionStateError(
             f"an image encrypted with a client embedding is not decrypted: of the {self.block_length} numbers of a "
-            f"block it holds {self.block_length - self._padding[1]}, what the model sees of it; keep the photo itself"
+            f"block it holds {self.block_length - self._padding[1]}, what the model sees of it; keep the plain image"
         )
 
     def _encrypt_rows(self, rows: torch.Tensor) -> torch.Tensor:
         plain, encrypted = rows.double(), super()._encrypt_rows(rows)
-        # the second says that the rows of E_hat are orthonormal; where r = L the first always holds
-        if not (
-            _nearly_equal(encrypted @ self._inverse.T, plain)
-            and _nearly_equal(self._inverse @ self._inverse.T, plain.T @ plain)
-        ):
+        is_in_span = _nearly_equal(encrypted @ self._inverse.T, plain)  # always so where r = L
+        has_orthonormal_rows = _nearly_equal(self._inverse @ self._inverse.T, plain.T @ plain)  # those of E_hat
+        if not (is_in_span and has_orthonormal_rows):
             raise KeyMismatchError(
                 f"the client embedding of fingerprint {self.fingerprint} was made from another patch embedding than "
                 "this model's, and would change it; make one from this model: ClientEmbedding.generate(model)"

@@ -50,7 +50,7 @@ class ClientEmbedding(PrivateFile):
 
     What bounds it: z in the model's own coordinates. Without E an attacker reached a high-pass correlation of .22 from
     64 images (.60 for the orthogonal family; block means alone score .04; CamVid frames of 480 x 352, ciphertext only,
-    photographs of similar scenes: `attacks/canonical.py`). A public E, or a public checkpoint near it, is still fatal,
+    images of similar scenes: `attacks/canonical.py`). A public E, or a public checkpoint near it, is still fatal,
     and so is a plain image whose ciphertext is known.
 
     What it costs: the secret is a file of megabytes instead of 32 bytes, and it holds E up to a rotation. Together

@@ -43,7 +43,7 @@ _FACTS = """## Model
 | training size | {size} pixels; other multiples of the patch size work as well |
 | classes | {num_labels} |
 | parameters | {num_parameters:,} |
-| input | pixels in [-1, 1] (mean = std = 0.5) |
+| input | {num_channels} channels, pixels in [-1, 1] (mean = std = 0.5) |
 | encryption | {encryption} |
 """
 
@@ -68,9 +68,9 @@ The images are *visually protected*; this is no encryption in the cryptographic 
 no measure of it. One key serves every block of every image, and the provider of the model computes with the embedded
 blocks themselves.
 
-- The `permutation` families fall to statistics of the ciphertext alone: a single one gives the photo away, up to
+- The `permutation` families fall to statistics of the ciphertext alone: a single one gives the image away, up to
   the order of the colours, to an attacker who has similar images. `orthogonal` and `matrix` show a thumbnail
-  (1/{patch_size} of the size) and outlines from one ciphertext, and most of the photo from 16. Least is shown with a
+  (1/{patch_size} of the size) and outlines from one ciphertext, and most of the image from 16. Least is shown with a
   `ClientEmbedding`. `privseg audit` measures what a model of your own leaks.
 - One pair of a plain image and its ciphertext, for whatever family, reveals other images made with the same key.
 - **A public patch embedding voids the protection of every family.** If the plain model, or a checkpoint near it such
