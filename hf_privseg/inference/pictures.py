@@ -104,7 +104,7 @@ def draw_comparison(
 
     Args:
         path: of the file, overwritten if it exists; its ending (.png, .svg, .pdf) is the format.
-        rows: of equally many panels, whose pictures have one shape within a row.
+        rows: of panels, whose pictures have one shape within a row.
         legend: class name -> (3,) uint8.
         captions: paragraphs of any length; they are broken into lines.
     """
@@ -119,17 +119,19 @@ def comparison_figure(
 
     panel_width, heading = 4.4, 0.65  # inches, as all lengths here
     heights = [panel_width * row[0].picture.height / row[0].picture.width + heading for row in rows]
-    width = panel_width * len(rows[0])
+    num_columns = max(map(len, rows))
+    width = panel_width * num_columns
     columns = _legend_columns(legend, width)
     lines = [line for caption in captions for line in textwrap.wrap(caption, int(width * 15))]
     parts = [sum(heights), 0.3 + 0.25 * -(-len(legend) // columns), 0.1 + 0.17 * len(lines)]
     figure = Figure(figsize=(width, sum(parts)), facecolor="white", layout="constrained")
     cast("ConstrainedLayoutEngine", figure.get_layout_engine()).set(w_pad=0.1, h_pad=0.1)
     panels, below, bottom = cast("list[SubFigure]", figure.subfigures(3, 1, height_ratios=parts))
-    grid = panels.subplots(len(rows), len(rows[0]), squeeze=False, height_ratios=heights)
-    for axes, panel in zip(grid.flat, (panel for row in rows for panel in row), strict=True):
-        axes.imshow(panel.picture, interpolation="lanczos")
+    grid = panels.subplots(len(rows), num_columns, squeeze=False, height_ratios=heights)
+    for axes in grid.flat:
         axes.set_axis_off()
+    for axes, panel in [pair for line, row in zip(grid, rows, strict=True) for pair in zip(line, row, strict=False)]:
+        axes.imshow(panel.picture, interpolation="lanczos")
         axes.set_title(panel.title, loc="left", fontsize=13, fontweight="bold", color="#1a1a1a", pad=22)
         note = {"fontsize": 10.5, "color": "#555555"}
         axes.annotate(panel.note, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", **note)

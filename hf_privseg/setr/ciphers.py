@@ -44,12 +44,13 @@ class PermutationCipher(BlockCipher):
 
     Key space: L! orders (768! for 16 x 16 x 3), of which a 256-bit key reaches at most 2**256.
 
-    What bounds it instead: neighbouring pixels resemble each other, and all blocks share the order. An attacker matches
-    the covariance of the blocks, and of neighbouring blocks, with that of other images (`attacks/permutation.py`,
-    CamVid frames of 480 x 352). From ONE ciphertext this finds the place of every pixel if the images show similar
-    scenes, and 92 % of the places (99 % within a pixel) if they are unrelated; the order of the colours may be
-    exchanged. From 16 ciphertexts and similar scenes the key is exact. One known plain image reveals it, and so do two
-    chosen blocks. A public checkpoint near the model reveals it from the encrypted weight alone.
+    What bounds it instead: neighbouring pixels resemble each other, and all blocks share the order. An attacker
+    matches the covariance of the blocks, and of neighbouring blocks, with that of other images
+    (`attacks/permutation.py`, CamVid frames of 480 x 352). From ONE ciphertext this finds the place of every pixel if
+    the images show similar scenes, and 92 % of the places (99 % within a pixel) if they are unrelated; the order of
+    the colours may be exchanged. From 16 ciphertexts and similar scenes the key is exact. One known plain image
+    reveals it, and so do two chosen blocks. A public checkpoint near the model reveals it from the encrypted weight
+    alone.
     """
 
     family: ClassVar[str] = "permutation"

@@ -13,9 +13,10 @@ from PIL import Image
 from .ciphers import CIPHERS
 from .errors import CiphertextError, EncryptionStateError, InvalidImageError
 from .files import write_whole
-from .image_container import FACTS, MAX_CHANNELS, PNG_MODES, ImageContainer
+from .image_container import FACTS, PNG_MODES, ImageContainer
 from .image_inputs import levels_to_picture
 from .public_facts import FORMAT_VERSION, KeyFacts
+from .setting_checks import MAX_CHANNELS
 
 MAX_PIXELS = 2**26  # 8192 x 8192; read from the file's own header before anything is decoded
 

@@ -37,12 +37,12 @@ from PIL import Image, PngImagePlugin
 
 from .errors import CiphertextError, HeaderError
 from .image_inputs import levels_to_pillow
+from .setting_checks import MAX_CHANNELS
 from .stored_pixels import check_num_pixels, digest_of, restored, stored, with_zeros, without_zeros
 from .tensor_files import header_from_bytes, parse_json, tensors_from_bytes, tensors_to_bytes
 
 FACTS = ("family", "version", "fingerprint", "patch_size", "original_size", "valid_region")
 PNG_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels
-MAX_CHANNELS = 2**10
 
 _FORMAT = 1
 _ENTRY = "privseg"

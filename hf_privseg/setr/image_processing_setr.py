@@ -41,6 +41,7 @@ from .processor_settings import (
     refuse_secret_key,
 )
 from .public_facts import check_key_fits
+from .setting_checks import check_settings
 
 AnyImage = PlainImage | EncryptedImage
 OnePlainImage = TypeVar("OnePlainImage", bound=PlainImage)
@@ -87,8 +88,9 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
 
     def __init__(self, **kwargs: Unpack[SetrImageProcessorKwargs]) -> None:
         refuse_secret_key(kwargs)
+        check_settings(kwargs)
         num_channels = kwargs.get("num_channels", self.num_channels)
-        if num_channels != self.num_channels and type(num_channels) is int:
+        if num_channels != self.num_channels:
             half = (0.5,) * num_channels
             kwargs = {"image_mean": half, "image_std": half} | kwargs
         super().__init__(**kwargs)  # type: ignore[misc]
@@ -331,6 +333,7 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
 
     def _on_grid(self, images: Any, segmentation_maps: Any, settings: dict[str, Any]) -> ImagesOnGrid:
         """Plain images -> the batch on the grid. The library checks and completes the settings of the call."""
+        check_settings(settings)
         return cast(ImagesOnGrid, super().preprocess(images, segmentation_maps, **settings))
 
     def _preprocess_image_like_inputs(  # type: ignore[override] # a BatchFeature is made once all is encrypted

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from .setting_checks import check_settings
+
+_MAX_PIXELS = 2**27  # more than Pillow opens
 _SIZE_KEYS = ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
 
 
@@ -31,12 +34,9 @@ class PatchGrid:
     do_pad: bool | None
 
     def __post_init__(self) -> None:
-        if type(self.patch_size) is not int or self.patch_size < 1:
-            raise ValueError(f"patch_size is an int >= 1, got {self.patch_size!r}")
-        if not 0 < self.resize_factor < float("inf"):
-            raise ValueError(f"resize_factor is a positive number, got {self.resize_factor!r}")
+        check_settings({field.name: getattr(self, field.name) for field in fields(self)})
         size = None if self.size is None else dict(self.size)
-        if size is not None and (set(size) not in _SIZE_KEYS or min(size.values()) < 1):
+        if size is not None and set(size) not in _SIZE_KEYS:
             raise ValueError(
                 "size is None, {'height', 'width'} or {'shortest_edge'[, 'longest_edge']} in positive pixels, "
                 f"got {size}"
@@ -49,18 +49,27 @@ class PatchGrid:
         return cls(**{field.name: settings[field.name] for field in fields(cls)})
 
     def valid_region(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Size of an image -> its size after resizing, before padding."""
+        """Size of an image -> its size after resizing, before padding.
+
+        Raises:
+            ValueError: it becomes larger than any model takes; settings may come from a file that anyone wrote.
+        """
         height, width = image_size
         if not self.do_resize:
             return image_size
-        if self.size is None:
-            scale = self.resize_factor
-        elif "height" in self.size:
-            return self._rounded(self.size["height"]), self._rounded(self.size["width"])
+        if self.size is not None and "height" in self.size:
+            region = self._rounded(self.size["height"]), self._rounded(self.size["width"])
         else:
-            scale = self.size["shortest_edge"] / min(image_size)
-            scale = min(scale, self.size.get("longest_edge", float("inf")) / max(image_size))
-        return self._rounded(height * scale), self._rounded(width * scale)
+            scale = self.resize_factor if self.size is None else self.size["shortest_edge"] / min(image_size)
+            if self.size is not None and "longest_edge" in self.size:
+                scale = min(scale, self.size["longest_edge"] / max(image_size))
+            region = self._rounded(height * scale), self._rounded(width * scale)
+        if region[0] * region[1] > _MAX_PIXELS:
+            raise ValueError(
+                f"expected settings that resize an image to at most {_MAX_PIXELS} pixels, got size={self.size} and "
+                f"resize_factor={self.resize_factor}, which make {region[0]} x {region[1]} of {height} x {width}"
+            )
+        return region
 
     def padded(self, valid_region: tuple[int, int]) -> tuple[int, int]:
         """Size after resizing -> size of the model's input."""

@@ -43,14 +43,12 @@ def refuse_secret_key(settings: Mapping[str, Any]) -> None:
 
 
 def check_channels(settings: Mapping[str, Any]) -> None:
-    """Refuse a `num_channels` that is no number of channels, and settings with other than one number a channel.
+    """Refuse settings that have several numbers, but not one a channel.
 
     Raises:
         ValueError: names the setting.
     """
     num_channels = settings["num_channels"]
-    if type(num_channels) is not int or num_channels < 1:
-        raise ValueError(f"num_channels is an int >= 1, got {num_channels!r}")
     for name in ("image_mean", "image_std", "pad_value"):
         value = settings[name]
         if isinstance(value, Sequence) and len(value) != num_channels:

@@ -77,6 +77,7 @@ def test_in_a_comparison_nothing_lies_on_anything_else(shapes, num_names, tmp_pa
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     rows = [[visualization.Panel(Image.new("RGB", shape), "A title", "and a note")] * 2 for shape in shapes]
+    rows[-1] = rows[-1][: 2 if len(rows) == 1 else 1]  # the last row may have fewer
     legend = {f"a class with a long name {n}": np.zeros(3, np.uint8) for n in range(num_names)}
     captions = ["a caption " * 30, "another " * 60]
     figure = visualization.comparison_figure(rows, legend, captions)
@@ -84,7 +85,9 @@ def test_in_a_comparison_nothing_lies_on_anything_else(shapes, num_names, tmp_pa
     figure.draw_without_rendering()
     panels, below, bottom = figure.subfigs
     boxes = [item.get_window_extent() for item in (*below.legends, *bottom.texts)]
-    for axes in panels.axes:
+    filled = [axes for axes in panels.axes if axes.images]
+    assert len(filled) == sum(map(len, rows))
+    for axes in filled:
         title = next(text for text in axes.get_children() if getattr(text, "get_text", str)() == "A title")
         boxes += [item.get_window_extent() for item in (title, *axes.texts, *axes.images)]
     for index, box in enumerate(boxes):
@@ -92,7 +95,7 @@ def test_in_a_comparison_nothing_lies_on_anything_else(shapes, num_names, tmp_pa
         assert figure.bbox.padded(1).contains(*box.min), (index, box)
         assert figure.bbox.padded(1).contains(*box.max), (index, box)
         assert [other for other in boxes[:index] if box.padded(-1).overlaps(other)] == [], index
-    pictures = [axes.images[0].get_window_extent() for axes in panels.axes]
+    pictures = [axes.images[0].get_window_extent() for axes in filled]
     assert min(picture.width for picture in pictures) > 0.85 * figure.bbox.width / 2
     visualization.draw_comparison(tmp_path / "x.png", rows, legend, captions)
     with Image.open(tmp_path / "x.png") as picture:

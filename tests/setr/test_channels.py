@@ -150,8 +150,8 @@ def test_the_settings_have_one_number_for_each_channel_and_survive_saving(tmp_pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_channels": 0}, "num_channels is an int >= 1, got 0"),
-        ({"num_channels": True}, "num_channels is an int >= 1, got True"),
+        ({"num_channels": 0}, "num_channels is an int from 1 to 1024, got 0"),
+        ({"num_channels": True}, "num_channels is an int from 1 to 1024, got True"),
         ({"num_channels": 4, "image_mean": [0.5] * 3}, "image_mean to be one number or 4, .* got 3"),
         ({"num_channels": 4, "pad_value": [0.5] * 3}, "pad_value to be one number or 4, .* got 3"),
     ],

@@ -442,7 +442,7 @@ def test_what_is_padded_is_cut_off_again(factor, told, keys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"patch_size": 0}, "patch_size is an int >= 1, got 0"),
+        ({"patch_size": 0}, "patch_size is an int from 1 to 4096, got 0"),
         ({"resize_factor": -1.0}, "resize_factor is a positive number, got -1.0"),
         ({"size": {"longest_edge": 10}}, "got {'longest_edge': 10}"),
         ({"do_center_crop": True, "crop_size": 8}, "neither crops nor pads to a fixed size"),

@@ -68,8 +68,8 @@ def test_a_size_off_the_grid_is_refused_with_the_nearest():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"patch_size": 0}, "patch_size is an int >= 1, got 0"),
-        ({"patch_size": 16.0}, "patch_size is an int >= 1, got 16.0"),
+        ({"patch_size": 0}, "patch_size is an int from 1 to 4096, got 0"),
+        ({"patch_size": 16.0}, "patch_size is an int from 1 to 4096, got 16.0"),
         ({"patch_size": True}, "got True"),
         ({"resize_factor": 0}, "resize_factor is a positive number, got 0"),
         ({"resize_factor": float("nan")}, "got nan"),
