@@ -58,7 +58,8 @@ def refusal_of(name: str) -> list[str]:
     try:
         encrypt_model(model, SecretKey.generate(), unverified=True)
     except ValueError as error:
-        return [type(model).__name__, str(error).partition(" cannot be encrypted")[2].lstrip(",: ")]
+        reason = str(error).partition(" cannot be encrypted")[2].removeprefix(", because of ").removeprefix(": ")
+        return [type(model).__name__, reason.partition(": pixels have to be read")[0]]
     raise AssertionError(f"{name} was encrypted")
 
 

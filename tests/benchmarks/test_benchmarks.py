@@ -78,3 +78,29 @@ def test_model_theft(folder):
     run("model_theft", folder, *options, "--precision", "fp32", "--output_dir", "theft")
     records = json.loads((folder / "theft/results.json").read_text())["records"]
     assert set(records) == {"plain model", "encrypted model, plain images", "random start, 2 images"}
+
+
+def test_patch_size(folder):
+    options = ["--victims", "victims/*", "--prior", "others/*", "--patch_sizes", "4", "8", "--counts", "1", "3"]
+    run("patch_size", folder, *options, "--families", "permutation", "orthogonal", "--output_dir", "patches")
+    records = json.loads((folder / "patches/results.json").read_text())["records"]
+    assert len(records) == 2 * (1 + 2 * 2 * 2)
+    means = [records[f"{size}: any: block means: no prior: 0"]["metrics"]["hp"] for size in (4, 8)]
+    assert means[0] > means[1]  # larger blocks show less
+    assert "permutation, 3" in (folder / "patches/patch_size.md").read_text()
+
+
+def test_encryptable_models():
+    from encryptable_models import refusal_of, row_of
+
+    from helpers.tiny_vision import CASES, randomize
+
+    case = CASES["upernet_on_convnext"]()
+    randomize(case.model)
+    name, backbone, projection, block, channels, error, remark = row_of(case)
+    assert (name, backbone, block, channels) == ("UperNetForSemanticSegmentation", "convnext", "4", "3")
+    assert projection == "`backbone.embeddings.patch_embeddings` (Conv2d)"
+    assert float(error) < 1e-5
+    assert remark.startswith("blocks so small")
+    assert refusal_of("resnet") == ["ResNetModel", "embedder.embedder.convolution = Conv2d(3, 8, kernel_size=(7, 7), "
+                                    "stride=(2, 2), padding=(3, 3), bias=False)"]  # fmt: skip
