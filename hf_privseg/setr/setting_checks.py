@@ -53,6 +53,8 @@ def _are(holds: Callable[[object], bool]) -> Callable[[object], bool]:
 
 
 def _is_size(value: object) -> bool:
+    if isinstance(value, list | tuple) and len(value) != 2:
+        return False
     sides = list(dict(value).values()) if isinstance(value, Mapping | SizeDict) else value
     return _are(_is_whole_number(_MAX_SIDE))(sides)
 
@@ -69,7 +71,10 @@ def _is_device(value: object) -> bool:
     return True
 
 
-_SIZE = f"whole pixels from 1 to {_MAX_SIDE}: {{'height', 'width'}}, {{'shortest_edge'[, 'longest_edge']}} or an int"
+_SIZE = (
+    f"whole pixels from 1 to {_MAX_SIDE}: {{'height', 'width'}}, {{'shortest_edge'[, 'longest_edge']}}, "
+    "[height, width] or an int"
+)
 _SWITCHES = (
     "do_resize",
     "do_pad",
@@ -92,4 +97,4 @@ _CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
     **{name: (_SIZE, _is_size) for name in ("size", "crop_size", "pad_size")},
     **{name: ("True or False", lambda value: isinstance(value, bool)) for name in _SWITCHES},
 }
-_NEEDED = ("patch_size", "num_channels", "resize_factor", "rescale_factor")  # None is no value of these
+_NEEDED = ("patch_size", "num_channels", "resize_factor", "rescale_factor", "pad_value")  # None is no value of these
