@@ -50,8 +50,7 @@ class StoredLabels:
                 labels = segmentation_map_to_indices(annotation)
             except InvalidImageError as error:
                 raise InvalidImageError(f"{names[-1]}: {error}") from None
-            values, counts = np.unique(labels.numpy(), return_counts=True)
-            counted.append(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+            counted.append(_counts(labels.numpy()))
         return cls(split, tuple(counted), tuple(names), len(rows) if isinstance(rows, Dataset) else None)
 
     @property
@@ -63,6 +62,16 @@ class StoredLabels:
         """ "12 of the 400 images of train", for messages."""
         of = "" if self.num_rows in (None, len(self.counts)) else f" of the {self.num_rows}"
         return f"{len(self.counts)}{of} images of {self.split}"
+
+
+def _counts(labels: np.ndarray) -> dict[int, int]:
+    """Integers -> {value: how often}."""
+    if labels.min() >= 0 and labels.max() < 2**16:  # four times as fast as sorting
+        every = np.bincount(labels.ravel())
+        values, counts = np.flatnonzero(every), every[every > 0]
+    else:
+        values, counts = np.unique(labels, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def _annotations(rows: Dataset | IterableDataset, limit: int) -> Iterator[Any]:

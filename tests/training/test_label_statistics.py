@@ -55,6 +55,12 @@ def test_the_table_counts_pixels_and_images(tmp_path):
     assert found.warnings() == []
 
 
+def test_labels_of_any_size_are_counted(tmp_path):
+    stored = np.array([[0, 0, 3], [70000, 70000, 70000]], np.int32)
+    rows = load_segmentation_dataset(folder_with(tmp_path, [stored], ".tif"), split="train")
+    assert StoredLabels.of("train", rows).counts == ({0: 2, 3: 1, 70000: 3},)
+
+
 def test_a_sample_is_evenly_spaced_and_says_how_large_it_is(tmp_path):
     rows = load_segmentation_dataset(folder_with(tmp_path, [half(k, k) for k in range(9)]), split="train")
     stored = StoredLabels.of("train", rows, limit=3)
