@@ -36,6 +36,9 @@ PUBLIC_ROOMS = {
     "attacks", "audit", "baselines", "catalog", "checkpoints", "client", "convert", "experiments", "inference",
     "reporting", "service", "storage", "training",
 }  # fmt: skip
+PUBLIC_NAMES = set(
+    ast.literal_eval((PACKAGE / "__init__.py").read_text(encoding="utf-8").rpartition("__all__ =")[2].strip())
+)
 PUBLIC_MODULES = {"setr.ciphers", "setr.errors", "setr.keys"}
 HEAVY = (
     "datasets", "evaluate", "fastapi", "gradio", "matplotlib", "prometheus_client", "rich", "sklearn", "tensorboard",
@@ -127,7 +130,7 @@ def user_violations(source):
     found = []
     for node, level, module, names in imports(ast.parse(source)):
         if level == 0 and module[0] == "hf_privseg":
-            modules = module[1:] or [name for name in names if name == name.lower()]
+            modules = module[1:] or [name for name in names if name == name.lower() and name not in PUBLIC_NAMES]
             if modules and modules[0] not in PUBLIC_ROOMS and ".".join(modules[:2]) not in PUBLIC_MODULES:
                 found.append(f"not a public module: {ast.unparse(node)}")
             elif any(name.startswith("_") for name in [*modules, *names]):
