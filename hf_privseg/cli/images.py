@@ -1,5 +1,6 @@
 """The command `privseg encrypt`: plain images become files that a server may have."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,8 +10,8 @@ import typer
 from ..setr.errors import EncryptionStateError
 from ..setr.public_facts import check_key_fits
 from .jobs import Job, attempt
-from .options import Force, Images, Json, KeyFile, read_key
-from .output import named, output_paths, prepare_output, report
+from .options import Force, Images, Json, KeyFile, SkipExisting, read_key
+from .output import output_paths, prepare_output, report, wrote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ..any_vit.encrypted_inputs import EncryptedInputs
     from ..setr.encrypted_image import EncryptedImage
     from ..setr.encryption_key import EncryptionKey
+
+    Encrypted = EncryptedImage | EncryptedInputs
 
 
 def encrypt(
@@ -32,6 +35,7 @@ def encrypt(
             "Without it, images become RGB and are resized to the nearest multiple of 16 pixels.",
         ),
     ] = None,
+    skip_existing: SkipExisting = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -39,42 +43,64 @@ def encrypt(
 
     NAME.jpg becomes NAME.encrypted.png (permutation families) or NAME.encrypted.safetensors. Never resize or
     recompress these files. They are visually protected: a thumbnail can be recovered from any of them, and more from
-    many. Each is written when it is ready, and an image that fails does not stop the others.
+    many. Each is written when it is ready, and an image that fails does not stop the others: after a stop,
+    --skip-existing encrypts the images that remain.
     """
     key = read_key(key_file)
     from ..storage.images import is_ciphertext
+    from .resume import kept_encrypted_images
 
-    make, suffix, patch_size, encrypted_model = _encrypter(model, key)
-    paths = output_paths(images, output, f".encrypted{suffix}")
-    prepare_output(paths, force=force)
+    encrypter = _encrypter(model, key)
+    paths = output_paths(images, output, f".encrypted{encrypter.suffix}")
+    prepare_output(paths, force=force, skip_existing=skip_existing)
+    kept = kept_encrypted_images(paths, encrypter.form, key.facts, encrypter.patch_size) if skip_existing else set()
+    remaining = [(image, path) for image, path in zip(images, paths, strict=True) if path not in kept]
 
-    def encrypted(_: int, image: Path) -> "EncryptedImage | EncryptedInputs":
+    def encrypted(_: int, image: Path) -> "Encrypted":
         if is_ciphertext(image):
             raise EncryptionStateError(f"{image} is encrypted already; give the plain image, or use the file as it is")
-        return make(image)
+        return encrypter.encrypt(image)
 
-    job, written = Job(images, doing="Encrypting", lacking="encrypted image"), []
-    results: Iterator[tuple[int, EncryptedImage | EncryptedInputs]]
-    results = job.results(attempt(encrypted, enumerate(images)))
+    job, done = Job([image for image, _ in remaining], doing="Encrypting", lacking="encrypted image"), {*kept}
+    results: Iterator[tuple[int, Encrypted]] = job.results(attempt(encrypted, enumerate(job.images)))
     for index, result in results:
-        result.to_file(paths[index], overwrite=force)
-        written.append(index)
-    if written:
-        pairs = [{"image": images[index], "encrypted": paths[index]} for index in written]
+        path = remaining[index][1]
+        result.to_file(path, overwrite=force or skip_existing)
+        done.add(path)
+    pairs = [pair for pair in zip(images, paths, strict=True) if pair[1] in done]
+    if pairs:
+        facts = {**key.facts.to_dict(), "patch_size": encrypter.patch_size}
         report(
-            {**key.facts.to_dict(), "patch_size": patch_size, "images": pairs},
-            f"Wrote {named([paths[index] for index in written])}, encrypted with the key of fingerprint "
-            f"{key.fingerprint} ({key.family}).",
-            f"Next: privseg segment {paths[written[0]]} --model {encrypted_model} --output results",
+            {**facts, "images": [{"image": i, "encrypted": path, "skipped": path in kept} for i, path in pairs]},
+            f"{wrote([path for _, path in pairs if path not in kept], len(kept))} "
+            f"The key has the fingerprint {key.fingerprint} ({key.family}).",
+            f"Next: privseg segment {pairs[0][1]} --model {encrypter.encrypted_model} --output results",
             as_json=as_json,
         )
     job.raise_failures()
 
 
-def _encrypter(
-    model: str | None, key: "EncryptionKey"
-) -> "tuple[Callable[[Path], EncryptedImage | EncryptedInputs], str, int, str]":
-    """What encrypts an image for the model, the ending and the patch size of the result, and the model to use it with.
+@dataclass(frozen=True)
+class _Encrypter:
+    """What encrypts the images of a job.
+
+    Args:
+        encrypt: path of a plain image -> the image encrypted for the model.
+        form: class of what `encrypt` returns.
+        suffix: ending of its file.
+        patch_size: side of its blocks, in pixels.
+        encrypted_model: the model to use it with, as the next command names it.
+    """
+
+    encrypt: "Callable[[Path], Encrypted]"
+    form: "type[Encrypted]"
+    suffix: str
+    patch_size: int
+    encrypted_model: str
+
+
+def _encrypter(model: str | None, key: "EncryptionKey") -> _Encrypter:
+    """What encrypts images for the model.
 
     Raises:
         EncryptionStateError: a plain model of another class than SETR, whose configuration says no blocks.
@@ -83,7 +109,7 @@ def _encrypter(
     from ..any_vit.encrypted_inputs import EncryptedInputs
     from ..any_vit.model_facts import ModelFacts
     from ..inference.vision_segmentation import encrypt_for
-    from ..setr.encrypted_image import file_suffix
+    from ..setr.encrypted_image import EncryptedImage, file_suffix
     from ..setr.image_processing_setr import SetrImageProcessor
     from ..storage.vision_models import is_setr, load_any_settings
 
@@ -94,6 +120,7 @@ def _encrypter(
     encrypted_model = "ENCRYPTED_MODEL" if facts is None or model is None else model
     if facts is not None and not isinstance(processor, SetrImageProcessor):
         encrypt_inputs = partial(encrypt_for, config, processor, secret_key=key)
-        return encrypt_inputs, EncryptedInputs.suffix, facts.patch_size, encrypted_model
+        return _Encrypter(encrypt_inputs, EncryptedInputs, EncryptedInputs.suffix, facts.patch_size, encrypted_model)
     suffix = file_suffix(key.family, processor.num_channels)
-    return partial(processor.encrypt, secret_key=key), suffix, processor.patch_size, encrypted_model
+    encrypt_image = partial(processor.encrypt, secret_key=key)
+    return _Encrypter(encrypt_image, EncryptedImage, suffix, processor.patch_size, encrypted_model)

@@ -42,7 +42,7 @@ class Job:
     """
 
     def __init__(self, images: Sequence[Path], *, doing: str, lacking: str) -> None:
-        self._images, self._doing, self._lacking = images, doing, lacking
+        self.images, self._doing, self._lacking = images, doing, lacking
         self._failures: dict[int, Exception] = {}
 
     def results(self, outcomes: Iterable[tuple[int, _Result | Exception]]) -> Iterator[tuple[int, _Result]]:
@@ -54,7 +54,7 @@ class Job:
         from rich.console import Console
         from rich.progress import track
 
-        count = len(self._images)
+        count = len(self.images)
         for index, outcome in track(outcomes, self._doing, count, console=Console(stderr=True), disable=count < 2):
             if not isinstance(outcome, Exception):
                 yield index, outcome
@@ -72,11 +72,11 @@ class Job:
         """
         if not self._failures:
             return
-        if len(self._images) == 1:
+        if len(self.images) == 1:
             raise self._failures[0]
         failed = sorted(self._failures)
-        lines = [f"{self._images[index]}: {self._failures[index]}" for index in failed[:_NAMED_FAILURES]]
+        lines = [f"{self.images[index]}: {self._failures[index]}" for index in failed[:_NAMED_FAILURES]]
         lines += [f"and {len(failed) - _NAMED_FAILURES} more"] * (len(failed) > _NAMED_FAILURES)
         raise ValueError(
-            f"{len(failed)} of {len(self._images)} images have no {self._lacking}: " + "; ".join(lines)
+            f"{len(failed)} of {len(self.images)} images have no {self._lacking}: " + "; ".join(lines)
         ) from self._failures[failed[0]]

@@ -50,6 +50,13 @@ Images = Annotated[
     list[Path], typer.Argument(metavar="IMAGES...", exists=True, dir_okay=False, help="Image files, one or more.")
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite what exists.")]
+SkipExisting = Annotated[
+    bool,
+    typer.Option(
+        "--skip-existing",
+        help="Go on with a job that stopped: an image is skipped if its result exists under its name and is whole.",
+    ),
+]
 Family = Annotated[str, one_of("--family", choices=FAMILIES, help="Cipher family of the key.")]
 Json = Annotated[
     bool,

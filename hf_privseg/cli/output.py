@@ -57,11 +57,26 @@ def output_paths(images: Sequence[Path], output: Path, ending: str) -> list[Path
     return paths
 
 
-def prepare_output(paths: Sequence[Path], *, force: bool) -> None:
-    """Make the folders of the paths; raise FileExistsError where one of the paths exists and `force` is False."""
-    existing = [] if force else [path for path in paths if path.exists()]
+def prepare_output(paths: Sequence[Path], *, force: bool, skip_existing: bool | None = None) -> None:
+    """Make the folders of the paths, and refuse paths that exist.
+
+    Args:
+        paths: the files of the results.
+        force: whether they may exist, to be overwritten.
+        skip_existing: whether they may exist, to be kept; None for a command that keeps none.
+
+    Raises:
+        FileExistsError: names the first path that exists.
+        typer.BadParameter: both are asked for.
+    """
+    if force and skip_existing:
+        raise typer.BadParameter("--force makes existing results again, --skip-existing keeps them; give one of both")
+    existing = [] if force or skip_existing else [path for path in paths if path.exists()]
     if existing:
-        raise FileExistsError(f"{existing[0]} exists; choose another --output, or overwrite it with --force")
+        ways = "or overwrite it with --force"
+        if skip_existing is not None:
+            ways = "overwrite it with --force, or keep it with --skip-existing"
+        raise FileExistsError(f"{existing[0]} exists; choose another --output, {ways}")
     for folder in {path.parent for path in paths}:
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -77,9 +92,16 @@ def write_secret(secret: "EncryptionKey", path: Path, *, force: bool) -> None:
         ) from None
 
 
-def named(paths: Sequence[Path]) -> str:
-    """One path as it is, several as their number and folder."""
-    return str(paths[0]) if len(paths) == 1 else f"{len(paths)} files in {paths[0].parent}"
+def wrote(paths: Sequence[Path], num_skipped: int) -> str:
+    """What a job did, in a sentence or two: the path or folder of what it wrote, and how many images it skipped."""
+    sentences = []
+    if paths:
+        name = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files in {paths[0].parent}"
+        sentences.append(f"Wrote {name}.")
+    if num_skipped:
+        what = "1 image whose result exists" if num_skipped == 1 else f"{num_skipped} images whose results exist"
+        sentences.append(f"Skipped {what}.")
+    return " ".join(sentences)
 
 
 def shares_of(counts: "np.ndarray", names: Mapping[int, str]) -> list[dict[str, int | str | float]]:

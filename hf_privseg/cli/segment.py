@@ -1,6 +1,6 @@
 """The command `privseg segment`: segmentation maps of images, by a model on this machine or by a service."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .jobs import Job, attempt
-from .options import Force, Images, Json, KeyFile
-from .output import named, output_paths, prepare_output, print_shares, report, shares_of
+from .options import Force, Images, Json, KeyFile, SkipExisting
+from .output import output_paths, prepare_output, print_shares, report, shares_of, wrote
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -84,6 +84,7 @@ def segment(
     token_file: Annotated[
         Path | None, typer.Option(help="With --server: file with the access token, where the service wants one.")
     ] = None,
+    skip_existing: SkipExisting = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -91,7 +92,8 @@ def segment(
 
     Images that are encrypted for the model need no key. Plain images for an encrypted model are encrypted here first,
     which needs the key. Each result is an indexed PNG whose pixels are the class numbers. It is written when it is
-    ready, and an image that fails does not stop the others.
+    ready, and an image that fails does not stop the others: after a stop, --skip-existing segments the images that
+    remain.
     """
     if (model is None) == (server is None):
         got = "neither" if model is None else "both"
@@ -105,7 +107,8 @@ def segment(
     if server is not None and max_pixels is not None:
         raise typer.BadParameter("--max-pixels belongs to --model; leave it out with --server")
     targets = _targets(images, output, overlay=overlay)
-    prepare_output([path for target in targets for path in target.files], force=force)
+    files = [path for target in targets for path in target.files]
+    prepare_output(files, force=force, skip_existing=skip_existing)
     from .segmenters import local_model, needs_key, service
 
     key_is_needed = needs_key(images, overlay=overlay)
@@ -119,7 +122,7 @@ def segment(
             server, key_file, needs_key=key_is_needed, patch_size=size, timeout=seconds, token_file=token_file
         )
     with source as segmenter:
-        _run(segmenter, targets, force=force, as_json=as_json)
+        _run(segmenter, targets, skip_existing=skip_existing, overwrite=force or skip_existing, as_json=as_json)
 
 
 def _targets(images: Sequence[Path], output: Path, *, overlay: bool) -> list[Target]:
@@ -129,54 +132,68 @@ def _targets(images: Sequence[Path], output: Path, *, overlay: bool) -> list[Tar
     return [Target(*paths) for paths in zip(images, maps, overlays if overlay else [None] * len(maps), strict=True)]
 
 
-def _run(segmenter: "Segmenter", targets: Sequence[Target], *, force: bool, as_json: bool) -> None:
+def _run(
+    segmenter: "Segmenter", targets: Sequence[Target], *, skip_existing: bool, overwrite: bool, as_json: bool
+) -> None:
     """Segment the images, write each result when it is ready, and report all of them at the end."""
     from ..inference.pictures import overlay, segmentation_map_to_picture
     from ..storage.images import save_picture
 
-    def with_overlay(index: int, found: "np.ndarray") -> "tuple[np.ndarray, Image.Image | None]":
-        if targets[index].overlay is None:
-            return found, None
-        return found, overlay(segmenter.show(targets[index].image), found, segmenter.palette)
+    records = _kept(segmenter, targets) if skip_existing else {}
+    remaining = [target for target in targets if target not in records]
 
-    images = [target.image for target in targets]
-    job = Job(images, doing="Segmenting", lacking="segmentation map")
-    records: dict[int, _Record] = {}
-    for index, (found, tinted) in job.results(attempt(with_overlay, segmenter.segment(images))):
-        target = targets[index]
+    def with_overlay(index: int, found: "np.ndarray") -> "tuple[np.ndarray, Image.Image | None]":
+        if remaining[index].overlay is None:
+            return found, None
+        return found, overlay(segmenter.show(remaining[index].image), found, segmenter.palette)
+
+    job = Job([target.image for target in remaining], doing="Segmenting", lacking="segmentation map")
+    for index, (found, tinted) in job.results(attempt(with_overlay, segmenter.segment(job.images))):
+        target = remaining[index]
         if tinted is not None and target.overlay is not None:
-            save_picture(tinted, target.overlay, overwrite=force)
-        save_picture(segmentation_map_to_picture(found, segmenter.palette), target.map, overwrite=force)
-        records[index] = _Record.of(target, found, len(segmenter.names))
+            save_picture(tinted, target.overlay, overwrite=overwrite)
+        save_picture(segmentation_map_to_picture(found, segmenter.palette), target.map, overwrite=overwrite)
+        records[target] = _Record.of(found, len(segmenter.names), is_kept=False)
     if records:
-        _report(segmenter, [records[index] for index in sorted(records)], as_json=as_json)
+        _report(segmenter, {target: records[target] for target in targets if target in records}, as_json=as_json)
     job.raise_failures()
 
 
 @dataclass(frozen=True)
 class _Record:
-    """What is kept of a segmentation map once it is written: (height, width), and the pixels of each class."""
+    """What the report needs of a segmentation map: (height, width), the pixels of each class, and who made it."""
 
-    target: Target
     size: tuple[int, int]
     counts: "np.ndarray"
+    is_kept: bool  # it was there before
 
     @classmethod
-    def of(cls, target: Target, found: "np.ndarray", num_labels: int) -> "_Record":
+    def of(cls, found: "np.ndarray", num_labels: int, *, is_kept: bool) -> "_Record":
         import numpy as np
 
-        return cls(target, (found.shape[0], found.shape[1]), np.bincount(found.ravel(), minlength=num_labels))
+        return cls((found.shape[0], found.shape[1]), np.bincount(found.ravel(), minlength=num_labels), is_kept)
 
 
-def _report(segmenter: "Segmenter", records: Sequence[_Record], *, as_json: bool) -> None:
+def _kept(segmenter: "Segmenter", targets: Sequence[Target]) -> dict[Target, _Record]:
+    """The targets whose files are there and whole."""
+    from .resume import kept_map
+
+    maps = ((target, kept_map(target.map, target.overlay, segmenter.palette)) for target in targets)
+    return {
+        target: _Record.of(found, len(segmenter.names), is_kept=True) for target, found in maps if found is not None
+    }
+
+
+def _report(segmenter: "Segmenter", records: Mapping[Target, _Record], *, as_json: bool) -> None:
     """Print the classes in all maps together, and where the maps are."""
     names = segmenter.names
     results = [
-        {"image": record.target.image, "segmentation": record.target.map, "overlay": record.target.overlay}
+        {"image": target.image, "segmentation": target.map, "overlay": target.overlay, "skipped": record.is_kept}
         | {"height": record.size[0], "width": record.size[1], "shares": shares_of(record.counts, names)}
-        for record in records
+        for target, record in records.items()
     ]
-    total = sum((record.counts for record in records[1:]), start=records[0].counts)
-    print_shares(total, len(records), names, segmenter.palette, to_stderr=as_json)
-    written = [path for record in records for path in record.target.files]
-    report({**segmenter.facts, "images": results}, f"Wrote {named(written)}.", as_json=as_json)
+    first, *others = [record.counts for record in records.values()]
+    print_shares(sum(others, start=first), len(records), names, segmenter.palette, to_stderr=as_json)
+    written = [path for target, record in records.items() if not record.is_kept for path in target.files]
+    num_kept = sum(record.is_kept for record in records.values())
+    report({**segmenter.facts, "images": results}, wrote(written, num_kept), as_json=as_json)

@@ -1,6 +1,7 @@
 """The commands on models of other classes than SETR: encrypt, segment, rekey, decrypt, and what they refuse."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -52,6 +53,22 @@ def test_a_ciphertext_is_segmented_without_a_key_as_the_plain_image_is_by_the_pl
     for name in ("found.png", "here.png"):
         assert (place.label_map(name) == expected).mean() > 0.99
     assert place.label_map("here.overlay.png").shape == (*IMAGE_SIZE, 3)
+
+
+@pytest.mark.parametrize("vision", ["dpt"], indirect=True)
+def test_a_job_goes_on_where_it_stopped(vision, encrypted, place):
+    images = [place.folder / "photo.png", place.folder / "again.png"]
+    shutil.copy(*images)
+    encrypt = ("encrypt", *images, "--model", encrypted, "-k", place.key_file, "-o", place.folder / "sent")
+    place.succeed(*encrypt)
+    sent = sorted((place.folder / "sent").iterdir())
+    whole = [path.read_bytes() for path in sent]
+    sent[0].unlink()
+    assert f"Wrote {sent[0]}. Skipped 1 image whose result exists." in place.succeed(*encrypt, "--skip-existing")
+    assert [path.read_bytes() for path in sent] == whole
+    segment = ("segment", *sent, "--model", encrypted, "-o", place.folder / "maps")
+    place.succeed(*segment)
+    assert "Skipped 2 images whose results exist." in place.succeed(*segment, "--skip-existing")
 
 
 def test_rekeyed_updated_and_decrypted_it_has_the_weight_that_it_should_have(vision, encrypted, place):

@@ -179,7 +179,7 @@ def test_every_command_prints_json_alone(place):
     assert encrypted == {
         **facts_of(key),
         "patch_size": processor().patch_size,
-        "images": [{"image": str(photo), "encrypted": str(ciphertext)}],
+        "images": [{"image": str(photo), "encrypted": str(ciphertext), "skipped": False}],
     }
     found = place.run_json("segment", "--model", model, ciphertext, "-o", output, "--overlay", "-k", key_file)
     assert (found["model"], found["encryption"]) == (str(model), facts_of(key))

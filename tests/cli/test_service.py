@@ -200,7 +200,8 @@ def test_results_are_not_replaced_unasked(run, url, tmp_path):
     code, _, err = run(*arguments)
     assert (code, err) == (
         1,
-        f"error: {tmp_path / 'm.overlay.png'} exists; choose another --output, or overwrite it with --force",
+        f"error: {tmp_path / 'm.overlay.png'} exists; choose another --output, overwrite it with --force, or keep it "
+        "with --skip-existing",
     )
     assert run(*arguments, "--force")[0] == 0
 
