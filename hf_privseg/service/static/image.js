@@ -4,6 +4,12 @@ const MAX_SHOWN = 1280; // longer side of the image that is shown, and of the se
 
 // A picture file -> {shown, grid}: canvases of the upright image, for people and for the model.
 export async function readImage(file, info) {
+  if (info.num_channels !== 3) {
+    throw new Error(
+      `this page encrypts RGB images, and the model takes images of ${info.num_channels} channels; encrypt them with ` +
+        "the Python package and send the files",
+    );
+  }
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
