@@ -36,7 +36,7 @@ processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules"), type(model)
 assert (type(encoder).__name__, type(processor).__name__) == ("SetrModel", "SetrImageProcessor")
 
-image = Image.open(folder + "/photo.png")
+image = Image.open(folder + "/image.tif")
 with torch.no_grad():
     plain = model(**processor(image, return_tensors="pt")).logits
     assert torch.equal(plain, torch.from_numpy(np.load(folder + "/logits.npy")))
@@ -88,11 +88,6 @@ def remote_code():
         cls._auto_class = None
 
 
-@pytest.fixture
-def photo():
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (18, 26, 3), dtype=np.uint8))
-
-
 def test_all_files_of_setr_are_saved_and_nothing_else(remote_code, tmp_path):
     tiny_model().save_pretrained(tmp_path)
     SetrImageProcessor(patch_size=4).save_pretrained(tmp_path)
@@ -112,14 +107,18 @@ def test_without_the_call_no_code_is_saved(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_without_the_package_loads_encrypts_and_segments(remote_code, photo, tmp_path):
-    model, processor = tiny_model("mla"), SetrImageProcessor(patch_size=4)
+@pytest.mark.parametrize("num_channels", [3, 13])
+def test_a_process_without_the_package_loads_encrypts_and_segments(remote_code, num_channels, tmp_path):
+    model = tiny_model("mla", num_channels=num_channels)
+    processor = SetrImageProcessor(patch_size=4, num_channels=num_channels)
+    levels = np.random.default_rng(0).integers(0, 256, (num_channels, 18, 26), dtype=np.uint8)
     folder = tmp_path / "checkpoint"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     with torch.no_grad():
-        np.save(folder / "logits.npy", model(**processor(photo, return_tensors="pt")).logits.numpy())
-    photo.save(folder / "photo.png")
+        np.save(folder / "logits.npy", model(**processor(levels, return_tensors="pt")).logits.numpy())
+    first, *others = [Image.fromarray(channel) for channel in levels]
+    first.save(folder / "image.tif", save_all=True, append_images=others)
     assert json.loads((folder / "config.json").read_text())["auto_map"] == {
         "AutoConfig": "configuration_setr.SetrConfig",
         "AutoModel": "modeling_setr.SetrModel",
