@@ -58,8 +58,11 @@ class ImageScores:
         """The class with the highest score at each pixel, (height, width) int64; the first one of several."""
         height, width = self.size
         step = max(1, _MAX_SCORES // (self.num_labels * width))
-        blocks = (self.rows(first, min(first + step, height)) for first in range(0, height, step))
-        return torch.cat([block.argmax(dim=0) for block in blocks])
+        found = self.rows(0, 1).new_empty(self.size, dtype=torch.int64)
+        for first in range(0, height, step):
+            last = min(first + step, height)
+            found[first:last] = self.rows(first, last).argmax(dim=0)
+        return found
 
 
 def _resized(rows: Rows, height: int, size: tuple[int, int]) -> Rows:

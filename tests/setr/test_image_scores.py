@@ -61,6 +61,12 @@ def test_the_segmentation_map_does_not_depend_on_the_blocks(max_scores, monkeypa
     assert len(found.unique()) == 5
 
 
+def test_logits_that_require_a_gradient_have_a_map_too():
+    logits = random_logits().requires_grad_()
+    found = ImageScores.from_logits(logits, (37, 50), (27, 34), patch_size=4)
+    assert torch.equal(found.segmentation_map(), found.whole().argmax(dim=0))
+
+
 def test_of_equal_scores_the_first_class_wins():
     assert torch.equal(
         ImageScores.from_logits(torch.ones(3, 4, 4), (9, 9), None, 4).segmentation_map(),
