@@ -7,7 +7,6 @@ names; its modules are imported as ever. This file lies beside the package: what
 
 import sys
 from importlib.util import find_spec, module_from_spec
-from typing import Any
 
 
 def put_off(package_name: str) -> None:
@@ -21,7 +20,7 @@ def put_off(package_name: str) -> None:
         return
     loader, package = spec.loader, module_from_spec(spec)
 
-    def run_init(name: str) -> Any:
+    def run_init(name: str) -> object:
         del package.__dict__["__getattr__"]
         loader.exec_module(package)
         return getattr(package, name)

@@ -23,15 +23,29 @@ def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
         OSError: there is no such model, or it lacks the processor's settings.
         ValueError: a model of another type, or whose processor has another patch size or other channels.
     """
-    source = source_of(name)
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        raise FileNotFoundError(f"expected a model's folder, got {name}, which holds no model (no config.json)")
-    found = SetrConfig.get_config_dict(source)[0].get("model_type")
+    source, found = source_of(name), model_type(name)
     if found != SetrConfig.model_type:
         raise ValueError(f"expected a model of type '{SetrConfig.model_type}', got {name}, which is of type '{found}'")
     config, processor = SetrConfig.from_pretrained(source), SetrImageProcessor.from_pretrained(source)
     check_processor_fits(processor, config, model=f"the model {name}")
     return config, processor
+
+
+def model_type(name: str | Path) -> object:
+    """Folder, Hub id or "default" -> the type that the model's config.json names, or None.
+
+    Raises:
+        OSError: there is no such model, neither here nor on the Hub, or the Hub cannot be reached; names the model.
+    """
+    source = source_of(name)
+    if Path(source).is_dir():
+        if not (Path(source) / "config.json").is_file():
+            raise FileNotFoundError(f"expected a model's folder, got {name}, which holds no model (no config.json)")
+        return SetrConfig.get_config_dict(source)[0].get("model_type")
+    try:
+        return SetrConfig.get_config_dict(source)[0].get("model_type")
+    except OSError as error:
+        raise OSError(f"{name} is no folder here, and could not be read as a model of the Hub: {error}") from error
 
 
 def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImageProcessor]:

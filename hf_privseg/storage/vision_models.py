@@ -1,6 +1,5 @@
 """Models of any class of transformers on disk: load one with its processor by folder or Hub id, SETR among them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +8,16 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from ..setr.configuration_setr import SetrConfig
-from .models import accelerator, load_model, load_settings, source_of
+from .models import accelerator, load_model, load_settings, model_type, source_of
 
 
 def is_setr(name: str | Path) -> bool:
-    """Whether a folder, Hub id or "default" names a SETR model, or nothing: then SETR's reader says what is wrong."""
-    source = source_of(name)
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        return True
-    try:
-        found = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
-    except (json.JSONDecodeError, OSError, ValueError):
-        return True
-    return found == SetrConfig.model_type
+    """Whether a folder, Hub id or "default" names a SETR model.
+
+    Raises:
+        OSError: as `model_type`.
+    """
+    return model_type(name) == SetrConfig.model_type
 
 
 def load_any_settings(name: str | Path) -> tuple[PreTrainedConfig, Any]:

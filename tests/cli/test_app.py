@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+import huggingface_hub
 import pytest
 
 COMMANDS = [
@@ -56,3 +57,15 @@ def test_a_key_file_that_is_none_is_named(place, kind):
         "folder": f"error: expected a key file, got the folder {path}; give the file in it",
     }
     assert message == expected[kind]
+
+
+@pytest.mark.parametrize("command", ["segment", "encrypt-model", "info"])
+def test_a_model_that_the_hub_does_not_give_is_named(place, monkeypatch, command):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    arguments = {
+        "segment": [place.folder / "photo.png", "--model", "nobody/nothing", "-o", place.folder / "out"],
+        "encrypt-model": ["nobody/nothing", place.folder / "out", "-k", place.key_file],
+        "info": ["nobody/nothing"],
+    }
+    message = place.fail(command, *arguments[command])
+    assert "error: nobody/nothing is no folder here, and could not be read as a model of the Hub: " in message
