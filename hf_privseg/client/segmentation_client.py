@@ -163,15 +163,16 @@ class SegmentationClient:
         try:
             tasks = {pool.submit(self.segment, image, secret_key): index for index, image in enumerate(images)}
             for task in as_completed(tasks):
+                index = tasks.pop(task)  # so that the task can be freed, and the map in it
                 try:
-                    yield tasks[task], task.result()
+                    yield index, task.result()
                 except CancelledError:
-                    yield tasks[task], ServiceUnavailableError(f"not sent, for {self.url} had become unavailable")
+                    yield index, ServiceUnavailableError(f"not sent, for {self.url} had become unavailable")
                 except (ValueError, TypeError, OSError, RuntimeError) as error:
                     if isinstance(error, ServiceUnavailableError):
                         for waiting in tasks:
                             waiting.cancel()
-                    yield tasks[task], error
+                    yield index, error
         finally:
             pool.shutdown(cancel_futures=True)
 

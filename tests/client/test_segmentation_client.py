@@ -4,6 +4,7 @@ import io
 import re
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -291,6 +292,15 @@ def test_results_come_as_soon_as_they_are_there(described, key, image):
         gate.set()
         second, _ = next(each)
     assert {first, second} == {0, 1}
+
+
+def test_maps_that_were_handed_on_are_not_held(client, key, image):
+    maps = []
+    for _, found in client.segment_each([image] * 6, key, concurrency=1):
+        assert found.shape == SIZE
+        maps.append(weakref.ref(found))
+        del found
+        assert sum(reference() is not None for reference in maps) <= 1
 
 
 def test_one_client_serves_many_threads(client, engine, key, image):
