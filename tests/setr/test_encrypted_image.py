@@ -167,6 +167,15 @@ def test_lossless_recompression_is_accepted():
     assert torch.equal(EncryptedImage.from_bytes(data).pixels, image.pixels)
 
 
+def test_of_an_animated_png_one_frame_is_decoded(monkeypatch):
+    image = make()
+    frames = [Image.fromarray(np.full((16, 24, 3), level, np.uint8)) for level in range(5)]
+    data = reencoded(image.to_bytes(), save_all=True, append_images=frames)
+    assert Image.open(io.BytesIO(data)).n_frames == 6
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "seek", lambda *_: pytest.fail("another frame was decoded"))
+    assert torch.equal(EncryptedImage.from_bytes(data).pixels, image.pixels)
+
+
 def test_an_opaque_alpha_channel_does_not_matter():
     image = make()
     data = reencoded(image.to_bytes(), change=lambda picture: picture.convert("RGBA"))
