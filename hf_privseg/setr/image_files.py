@@ -1,10 +1,13 @@
 """Image files that anyone may have written: which formats are opened, and one error for every way to fail."""
 
+import base64
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+from huggingface_hub import get_session
 from PIL import Image, ImageFile, ImageOps
 
 from .errors import InvalidImageError
@@ -26,6 +29,34 @@ def open_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
     known = [name for name in OPENED_FORMATS if name in Image.OPEN]
     with _decoding(f"expected an image in one of the formats {', '.join(known)}, got a file that is none of them"):
         return Image.open(file, formats=known)
+
+
+def open_source(source: str | os.PathLike[str]) -> Image.Image:
+    """Path, URL or base64 text -> PIL image of a format in OPENED_FORMATS, not yet decoded.
+
+    The loader of transformers is not used, since it clips 16 bits to 8.
+
+    Raises:
+        InvalidImageError: it cannot be read. What may be a key in the wrong argument is not repeated.
+    """
+    name = os.fspath(source)
+    try:
+        if os.path.exists(name):
+            return open_image(name)
+        if name.startswith(("http://", "https://")):
+            content = get_session().get(name, follow_redirects=True).raise_for_status().content
+        else:
+            content = base64.b64decode(name.removeprefix("data:").partition("base64,")[2] or name, validate=True)
+        return open_image(io.BytesIO(content))
+    except Exception as error:
+        # A text in the wrong argument may be a key: only what names a file or an image is repeated.
+        is_named = os.path.exists(name) or os.path.splitext(name)[1].lower() in Image.registered_extensions()
+        raise InvalidImageError(
+            "expected the path or URL of an image file, or its content in base64, got "
+            f"{repr(name) if is_named else f'a text of {len(name)} characters'}, which cannot be read "
+            f"({type(error.__cause__ or error).__name__}); check the name and that the file is an image in one of the "
+            f"formats {', '.join(OPENED_FORMATS)}"
+        ) from None
 
 
 def decoded(image: Image.Image) -> Image.Image:

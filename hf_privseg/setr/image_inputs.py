@@ -1,4 +1,4 @@
-"""Whatever holds an image -> its 8-bit channels, upright; whatever holds a segmentation map -> class indices.
+"""Whatever holds an image -> its 8-bit channels, upright.
 
 Images may be PIL images of any mode, numpy arrays, torch tensors, paths, URLs or base64 text. With three channels,
 which are red, green and blue, there is one rule for each case:
@@ -18,27 +18,22 @@ TIFF file, where they all have one size and one channel each, are the channels o
 Everything else raises `InvalidImageError`, which names what was expected, what came and what to do.
 """
 
-import base64
-import io
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import get_session
 from PIL import Image
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 
 from .errors import InvalidImageError
-from .image_files import OPENED_FORMATS, decoded, decoded_pages, open_image
+from .image_files import decoded, decoded_pages, open_source
 
 PlainImage = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike[str]
-IGNORE_INDEX = 255  # the label of pixels that belong to no class
 
 _ARRAY = (np.ndarray, torch.Tensor)
-_IMAGE_NDIM, _LABEL_NDIM = 3, 2
-_LABEL_MODES = ("1", "L", "P", "I", "LA", "PA", "RGB", "RGBA")  # and "I;16...": those that may hold indices
+_IMAGE_NDIM = 3
 
 
 def is_single(images: object) -> bool:
@@ -51,21 +46,10 @@ def is_single(images: object) -> bool:
 def flat_images(images: Any) -> list[Any]:
     """An image, a batch as one array, or (nested) lists of them -> flat list of single images, files opened."""
     if isinstance(images, str | os.PathLike):
-        return [_opened(images)]
+        return [open_source(images)]
     if not is_single(images):
         return [image for item in images for image in flat_images(item)]
     return [images]
-
-
-def flat_segmentation_maps(segmentation_maps: Any) -> list[Any]:
-    """A segmentation map, a batch as one array, or a list of maps -> flat list of single maps, files opened."""
-    if isinstance(segmentation_maps, str | os.PathLike):
-        return [_opened(segmentation_maps)]
-    if isinstance(segmentation_maps, _ARRAY) and segmentation_maps.ndim > _LABEL_NDIM:
-        return [segmentation_maps] if _has_one_channel(segmentation_maps) else list(segmentation_maps)
-    if isinstance(segmentation_maps, Sequence) and not isinstance(segmentation_maps, bytes):
-        return [_opened(item) if isinstance(item, str | os.PathLike) else item for item in segmentation_maps]
-    return [segmentation_maps]
 
 
 def image_to_levels(
@@ -92,7 +76,7 @@ def image_to_levels(
     if isinstance(image, Image.Image):
         image = _pillow_to_array(image, num_channels, as_colours)
         channels = ChannelDimension.FIRST
-    array = _channels_first(_as_tensor(image), channels, (1, 3, 4) if as_colours else (num_channels,))
+    array = _channels_first(as_tensor(image), channels, (1, 3, 4) if as_colours else (num_channels,))
     levels = array if keep_floats and array.is_floating_point() else _to_8_bits(array)
     if as_colours:
         levels = _as_rgb(levels)
@@ -100,109 +84,6 @@ def image_to_levels(
     if len(levels) != num_channels:
         raise _other_channels(num_channels, f"{len(levels)}")
     return levels.contiguous()
-
-
-def segmentation_map_to_indices(segmentation_map: Any) -> torch.Tensor:
-    """One segmentation map -> class indices, (height, width) int64.
-
-    A palette image gives its indices, not its colours. Some data sets store the index in red, green and blue alike,
-    with or without transparency; where all colours of a map are such, the index is taken and transparency is not.
-
-    Args:
-        segmentation_map: PIL image, or array or tensor of integers or booleans: (height, width), one channel beside
-            these, or colours last.
-
-    Raises:
-        InvalidImageError: colours that are not grey, fractions, no pixels, or no segmentation map at all.
-    """
-    came = ""
-    if isinstance(segmentation_map, Image.Image):
-        segmentation_map = decoded(segmentation_map)
-        came = f" of a PIL image of mode {segmentation_map.mode!r}"
-        if segmentation_map.mode not in _LABEL_MODES and not segmentation_map.mode.startswith("I;16"):
-            raise InvalidImageError(
-                f"expected a segmentation map of one channel that holds class indices, got a PIL image of mode "
-                f"{segmentation_map.mode!r}; if it shows classes as colours, translate them to indices first"
-            )
-        segmentation_map = np.array(segmentation_map)  # a palette's indices, not its colours
-    indices = _as_tensor(segmentation_map)
-    if indices.ndim == _LABEL_NDIM + 1 and _has_one_channel(indices):
-        indices = indices.squeeze(0 if indices.shape[0] == 1 else -1)
-    if indices.ndim == _LABEL_NDIM + 1 and indices.shape[-1] in (2, 3, 4):  # grey or colours, perhaps with opacity
-        colours = indices[..., : 1 if indices.shape[-1] == 2 else 3]
-        if torch.equal(colours, colours[..., :1].expand_as(colours)):
-            indices = colours[..., 0]
-    if indices.ndim != _LABEL_NDIM:
-        raise InvalidImageError(
-            f"expected a segmentation map (height, width) of class indices, got the shape {tuple(indices.shape)}{came}"
-            "; if it shows classes as colours, translate them to indices first"
-        )
-    if indices.is_floating_point():
-        raise InvalidImageError(
-            f"expected a segmentation map of integers, got {indices.dtype}; if all of its values are whole numbers, "
-            "convert it with .astype('int64')"
-        )
-    return indices.to(torch.int64)
-
-
-def segmentation_maps_to_indices(
-    segmentation_maps: Any, image_sizes: list[tuple[int, int]], *, reduce: bool, images: Any = None
-) -> list[torch.Tensor]:
-    """Segmentation maps of the images' sizes -> (height, width) int64 each.
-
-    Args:
-        segmentation_maps: one, a batch as one array, or a list of them.
-        image_sizes: (height, width) of each image.
-        images: the images, whose files a message names where they come from files.
-        reduce: whether label 0 becomes `IGNORE_INDEX`, and every other one that counts moves down by 1.
-
-    Raises:
-        InvalidImageError: as `segmentation_map_to_indices`, or other sizes than the images'.
-    """
-    flat = flat_segmentation_maps(segmentation_maps)
-    maps = [segmentation_map_to_indices(each) for each in flat]
-    sizes = [(indices.shape[0], indices.shape[1]) for indices in maps]
-    if sizes != image_sizes:
-        files = _files_of_others(flat, sizes, images, image_sizes)
-        raise InvalidImageError(
-            f"expected one segmentation map of the same (height, width) for each of the {len(image_sizes)} images, "
-            f"which are {image_sizes[:4]}, got {len(sizes)} of {sizes[:4]}{files}; a map in colours has to be "
-            "translated to indices first, and an image is turned as its EXIF tag says"
-        )
-    if reduce:
-        maps = [torch.where((m == 0) | (m == IGNORE_INDEX), IGNORE_INDEX, m - 1) for m in maps]
-    return maps
-
-
-def _files_of_others(maps: list[Any], sizes: list[tuple[int, int]], images: Any, image_sizes: list[Any]) -> str:
-    """The files of the first image and segmentation map whose sizes differ, for messages; "" for no files."""
-    for segmentation_map, size, image, image_size in zip(maps, sizes, flat_images(images), image_sizes, strict=False):
-        names = [getattr(each, "filename", "") for each in (segmentation_map, image)]
-        if size != image_size and all(names):
-            return f" ({names[0]} beside {names[1]})"
-    return ""
-
-
-def _opened(source: str | os.PathLike[str]) -> Image.Image:
-    """Path, URL or base64 text -> PIL image, not yet decoded. (The library's own loader clips 16 bits.)"""
-    name = os.fspath(source)
-    try:
-        if os.path.exists(name):
-            return open_image(name)
-        if name.startswith(("http://", "https://")):
-            content = get_session().get(name, follow_redirects=True).raise_for_status().content
-        else:
-            content = base64.b64decode(name.removeprefix("data:").partition("base64,")[2] or name, validate=True)
-        return open_image(io.BytesIO(content))
-    except Exception as error:
-        # A text in the wrong argument may be a key: only what names a file or an image is repeated.
-        is_named = os.path.exists(name) or os.path.splitext(name)[1].lower() in Image.registered_extensions()
-        raise InvalidImageError(
-            "expected the path or URL of an image file, or its content in base64, got "
-            f"{repr(name) if is_named else f'a text of {len(name)} characters'}, which cannot be read "
-            f"({type(error.__cause__ or error).__name__}); check the name and that the file is an image in one of the "
-            f"formats {', '.join(OPENED_FORMATS)}"
-        ) from None
 
 
 def _pillow_to_array(image: Image.Image, num_channels: int, as_colours: bool) -> np.ndarray:
@@ -249,7 +130,7 @@ def _from_16_bits(array: np.ndarray) -> np.ndarray:
     return ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8) if array.dtype.kind == "u" else array
 
 
-def _as_tensor(image: Any) -> torch.Tensor:
+def as_tensor(image: Any) -> torch.Tensor:
     """numpy array or torch tensor of numbers -> tensor with at least one pixel."""
     if isinstance(image, np.ndarray) and image.dtype.kind in "buif":
         # torch knows neither foreign byte orders, nor negative strides, nor extended precision
@@ -347,7 +228,3 @@ def _other_channels(expected: int, came: str) -> InvalidImageError:
         f"expected an image of {expected} channels, the processor's num_channels, got {came}; give all channels in "
         "one array or TIFF file, or set num_channels to what the model takes"
     )
-
-
-def _has_one_channel(array: np.ndarray | torch.Tensor) -> bool:
-    return array.ndim == _LABEL_NDIM + 1 and 1 in (array.shape[0], array.shape[-1])

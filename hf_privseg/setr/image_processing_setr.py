@@ -21,15 +21,8 @@ from .ciphers import cipher_for
 from .encrypted_image import EncryptedImage, check_ciphertexts, is_encrypted_image
 from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import EncryptionStateError, InvalidImageError
-from .image_inputs import (
-    IGNORE_INDEX,
-    PlainImage,
-    flat_images,
-    image_to_levels,
-    is_single,
-    levels_to_pillow,
-    segmentation_maps_to_indices,
-)
+from .image_decryption import ImageDecryption
+from .image_inputs import PlainImage, flat_images, image_to_levels, is_single
 from .patch_grid import PatchGrid
 from .post_processing import SegmentationPostProcessing
 from .processor_settings import (
@@ -40,14 +33,14 @@ from .processor_settings import (
     check_channels,
     refuse_secret_key,
 )
-from .public_facts import check_key_fits
+from .segmentation_map_inputs import IGNORE_INDEX, segmentation_maps_to_indices
 from .setting_checks import check_settings
 
 AnyImage = PlainImage | EncryptedImage
 OnePlainImage = TypeVar("OnePlainImage", bound=PlainImage)
 
 
-class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
+class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, TorchvisionBackend):
     r"""Turns images into `pixel_values`, encrypted ones with a key, and a model's logits into segmentation maps.
 
     By default an image is resized, bilinearly with antialias, to the multiple of `patch_size` that is nearest to its
@@ -233,49 +226,6 @@ class SetrImageProcessor(SegmentationPostProcessing, TorchvisionBackend):
         Centring.of(vars(self)).check_encryptable()
         cipher = cipher_for(secret_key, patch_size=self.patch_size, num_channels=self.num_channels)
         return cipher.encrypt(pixel_values)
-
-    @overload
-    def decrypt(self, images: EncryptedImage, secret_key: EncryptionKey | bytes) -> Image.Image: ...
-
-    @overload
-    def decrypt(self, images: Sequence[EncryptedImage], secret_key: EncryptionKey | bytes) -> list[Image.Image]: ...
-
-    def decrypt(
-        self, images: EncryptedImage | Sequence[EncryptedImage], secret_key: EncryptionKey | bytes
-    ) -> Image.Image | list[Image.Image]:
-        """An `EncryptedImage` -> PIL image of its valid region (a list -> list): the image as it was resized.
-
-        The image has as many bands as the encrypted one has channels: its mode is L, LA, RGB or RGBA.
-
-        Raises:
-            InvalidImageError: an image of more than four channels, for which there is `decrypt_levels`.
-            KeyMismatchError: the image was encrypted with another key.
-            EncryptionStateError: it was encrypted with a client embedding.
-        """
-        if not is_encrypted_image(images):
-            return [self.decrypt(image, secret_key) for image in cast(Sequence[EncryptedImage], images)]
-        if images.num_channels > 4:
-            raise InvalidImageError(
-                f"expected an image of at most 4 channels, as PIL images have, got {images.num_channels}; take the "
-                "tensor that decrypt_levels(image, secret_key) gives"
-            )
-        return levels_to_pillow(self.decrypt_levels(images, secret_key))
-
-    def decrypt_levels(self, image: EncryptedImage, secret_key: EncryptionKey | bytes) -> torch.Tensor:
-        """An `EncryptedImage` of any channels -> (channels, height, width) uint8 of its valid region.
-
-        Raises:
-            KeyMismatchError: the image was encrypted with another key.
-            EncryptionStateError: it was encrypted with a client embedding.
-        """
-        key = as_encryption_key(secret_key)
-        check_key_fits(key.facts, image.facts, model="the encrypted image")
-        cipher = cipher_for(key, patch_size=image.patch_size, num_channels=image.num_channels)
-        pixels = cipher.decrypt(image.pixels)
-        if pixels.is_floating_point():
-            pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        height, width = image.valid_region
-        return pixels[:, :height, :width].contiguous()
 
     def to_levels(self, image: PlainImage) -> torch.Tensor:
         """One image of any kind -> (channels, height, width) uint8, as a call takes it before it resizes.

@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 
 from ..catalog.datasets import LabelForm, Preset
 from ..setr.errors import InvalidImageError
-from ..setr.image_inputs import segmentation_map_to_indices
+from ..setr.segmentation_map_inputs import segmentation_map_to_indices
 from .data import evenly_spaced
 from .rows import load_row
 

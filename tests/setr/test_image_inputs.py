@@ -1,4 +1,4 @@
-"""Whatever holds an image becomes 8-bit RGB, upright, or is refused with a reason."""
+"""Whatever holds an image becomes 8-bit channels, upright, or is refused with a reason."""
 
 import base64
 import io
@@ -11,14 +11,9 @@ from PIL import Image
 
 from helpers.leaks import assert_no_secret
 from hf_privseg import InvalidImageError, SecretKey
-from hf_privseg.setr import image_inputs
-from hf_privseg.setr.image_inputs import (
-    flat_images,
-    flat_segmentation_maps,
-    image_to_levels,
-    is_single,
-    segmentation_map_to_indices,
-)
+from hf_privseg.setr import image_files
+from hf_privseg.setr.image_inputs import flat_images, image_to_levels, is_single
+from hf_privseg.setr.segmentation_map_inputs import flat_segmentation_maps, segmentation_map_to_indices
 
 RNG = np.random.default_rng(7)
 PIXELS = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)  # height 20, width 30
@@ -276,7 +271,7 @@ class Web:
 
 def test_paths_urls_and_base64_are_opened(tmp_path, monkeypatch):
     PHOTO.save(tmp_path / "x.png")
-    monkeypatch.setattr(image_inputs, "get_session", Web)
+    monkeypatch.setattr(image_files, "get_session", Web)
     text = base64.b64encode((tmp_path / "x.png").read_bytes()).decode()
     sources = [
         tmp_path / "x.png",
@@ -305,7 +300,7 @@ def test_paths_urls_and_base64_are_opened(tmp_path, monkeypatch):
     ids=["name", "path", "URL", "empty", "text", "folder"],
 )
 def test_sources_that_cannot_be_read_are_refused(source, message, monkeypatch):
-    monkeypatch.setattr(image_inputs, "get_session", Web)
+    monkeypatch.setattr(image_files, "get_session", Web)
     with pytest.raises(InvalidImageError, match=message) as caught:
         flat_images(source)
     assert caught.value.__cause__ is None
@@ -349,65 +344,3 @@ def test_nested_lists_and_batches_are_flattened():
 )
 def test_single_photos_are_told_from_batches(images, single):
     assert is_single(images) is single
-
-
-INDICES = RNG.integers(0, 200, (20, 30), dtype=np.uint8)
-
-
-@pytest.mark.parametrize(
-    "label_map",
-    [
-        INDICES,
-        INDICES.astype(np.int32),
-        INDICES.astype(">u2"),
-        torch.from_numpy(INDICES),
-        INDICES[None],
-        INDICES[..., None],
-        Image.fromarray(INDICES),
-        Image.fromarray(INDICES.astype(np.uint16)),
-        Image.fromarray(INDICES.astype(np.int32)),
-    ],
-    ids=["uint8", "int32", "big endian", "torch", "1HW", "HW1", "L", "I;16", "I"],
-)
-def test_label_maps_of_every_kind_give_the_same_indices(label_map):
-    (flat,) = flat_segmentation_maps(label_map)
-    indices = segmentation_map_to_indices(flat)
-    assert indices.dtype == torch.int64
-    assert np.array_equal(indices, INDICES)
-
-
-def test_a_palette_label_map_gives_indices_not_colours():
-    image = Image.fromarray(np.array([[0, 1, 2, 255]], np.uint8), "P")
-    image.putpalette([200, 100, 50] * 256)
-    assert segmentation_map_to_indices(image).tolist() == [[0, 1, 2, 255]]
-
-
-@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA"])
-def test_an_index_in_every_colour_is_the_index_whatever_the_opacity(mode):
-    stored = Image.fromarray(INDICES.astype(np.uint8)).convert(mode)
-    if mode != "RGB":
-        stored.putalpha(Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30).astype(np.uint8)))
-    assert np.array_equal(segmentation_map_to_indices(stored), INDICES)
-    assert np.array_equal(segmentation_map_to_indices(np.array(stored)), INDICES)
-
-
-def test_label_maps_beyond_8_bits_and_negative_ones_are_kept():
-    assert segmentation_map_to_indices(np.array([[-100, 70000]])).tolist() == [[-100, 70000]]
-    assert segmentation_map_to_indices(np.array([[True, False]])).tolist() == [[1, 0]]
-
-
-@pytest.mark.parametrize(
-    ("label_map", "message"),
-    [
-        (PHOTO, r"got the shape \(20, 30, 3\) of a PIL image of mode 'RGB'; if it shows classes as colours"),
-        (PHOTO.convert("CMYK"), "one channel that holds class indices, got a PIL image of mode 'CMYK'"),
-        (PIXELS, r"class indices, got the shape \(20, 30, 3\); if it shows classes as colours"),
-        (INDICES / 2, r"map of integers, got torch\.float64; .* \.astype\('int64'\)"),
-        (np.zeros((0, 3), int), r"got an array of shape \(0, 3\)"),
-        (None, "got a NoneType"),
-    ],
-    ids=["RGB", "CMYK", "array", "fractions", "empty", "None"],
-)
-def test_what_is_no_label_map_is_refused(label_map, message):
-    with pytest.raises(InvalidImageError, match=message):
-        segmentation_map_to_indices(label_map)
