@@ -150,14 +150,19 @@ def build_loader(args: Arguments, data: Data, processor: SetrImageProcessor) -> 
         args.crop_size, args.resize_factor, scale_range, num_channels=processor.num_channels
     )
     given: dict[str, Any] = {"augmentation": augmentation, "label_map": data.train_map, "seed": args.seed}
-    if isinstance(data.train, datasets.IterableDataset):
-        dataset: Dataset = AugmentedStream(data.train, **given, buffer_size=args.shuffle_buffer)
-        order: dict[str, Any] = {}
+    is_stored = isinstance(data.train, datasets.Dataset)
+    if is_stored:
+        dataset: Dataset = AugmentedDataset(data.train, **given)
     else:
-        dataset = AugmentedDataset(data.train, **given)
-        order = {"shuffle": True, "generator": torch.Generator().manual_seed(args.seed)}
+        dataset = AugmentedStream(data.train, **given, buffer_size=args.shuffle_buffer)
     return DataLoader(
-        dataset, args.batch_size, drop_last=True, collate_fn=collate, num_workers=args.num_workers, **order
+        dataset,
+        args.batch_size,
+        drop_last=True,
+        collate_fn=collate,
+        num_workers=args.num_workers,
+        shuffle=is_stored or None,
+        generator=torch.Generator().manual_seed(args.seed),
     )
 
 

@@ -1,6 +1,6 @@
 """Pieces of a training loop. The loops themselves are visible in examples/train_setr.py and examples/table2.py."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, get_polynomial_decay_schedule_with_war
 
 from .arguments import OptimizationArguments
 
+Batch = dict[str, torch.Tensor]
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
@@ -59,9 +60,7 @@ def with_synchronized_norms(model: Model, accelerator: Accelerator) -> Model:
     return model
 
 
-def remaining_batches(
-    accelerator: Accelerator, loader: DataLoaderShard, progress: dict[str, Any]
-) -> Iterable[dict[str, torch.Tensor]]:
+def remaining_batches(accelerator: Accelerator, loader: DataLoaderShard, progress: dict[str, Any]) -> Iterable[Batch]:
     """The batches of the epoch `progress["epoch"]` after the first `progress["batches"]`, in their fixed order.
 
     Args:
@@ -70,6 +69,22 @@ def remaining_batches(
         progress: of the run.
     """
     loader.set_epoch(progress["epoch"])
-    batches = accelerator.skip_first_batches(loader, progress["batches"]) if progress["batches"] else loader
+    if not progress["batches"]:
+        return loader
+    batches = accelerator.skip_first_batches(loader, progress["batches"])
     batches.set_epoch(progress["epoch"])
-    return batches
+    return _with_random_state_kept(batches)
+
+
+def _with_random_state_kept(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, whose start leaves torch's random state as the interrupted run had it.
+
+    A loader draws a seed for its workers when it starts. The interrupted run drew it at the start of the epoch.
+    """
+    state = torch.get_rng_state()
+    iterator = iter(batches)
+    first = next(iterator, None)
+    torch.set_rng_state(state)
+    if first is not None:
+        yield first
+        yield from iterator

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
 from helpers.example_runs import EXAMPLES, run_here
+from helpers.preloaded import launcher
 from hf_privseg import SecretKey, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 
 SCRIPT = EXAMPLES / "train_setr.py"
@@ -46,38 +47,30 @@ def options(inputs: Path, output: Path, *extra: str) -> list[str]:
     return [*paths, *start, *settings, "--cpu", *extra]
 
 
-def command(inputs: Path, output: Path, processes: int, *extra: str) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [sys.executable, *(launcher if processes > 1 else []), str(SCRIPT), *options(inputs, output, *extra)]
+def command(inputs: Path, output: Path, *extra: str) -> list[str]:
+    return [sys.executable, str(SCRIPT), *options(inputs, output, *extra)]
 
 
 def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def train(inputs: Path, output: Path, processes: int, *extra: str) -> subprocess.CompletedProcess:
-    """Runs the script to its end, a single process in this one, which has the libraries loaded already."""
-    if processes == 1:
-        return run_here(SCRIPT.name, *options(inputs, output, *extra))
-    arguments = command(inputs, output, processes, *extra)
-    return subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=600)
+def train(inputs: Path, output: Path, *extra: str) -> subprocess.CompletedProcess:
+    """Runs the script to its end in this process, which has the libraries loaded already."""
+    return run_here(SCRIPT.name, *options(inputs, output, *extra))
 
 
 def train_and_kill(checkpoint: str, inputs: Path, output: Path, processes: int, *extra: str) -> None:
     """Starts a run and kills all of its processes, without a warning, once it has written this checkpoint."""
-    run = subprocess.Popen(
-        command(inputs, output, processes, *extra),
-        env=environment(),
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
     deadline = time.monotonic() + 300
-    while not (output / "checkpoints" / checkpoint).exists():
-        assert run.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
+
+    def is_written() -> bool:
         time.sleep(0.005)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+        return (output / "checkpoints" / checkpoint).exists() or time.monotonic() > deadline
+
+    given = options(inputs, output, *extra)
+    killed = launcher().run(SCRIPT, *given, processes=processes, until=is_written)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     assert not (output / "training.json").exists(), "the run was killed too late to show anything"
 
 
@@ -92,11 +85,11 @@ def train_and_kill(checkpoint: str, inputs: Path, output: Path, processes: int, 
     ids=["one process", "two processes", "two processes, streaming"],
 )
 def test_a_killed_run_ends_as_an_uninterrupted_one(inputs, tmp_path, processes, steps, extra):
-    whole = train(inputs, tmp_path / "whole", processes, *extra)
+    whole = launcher().run(SCRIPT, *options(inputs, tmp_path / "whole", *extra), processes=processes)
     assert whole.returncode == 0, whole.stderr[-3000:]
     # two updates into the first epoch, which has 8 (or, by two processes, 4)
     train_and_kill("step_2", inputs, tmp_path / "killed", processes, *extra)
-    resumed = train(inputs, tmp_path / "killed", processes, *extra)
+    resumed = launcher().run(SCRIPT, *options(inputs, tmp_path / "killed", *extra), processes=processes)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
 
     records = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("whole", "killed")]
@@ -120,13 +113,13 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(inputs, tmp_path, processes, 
     ids=["streaming without an end", "batch larger than the data"],
 )
 def test_what_could_not_end_is_refused(inputs, tmp_path, extra, message):
-    run = train(inputs, tmp_path, 1, *extra)
+    run = train(inputs, tmp_path, *extra)
     assert run.returncode != 0
     assert message in run.stderr
 
 
 def test_the_logged_loss_of_an_update_is_the_mean_of_its_batches(inputs, tmp_path):
-    run = train(inputs, tmp_path, 1, "--gradient_accumulation_steps", "4", "--epochs", "1", "--eval_every", "9")
+    run = train(inputs, tmp_path, "--gradient_accumulation_steps", "4", "--epochs", "1", "--eval_every", "9")
     assert run.returncode == 0, run.stderr[-3000:]
     *updates, epoch = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in updates] == [1, 2]  # 8 batches, 4 an update
@@ -144,16 +137,16 @@ def test_masks_of_0_and_255_warn_and_nothing_at_all_is_refused(inputs, tmp_path)
     (data / "classes.json").write_text('["rest", "thing"]')
     given = ("--dataset", str(data), "--max_steps", "1")
     with pytest.warns(UserWarning, match="of one class, rest, from which a model learns nothing"):
-        run = train(inputs, tmp_path / "out", 1, *given)
+        run = train(inputs, tmp_path / "out", *given)
     assert run.returncode == 0, run.stderr[-3000:]
     (data / "map.json").write_text('{"0": 0, "255": 1}')
-    run = train(inputs, tmp_path / "out", 1, *given, "--label_map", str(data / "map.json"))
+    run = train(inputs, tmp_path / "out", *given, "--label_map", str(data / "map.json"))
     assert run.returncode == 0, run.stderr[-3000:]
     assert "Classes in 16 images of train" in run.stdout
     shares = re.findall(r"\| (\d) \| (rest|thing) \| ([\d.]+)% \| \d+ \|", (tmp_path / "out/README.md").read_text())
     assert [name for _, name, _ in shares] == ["rest", "thing"]
     assert sum(float(share) for *_, share in shares) == pytest.approx(100, abs=0.02)
-    run = train(inputs, tmp_path / "none", 1, "--dataset", str(data), "--ignore_labels", "0", "255")
+    run = train(inputs, tmp_path / "none", "--dataset", str(data), "--ignore_labels", "0", "255")
     assert run.returncode == 1
     assert "error: expected labelled pixels, got none in 16 images of train" in run.stderr
 
@@ -173,7 +166,7 @@ def test_images_of_other_channels_are_trained_on_encrypted_and_segmented(inputs,
             Image.fromarray(labels).save(tmp_path / "data/annotations" / split / f"{index}.png")
     (tmp_path / "data/classes.json").write_text('["a", "b", "c"]')
     given = ("--dataset", str(tmp_path / "data"), "--num_channels", str(num_channels), "--epochs", "1")
-    run = train(inputs, tmp_path / "out", 1, *given)
+    run = train(inputs, tmp_path / "out", *given)
     assert run.returncode == 0, run.stderr[-3000:]
     model = SetrForSemanticSegmentation.from_pretrained(tmp_path / "out").eval()
     processor = SetrImageProcessor.from_pretrained(tmp_path / "out")
@@ -189,7 +182,7 @@ def test_images_of_other_channels_are_trained_on_encrypted_and_segmented(inputs,
 
 @pytest.mark.slow
 def test_the_result_loads_and_has_learnt_something(inputs, tmp_path):
-    run = train(inputs, tmp_path, 1, "--decoder", "mla", "--epochs", "6", "--checkpoint_every", "100")
+    run = train(inputs, tmp_path, "--decoder", "mla", "--epochs", "6", "--checkpoint_every", "100")
     assert run.returncode == 0, run.stderr[-3000:]
     model = SetrForSemanticSegmentation.from_pretrained(tmp_path)
     processor = SetrImageProcessor.from_pretrained(tmp_path)
@@ -213,7 +206,7 @@ def test_an_encrypted_checkpoint_is_refused(inputs, tmp_path):
     )
     model = SetrForSemanticSegmentation(config).encrypt_model(SecretKey.generate())
     model.save_pretrained(tmp_path / "encrypted")
-    run = train(inputs, tmp_path / "out", 1, "--checkpoint", str(tmp_path / "encrypted"))
+    run = train(inputs, tmp_path / "out", "--checkpoint", str(tmp_path / "encrypted"))
     assert run.returncode != 0
     assert "encrypted is encrypted" in run.stderr
     assert "--allow_encrypted" in run.stderr
@@ -261,7 +254,7 @@ def test_each_configuration_has_a_dry_run():
 @pytest.mark.parametrize("name", DRY_RUNS)
 def test_a_configuration_runs_on_cpu_processes(inputs, tmp_path, name):
     processes, launchers = DRY_RUNS[name]
-    arguments = command(inputs, tmp_path, 1, "--epochs", "1")[1:]
+    arguments = command(inputs, tmp_path, "--epochs", "1")[1:]
     machines = [
         subprocess.Popen(
             launcher + arguments,
@@ -316,7 +309,7 @@ def test_what_is_published_is_private_and_is_the_final_model(inputs, tmp_path, m
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
-    arguments = command(inputs, tmp_path, 1, "--max_steps", "2", "--push_to_hub", "owner/name")
+    arguments = command(inputs, tmp_path, "--max_steps", "2", "--push_to_hub", "owner/name")
     online = environment() | {"HF_HUB_OFFLINE": "0"}
     run = subprocess.run(arguments, env=online, capture_output=True, text=True, timeout=600)
     server.shutdown()

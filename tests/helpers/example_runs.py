@@ -10,6 +10,7 @@ import traceback
 from unittest import mock
 
 from helpers.paths import EXAMPLES
+from helpers.preloaded import launcher
 
 
 def run_here(script: str, *options: object) -> subprocess.CompletedProcess:
@@ -30,7 +31,8 @@ def run_here(script: str, *options: object) -> subprocess.CompletedProcess:
 
 def run(script: str, *options: object, processes: int = 1) -> subprocess.CompletedProcess:
     """The same in a new process, or in several."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes] if processes > 1 else []
-    command = [sys.executable, *launcher, EXAMPLES / script, *options]
+    if processes > 1:
+        return launcher().run(EXAMPLES / script, *options, processes=processes)
+    command = [sys.executable, EXAMPLES / script, *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(map(str, command), env=environment, capture_output=True, text=True, timeout=600, check=False)

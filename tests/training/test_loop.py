@@ -1,0 +1,47 @@
+"""Pieces of a training loop: schedules of short runs, and what a pass that goes on leaves alone."""
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="the train extra is not installed")
+
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from hf_privseg.training.arguments import OptimizationArguments
+from hf_privseg.training.loop import build_scheduler, remaining_batches
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield from ({"x": torch.full((2,), float(index))} for index in range(8))
+
+
+def test_a_pass_that_goes_on_skips_batches_and_leaves_the_random_state():
+    accelerator = Accelerator(cpu=True)
+    loader = accelerator.prepare(DataLoader(Stream(), 2))
+    whole = [batch["x"][:, 0].tolist() for batch in remaining_batches(accelerator, loader, {"epoch": 0, "batches": 0})]
+    assert whole == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    rest = iter(remaining_batches(accelerator, loader, {"epoch": 0, "batches": 2}))
+    assert next(rest)["x"][:, 0].tolist() == [4, 5]
+    assert torch.equal(torch.rand(3), expected)
+    assert [batch["x"][:, 0].tolist() for batch in rest] == [[6, 7]]
+    assert list(remaining_batches(accelerator, loader, {"epoch": 0, "batches": 4})) == []
+
+
+@pytest.mark.parametrize(
+    ("warmup", "total", "rates"), [(1, 1, [1, 0]), (40, 3, [0, 0.5, 1, 0]), (1, 3, [0, 1, 0.5, 0])]
+)
+def test_a_run_that_is_shorter_than_its_warm_up_still_ends_at_zero(warmup, total, rates):
+    args = OptimizationArguments(learning_rate=1.0, warmup_steps=warmup, power=1.0)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = build_scheduler(optimizer, args, total)
+    found = [scheduler.get_last_lr()[0]]
+    for _ in range(total):
+        optimizer.step()
+        scheduler.step()
+        found.append(scheduler.get_last_lr()[0])
+    assert found == pytest.approx(rates, abs=1e-6)
