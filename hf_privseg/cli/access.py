@@ -69,7 +69,7 @@ def add_tenant(
         Path, typer.Argument(metavar="MODEL", help="Folder of the model, encrypted with the tenant's key.")
     ],
 ) -> None:
-    """Register the encrypted patch embedding of a model, or replace that of the same key.
+    """Register the encrypted patch embedding of a model, or replace that of the same key; print its fingerprint.
 
     MODEL is the service's model as `privseg encrypt-model` encrypts it with the tenant's key; it differs from the
     others in this one weight.
@@ -80,6 +80,7 @@ def add_tenant(
     embedding = embedding_of(model)
     is_new = EmbeddingFolder(folder).put(embedding)
     typer.echo(f"{'Registered' if is_new else 'Replaced'} the patch embedding of {embedding.facts}.", err=True)
+    typer.echo(embedding.facts.fingerprint)
 
 
 @tenant.command("remove")

@@ -6,7 +6,6 @@ control characters before they enter a message. No token of the machine, cookie 
 
 import asyncio
 import importlib.util
-import json
 import random
 import time
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ except ImportError:  # pragma: no cover
     import httpx  # type: ignore[no-redef]  # what huggingface_hub 1 depends on
 
 from ..setr.errors import RequestRefusedError, ServiceError, ServiceUnavailableError
+from ..setr.tensor_files import parse_json
 
 MAX_ANSWER_BYTES = 2**22  # of an answer in JSON
 
@@ -246,8 +246,8 @@ def parsed(content: bytes, url: str) -> Any:
         ServiceError: it is something else.
     """
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return parse_json(content, max_bytes=MAX_ANSWER_BYTES)
+    except ValueError as error:
         raise ServiceError(
             f"{url} answers with something other than JSON; check that it is a segmentation service of hf-privseg"
         ) from error
@@ -298,7 +298,7 @@ def _checked(status: int, headers: Mapping[str, str], content: bytes, url: str) 
 def _reason(content: bytes) -> str | None:
     """The message in a refusal of our own services; None where there is none."""
     try:
-        message = json.loads(content)["error"]["message"]
-    except (ValueError, RecursionError, LookupError, TypeError):
+        message = parse_json(content, max_bytes=MAX_ANSWER_BYTES)["error"]["message"]
+    except (ValueError, LookupError, TypeError):
         return None
     return printable(message) if isinstance(message, str) and message else None

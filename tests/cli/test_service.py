@@ -283,8 +283,8 @@ def test_a_tenant_with_a_token_is_served_and_another_is_not(run, materials, tmp_
         key.to_file(tmp_path / f"{name}.key")
         assert run("encrypt-model", "model", tmp_path / name, "-k", tmp_path / f"{name}.key")[0] == 0
     store, tokens = tmp_path / "store", tmp_path / "tokens.json"
-    code, _, err = run("tenant", "add", store, tmp_path / "tenant")
-    assert code == 0, err
+    code, out, err = run("tenant", "add", store, tmp_path / "tenant")
+    assert (code, out) == (0, tenant.fingerprint), err
     assert f"Registered the patch embedding of key fingerprint {tenant.fingerprint}" in err
     assert "Replaced" in run("tenant", "add", store, tmp_path / "tenant")[2]
     assert run("tenant", "list", store)[1] == tenant.fingerprint
