@@ -33,6 +33,7 @@ from .requests import Accounting, BodyReader, until_disconnected
 SAFETENSORS = "application/vnd.safetensors"
 _CONTAINER_TYPES = ("application/octet-stream", PNG, SAFETENSORS)
 _HOUSEKEEPING_SECONDS = 30.0
+_MAX_BETWEEN = 4  # requests that run between batches, or wait for it
 _THREADS = 4  # that decode requests and encode answers, beside the one that runs the model
 _Result = TypeVar("_Result")
 Fingerprint = Annotated[str, Path(pattern="^[0-9a-f]{16}$", description="Of the key, 16 hexadecimal characters.")]
@@ -57,7 +58,7 @@ class Backend:
             max_queue=limits.max_queue,
             on_batch=self.metrics.batch_size.observe,
         )
-        self.is_ready = False
+        self.is_ready, self._num_between = False, 0
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="privseg-codec")
 
     @asynccontextmanager
@@ -102,11 +103,20 @@ class Backend:
             await asyncio.wait((work, gone))
 
     async def between_batches(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
-        """work(*arguments) in the thread of the model; the engine's refusals become those of HTTP."""
+        """work(*arguments) in the thread of the model; the engine's refusals become those of HTTP.
+
+        Raises:
+            Problem: so many wait for this already, which takes longer than a batch, that segmentation would suffer.
+        """
+        if self._num_between >= _MAX_BETWEEN:
+            raise Problem(503, "busy", f"{self._num_between} requests wait already; try again later", retry_after=5)
+        self._num_between += 1
         try:
             return await self.batcher.run_between(lambda: work(*arguments))
         except Exception as error:
             raise problem_of(error) from None
+        finally:
+            self._num_between -= 1
 
     async def _housekeeping(self) -> None:
         while True:

@@ -1,13 +1,17 @@
 """The commands in docs/how-to/deploy.md, run one after the other as they stand."""
 
+import contextlib
+import io
+import json
 import os
 import re
 import shutil
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,38 +20,79 @@ from PIL import Image
 from helpers.paths import ROOT
 from helpers.tiny_setr import tiny_model
 from hf_privseg import SetrImageProcessor
+from hf_privseg.cli.app import main
 
 pytest.importorskip("fastapi")
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/how-to/deploy.md").read_text(encoding="utf-8"), re.DOTALL)
+PORT = "8443"
+
+# A `privseg` that has its command run in the process of the test, which has imported torch already.
+PRIVSEG = """
+import json, os, socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect({address!r})
+connection.sendall(json.dumps([os.getcwd(), sys.argv[1:]]).encode() + b"\\n")
+code, out, err = json.loads(connection.makefile().read())
+sys.stdout.write(out)
+sys.stderr.write(err)
+sys.exit(code)
+"""
+
+
+class Command(socketserver.StreamRequestHandler):
+    """Runs one command of `privseg` for a shell."""
+
+    def handle(self):
+        folder, arguments = json.loads(self.rfile.readline())
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        os.chdir(folder)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                main(arguments)
+        except SystemExit as ended:
+            code = ended.code or 0
+        self.wfile.write(json.dumps([code, out.getvalue(), err.getvalue()]).encode())
+
+
+@pytest.fixture
+def shell(tmp_path, monkeypatch):
+    """Runs a block of commands in a folder with a tiny model and an image -> standard output."""
+    monkeypatch.chdir(tmp_path)
+    tiny_model("mla", patch_size=16, image_size=64).save_pretrained("my_model")
+    SetrImageProcessor().save_pretrained("my_model")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8)).save("image.jpg")
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "privseg"
+    script.write_text(f"#!{sys.executable}\n{PRIVSEG.format(address=str(tmp_path / 'socket'))}")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "tls" / "certificate.pem"))
+
+    def run(block):
+        done = subprocess.run(["bash", "-ec", block], capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, block + done.stderr
+        return done.stdout
+
+    with socketserver.UnixStreamServer(str(tmp_path / "socket"), Command) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield run
+        server.shutdown()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not all(map(shutil.which, ("bash", "curl", "openssl"))), reason="bash, curl or openssl is missing")
-def test_from_a_model_to_a_service_with_two_tenants(tmp_path):
-    tiny_model("mla", patch_size=16, image_size=64).save_pretrained(tmp_path / "my_model")
-    SetrImageProcessor().save_pretrained(tmp_path / "my_model")
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8)).save(tmp_path / "image.jpg")
-    command = tmp_path / "bin" / "privseg"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m hf_privseg.cli "$@"\n')
-    command.chmod(0o755)
-    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    environment |= {"SSL_CERT_FILE": str(tmp_path / "tls" / "certificate.pem")}
-    server = None
-    outputs = []
+def test_from_a_model_to_a_service_with_two_tenants(shell, tmp_path):
+    outputs, server = [], None
     try:
         for block in BLOCKS:
             if block.startswith("privseg serve"):
-                server = subprocess.Popen(["bash", "-ec", f"exec {block}"], cwd=tmp_path, env=environment)
-                wait_for_port(tmp_path, server)
-                continue
-            done = subprocess.run(
-                ["bash", "-ec", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, block + done.stderr
-            outputs.append(done.stdout)
+                command = block.replace("privseg", f"exec {sys.executable} -m hf_privseg.cli", 1)
+                environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+                server = subprocess.Popen(["bash", "-ec", command], env=environment)
+                wait_for(server)
+            else:
+                outputs.append(shell(block))
     finally:
         if server is not None:
             server.send_signal(signal.SIGTERM)
@@ -58,18 +103,11 @@ def test_from_a_model_to_a_service_with_two_tenants(tmp_path):
     assert len(list((tmp_path / "data" / "embeddings").iterdir())) == 1
 
 
-def wait_for_port(folder: Path, server: subprocess.Popen) -> None:
-    """Until the service answers at the port of the page's commands."""
-    deadline = time.monotonic() + 120
-    ask = [
-        "curl",
-        "--fail",
-        "--silent",
-        "--cacert",
-        str(folder / "tls/certificate.pem"),
-        "https://localhost:8443/readyz",
-    ]
-    while subprocess.run(ask, capture_output=True, check=False).returncode:
+def wait_for(server):
+    """Wait until the service answers at the port of the page's commands."""
+    deadline = time.monotonic() + 240
+    url = f"https://localhost:{PORT}/readyz"
+    while subprocess.run(["curl", "-fs", "--cacert", "tls/certificate.pem", url], capture_output=True).returncode:
         assert server.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.3)

@@ -12,8 +12,11 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -464,6 +467,26 @@ def test_of_gradio_only_the_page_is_open(public):
         response = httpx.request(method, f"{url}{path}", content=b'{"data": [NaN]}' if method == "POST" else None)
         assert response.status_code in (404, 405), (method, path)
         assert response.json()["error"]["request_id"] == response.headers["x-request-id"]
+
+
+def test_few_attacks_wait_at_a_time(monkeypatch):
+    from hf_privseg.service.server_view import ServerView
+
+    gate, key, engine = threading.Event(), SecretKey.generate(), tiny_service()
+    monkeypatch.setattr(ServerView, "views", lambda view, image: [] if gate.wait(20) else None)
+    register(engine, key, patch_size=16)
+    content = SetrImageProcessor().encrypt(np.zeros((32, 32, 3), np.uint8), key).to_bytes()
+    with running(engine, page=True) as url, ThreadPoolExecutor(6) as pool:
+        post = partial(httpx.post, f"{url}/privseg/server-view", content=content, timeout=60)
+        answers = [pool.submit(post) for _ in range(6)]
+        deadline = time.monotonic() + 10
+        while sum(answer.done() for answer in answers) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        refused = [answer.result() for answer in answers if answer.done()]
+        gate.set()
+        statuses = sorted(answer.result().status_code for answer in answers)
+    assert [(answer.status_code, answer.headers["retry-after"]) for answer in refused] == [(503, "5")] * 2
+    assert statuses == [200] * 4 + [503] * 2
 
 
 def test_the_sample_image_is_a_plain_public_picture_with_its_credit(public):

@@ -18,9 +18,12 @@ from helpers.tiny_service import ciphertext, embedding_for, processor, service
 from helpers.tiny_setr import make_key
 from hf_privseg import SecretKey
 from hf_privseg.client.http_calls import httpx
-from hf_privseg.service.server import Settings, is_loopback
 
 pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
+
+from hf_privseg.service.server import Settings, is_loopback
+
 SLOW_SERVICE = """
 import time
 from hf_privseg.service import server
