@@ -14,9 +14,12 @@ the file does not name.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from ..setr.class_names import check_class_names
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 _WRAPPERS = ("id2label", "label2id", "classes", "class_names", "names", "labels", "categories")
 
@@ -58,12 +61,12 @@ def read_label_map(path: str | Path) -> dict[int, int | None]:
                 raise ValueError(f"expected stored labels to be integers, got the key {stored!r}")
             if label is not None and type(label) is not int:
                 raise ValueError(f"expected a class or null for the stored label {stored}, got {_shown(label)}")
-        return {stored: label for stored, label in _unique((int(s), label) for s, label in content.items()).items()}
+        return _unique((int(stored), label) for stored, label in content.items())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _numbered(content: Any) -> dict[int, str]:
+def _numbered(content: object) -> dict[int, str]:
     """The content of a file of names, in any of its forms -> {class id: name}; the ids are not checked."""
     if isinstance(content, dict):
         inside = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), dict | list)), None)
@@ -78,32 +81,38 @@ def _numbered(content: Any) -> dict[int, str]:
     return dict(enumerate(content))
 
 
-def _of_object(content: dict[str, Any]) -> dict[int, str]:
+def _of_object(content: dict[str, object]) -> dict[int, str]:
     """{id: name} or {name: id} -> {id: name}."""
-    if all(map(_is_integer_text, content)):
-        for key, name in content.items():
-            if not isinstance(name, str):
-                raise ValueError(f"expected a name under the key {key!r}, got {_shown(name)}")
-        return _unique((int(key), name) for key, name in content.items())
-    for key, index in content.items():
-        if type(index) is not int:
+    pairs: list[tuple[int, str]] = []
+    has_ids_first = all(map(_is_integer_text, content))
+    for key, value in content.items():
+        if has_ids_first and not isinstance(value, str):
+            raise ValueError(f"expected a name under the key {key!r}, got {_shown(value)}")
+        if has_ids_first and isinstance(value, str):
+            pairs.append((int(key), value))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            pairs.append((value, key))
+        else:
             raise ValueError(
-                f"expected {{id: name}} or {{name: id}}, got {_shown(index)} under the key {key!r}, which is no id"
+                f"expected {{id: name}} or {{name: id}}, got {_shown(value)} under the key {key!r}, which is no id"
             )
-    return _unique((index, name) for name, index in content.items())
+    return _unique(pairs)
 
 
-def _of_records(content: list[dict[str, Any]]) -> dict[int, str]:
+def _of_records(content: list[dict[str, object]]) -> dict[int, str]:
     """[{"id": id, "name": name}, ...] -> {id: name}."""
+    pairs: list[tuple[int, str]] = []
     for index, record in enumerate(content):
-        if type(record.get("id")) is not int or not isinstance(record.get("name"), str):
+        number, name = record.get("id"), record.get("name")
+        if not isinstance(number, int) or isinstance(number, bool) or not isinstance(name, str):
             raise ValueError(f'expected {{"id": integer, "name": text}} as entry {index}, got {_shown(record)}')
-    return _unique((record["id"], record["name"]) for record in content)
+        pairs.append((number, name))
+    return _unique(pairs)
 
 
-def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+def _unique(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, Value]:
     """Pairs -> a dictionary; a key that comes twice is refused."""
-    found: dict[Any, Any] = {}
+    found: dict[Key, Value] = {}
     for key, value in pairs:
         if key in found:
             raise ValueError(f"{key!r} is there twice, with {_shown(found[key])} and {_shown(value)}")
@@ -111,7 +120,7 @@ def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     return found
 
 
-def _json(path: str | Path) -> Any:
+def _json(path: str | Path) -> object:
     """A JSON file without duplicate names -> its content."""
     try:
         return json.loads(_text(path), object_pairs_hook=_unique)
@@ -147,7 +156,7 @@ def _is_integer_text(text: str) -> bool:
     return text.removeprefix("-").isdecimal() and text.isascii() and len(text) < 20
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """A JSON value as a message repeats it: what it is, and the beginning of it."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."

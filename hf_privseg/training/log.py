@@ -6,6 +6,8 @@ from typing import Any
 
 from ..setr.files import write_whole
 
+Row = dict[str, Any]  # JSON values
+
 
 class TrainingLog:
     """A file of JSON lines that a run which goes on after a kill continues as if there had been none.
@@ -18,7 +20,7 @@ class TrainingLog:
         writes: whether this process writes.
     """
 
-    def __init__(self, path: Path, progress: dict[str, Any], *, writes: bool) -> None:
+    def __init__(self, path: Path, progress: Row, *, writes: bool) -> None:
         self.path, self.writes = path, writes
         if not writes:
             return
@@ -26,18 +28,18 @@ class TrainingLog:
         kept = [row for row in _rows(path) if _is_known(row, progress)]
         write_whole(path, "".join(map(_line, kept)).encode(), overwrite=True)
 
-    def add(self, row: dict[str, Any]) -> None:
+    def add(self, row: Row) -> None:
         """Append a row of JSON values."""
         if self.writes:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(row))
 
 
-def _is_known(row: dict[str, Any], progress: dict[str, Any]) -> bool:
+def _is_known(row: Row, progress: Row) -> bool:
     return row in progress["history"] if "epoch" in row else row["step"] <= progress["step"]
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(path: Path) -> list[Row]:
     """The rows of a log; a last line that was not written to its end is left out."""
     if not path.exists():
         return []
@@ -45,5 +47,5 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: Row) -> str:
     return json.dumps(row) + "\n"
