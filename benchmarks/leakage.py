@@ -24,8 +24,9 @@ from tqdm.auto import tqdm
 from hf_privseg import SetrForSemanticSegmentation
 from hf_privseg.attacks.public_base import relative_drift
 from hf_privseg.attacks.tools.priors import ImagePrior, image_prior, photo_prior, synthetic_prior
-from hf_privseg.audit.audit import FAMILIES, embedding_matrix_of, fresh_keys, load_embedding, segmenter
+from hf_privseg.audit.audit import FAMILIES, embedding_matrix_of, fresh_keys, load_embedding
 from hf_privseg.audit.scene import Scene, Trial
+from hf_privseg.audit.subject import segmenter
 from hf_privseg.audit.summary import METRICS
 from hf_privseg.audit.trials import all_trials, public_base_trials
 from hf_privseg.checkpoints import default_checkpoint
@@ -108,7 +109,10 @@ def drift_trials(scene: Scene, args: Arguments) -> Iterator[Trial]:
 
 def run_group(group: str, scene: Scene, args: Arguments, model: SetrForSemanticSegmentation, records: Records) -> None:
     """Every trial of a group that has no result yet."""
-    trials = [*all_trials(scene, fresh_keys(args.families, model), learned=args.learned), *drift_trials(scene, args)]
+    trials = [
+        *all_trials(scene, fresh_keys(args.families, model.patch_projection), learned=args.learned),
+        *drift_trials(scene, args),
+    ]
     for trial in (bar := tqdm(trials, desc=group, unit="attack")):
         name = f"{group}: {trial.family}: {trial.attack}: {trial.prior or 'no'} prior: {trial.num_images} images"
         bar.set_postfix_str(name)

@@ -10,6 +10,8 @@ from .options import Force, Json, KeyFile, Model, one_of, read_key
 from .output import prepare_output, report
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..audit.report import AuditReport
 
 AUDITED = (*FAMILIES, "embedding")
@@ -76,26 +78,27 @@ def audit(
     It is for the owner: it takes the plain model (or an encrypted one with its key) and plain images of the kind that
     clients will send, all of one size. It makes keys of its own. It needs: pip install 'hf-privseg[attacks]'.
     """
+    from ..any_vit.model_encryption import decrypt_model
+    from ..any_vit.model_facts import key_facts
     from ..audit.advice import Deployment
     from ..audit.audit import audit as run_audit
-    from ..audit.audit import load_embedding
     from ..storage.images import read_image
-    from ..storage.models import load_model
+    from ..storage.vision_models import load_any_model
 
     similar = [] if prior_images is None else [prior_images]
     prepare_output([output / "report.html", output / "report.json"], force=force)
-    network, processor = load_model(model)
-    encryption = network.config.encryption
+    network, processor = load_any_model(model)
+    encryption = key_facts(network)
     if encryption is not None:
-        network.decrypt_model(read_key(key_file))
+        decrypt_model(network, read_key(key_file))
     result = run_audit(
         network,
         [read_image(path) for path in _evenly(_image_files(images), limit)],
         processor=processor,
         families=[family] if family else AUDITED,
         prior_images=[read_image(path) for path in _evenly(_image_files(similar), _NUM_PRIOR)],
-        public_base=None if public_base is None else load_embedding(public_base),
-        encryption=encryption,
+        public_base=None if public_base is None else _public_embedding(public_base, model),
+        encryption=None if encryption is None else encryption.to_dict(),
         deployment=Deployment(
             base_is_public=public_base is not None if base_is_public is None else base_is_public,
             client_holds_file=client_holds_file,
@@ -114,6 +117,15 @@ def audit(
         f"Wrote {output / 'report.html'} (with pictures) and {output / 'report.json'}.",
         as_json=as_json,
     )
+
+
+def _public_embedding(public_base: Path, model: str) -> "np.ndarray":
+    """The patch embedding of public weights, for pixels as the audit of this model has them."""
+    from ..audit.audit import load_embedding
+    from ..audit.subject import Subject
+    from ..storage.vision_models import is_setr, load_any_model
+
+    return load_embedding(public_base) if is_setr(model) else Subject.of(*load_any_model(public_base)).embedding
 
 
 def _image_files(paths: list[Path]) -> list[Path]:

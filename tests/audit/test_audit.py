@@ -135,7 +135,7 @@ def test_networks_are_trained_where_asked_for_and_say_what_they_gained(model, pr
         public_base=embedding_matrix_of(model),
         progress=True,
     )
-    trials = all_trials(scene, fresh_keys(["orthogonal", "matrix"], model), learned=True)
+    trials = all_trials(scene, fresh_keys(["orthogonal", "matrix"], model.patch_projection), learned=True)
     learned = [trial.find(scene) for trial in trials if trial.attack.startswith("learned")]
     assert [(f.attack, f.num_images) for f in learned] == [
         ("learned alignment", 2),  # of 6 own images 3 play victims
@@ -156,7 +156,7 @@ def test_a_target_shows_the_server_what_the_plain_model_computes(model, family):
         priors=[image_prior(images, PATCH_SIZE)],
         counts=(1,),
     )
-    target = Target(scene, fresh_keys([family], model)[family])
+    target = Target(scene, fresh_keys([family], model.patch_projection)[family])
     for seen, plain in zip(target.ciphertexts, scene.embedded, strict=True):
         np.testing.assert_allclose(seen @ target.embedding, plain, rtol=0, atol=1e-9)
     assert target.ciphertexts[0].shape[-1] == (32 if family == "embedding" else 48)

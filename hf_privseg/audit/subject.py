@@ -1,0 +1,109 @@
+"""The model that is audited: of any class, as far as attacks on its patch embedding see it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from ..any_vit.projection import find_projection
+from ..attacks.public_base import embedding_matrix
+from ..inference.windows import logits_of
+from ..setr.model_encryption import PatchProjection
+from ..setr.modeling_setr import SetrForSemanticSegmentation
+
+SEGMENTED_SIDE = 384  # pixels
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A plain model and its processor, in the units of the attacks: pixels in [-1, 1].
+
+    Processors make pixels of other ranges from other means and standard deviations. Dividing them by the largest that
+    they make, and multiplying the patch embedding by it, changes nothing in what the model computes or in what an
+    encryption shows.
+
+    Args:
+        projection: the patch embedding for pixels in [-1, 1].
+        processor: the model's.
+        scale: the largest absolute value of a pixel as the processor makes it.
+        segment: maps (3, height, width) pixels in [-1, 1] to labels; None for a model that is no SETR.
+    """
+
+    projection: PatchProjection
+    processor: Any
+    scale: float
+    segment: Callable[[np.ndarray], np.ndarray] | None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, processor: Any) -> "Subject":
+        """A plain model of any class, and its processor.
+
+        Raises:
+            ValueError: the model cannot be encrypted, or it takes patches that the processor has flattened.
+        """
+        found, scale = find_projection(model), _largest_pixel(processor)
+        if found.patch_size == 1 or found.weight.ndim == 5:  # rows of patches, of one frame or several
+            raise ValueError(
+                f"the audit attacks images in blocks, but {type(model).__name__} takes flattened patches of "
+                f"{found.num_channels * found.patch_size**2} numbers; audit a model that takes images"
+            )
+        weight = nn.Parameter(found.weight.detach().float().cpu() * scale, requires_grad=False)
+        segment = segmenter(model) if isinstance(model, SetrForSemanticSegmentation) else None
+        return cls(replace(found, weight=weight), processor, scale, segment)
+
+    @property
+    def embedding(self) -> np.ndarray:
+        """E, (L, hidden_size) float64, for pixels in [-1, 1]."""
+        return matrix_of(self.projection)
+
+    def pixels(self, image: Any) -> np.ndarray:
+        """An image as the processor takes it -> (channels, height, width) float64 in [-1, 1], in whole blocks.
+
+        Raises:
+            ValueError: the processor makes something else than one image of it.
+        """
+        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        if pixels.ndim != 3:
+            raise ValueError(
+                f"expected a processor that makes one image of (channels, height, width), got the shape "
+                f"{tuple(pixels.shape)} of {type(self.processor).__name__}"
+            )
+        height, width = (side // self.projection.patch_size * self.projection.patch_size for side in pixels.shape[1:])
+        return pixels[:, :height, :width].double().numpy() / self.scale
+
+
+def matrix_of(projection: PatchProjection) -> np.ndarray:
+    """A patch embedding -> E, (L, hidden_size) float64, as the paper has it (section 3.2.1)."""
+    size = projection.patch_size
+    return embedding_matrix(projection.weight.detach().cpu().reshape(-1, projection.num_channels, size, size).numpy())
+
+
+def segmenter(model: SetrForSemanticSegmentation) -> Callable[[np.ndarray], np.ndarray]:
+    """A model -> what maps (3, height, width) pixels in [-1, 1] to labels, for comparisons.
+
+    Larger images are reduced to a longer side of 384 pixels first: labels that are compared need no more.
+    """
+    patch_size = model.config.patch_size
+
+    @torch.inference_mode()
+    def segment(image: np.ndarray) -> np.ndarray:
+        pixel_values = torch.from_numpy(np.ascontiguousarray(image, np.float32))[None]
+        scale = min(1.0, SEGMENTED_SIDE / max(image.shape[1:]))
+        size = [max(1, round(side * scale / patch_size)) * patch_size for side in image.shape[1:]]
+        pixel_values = F.interpolate(pixel_values, size, mode="bilinear", antialias=True)
+        return logits_of(model, pixel_values)[0].argmax(0).cpu().numpy()
+
+    return segment
+
+
+def _largest_pixel(processor: Any) -> float:
+    """The largest absolute value of a pixel as the processor normalises it."""
+    if not getattr(processor, "do_normalize", False):
+        return 1.0
+    mean, std = (np.atleast_1d(np.asarray(getattr(processor, name), float)) for name in ("image_mean", "image_std"))
+    return float(np.max(np.maximum(np.abs(mean / std), np.abs((1 - mean) / std))))
