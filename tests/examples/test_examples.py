@@ -16,7 +16,7 @@ def test_help_teaches(script):
     result = run_here(script, "--help")
     assert result.returncode == 0, result.stderr[-2000:]
     assert f"python examples/{script}" in result.stdout, "no example of a command"
-    assert "--dataset" in result.stdout or "--source" in result.stdout
+    assert any(option in result.stdout for option in ("--dataset", "--source", "--image")), "no input"
 
 
 class TestPrepareCamvid:
