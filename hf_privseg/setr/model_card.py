@@ -8,10 +8,12 @@ belongs to the owner of the model, and so does a card without the markers: neith
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from huggingface_hub import ModelCard, ModelCardData
+from transformers import PreTrainedModel
 
+from .configuration_setr import SetrConfig
 from .files import write_whole
 
 _BEGIN = "<!-- privseg:begin. Written anew whenever the model is saved; your own text goes outside of this part. -->"
@@ -83,9 +85,9 @@ The method: Kiya et al., *Privacy-Preserving Semantic Segmentation Using Vision 
 """
 
 
-def generated_part(model: Any) -> str:
+def generated_part(model: PreTrainedModel) -> str:
     """A model -> the text between the markers, markers included. Deterministic, and without anything secret."""
-    config = model.config
+    config = cast(SetrConfig, model.config)
     facts = config.encryption
     height, width = (side * config.patch_size for side in config.grid_size)
     values = {
@@ -99,7 +101,7 @@ def generated_part(model: Any) -> str:
     parts = (
         _FACTS.format(**values),
         _ENCRYPTED.format(**facts) if facts else _PLAIN,
-        _usage(values["class_name"], facts and facts["family"]),
+        _usage(str(values["class_name"]), facts["family"] if facts else None),
         _THREATS.format(**values),
     )
     return "\n".join((_BEGIN, "", *parts, _END))
@@ -124,7 +126,7 @@ def _usage(class_name: str, family: str | None) -> str:
     return f"## How to use it\n\n```python\n{code}\n```\n"
 
 
-def new_card(model: Any, tags: Iterable[str] = ()) -> ModelCard:
+def new_card(model: PreTrainedModel, tags: Iterable[str] = ()) -> ModelCard:
     """A whole card: front matter without a licence, a place for the owner's words, and the generated part."""
     own_tags = ["setr", "image-segmentation", "semantic-segmentation", "privacy", "image-encryption"]
     data = ModelCardData(
@@ -136,7 +138,7 @@ def new_card(model: Any, tags: Iterable[str] = ()) -> ModelCard:
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{title}\n{generated_part(model)}\n")
 
 
-def write_model_card(model: Any, folder: str | PathLike) -> None:
+def write_model_card(model: PreTrainedModel, folder: str | PathLike) -> None:
     """Write README.md where there is none (or transformers' empty one), else bring its generated part up to date.
 
     Args:

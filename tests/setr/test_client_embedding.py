@@ -596,7 +596,7 @@ def test_a_container_that_does_not_fit_its_header_is_refused(embedding, photo, v
 def test_an_image_is_not_decrypted(embedding, photo):
     processor = SetrImageProcessor(patch_size=4)
     image = processor.encrypt(photo, embedding)
-    with pytest.raises(EncryptionStateError, match=r"of the 48 numbers of a block it holds 32, .*keep the photo"):
+    with pytest.raises(EncryptionStateError, match=r"of the 48 numbers .* it holds 32, .*keep the plain image"):
         processor.decrypt(image, embedding)
     with pytest.raises(KeyMismatchError, match=f"the secret key .* and the encrypted image .*{embedding.fingerprint}"):
         processor.decrypt(image, make_key())
