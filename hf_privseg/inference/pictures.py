@@ -132,6 +132,7 @@ def comparison_figure(
         axes.set_axis_off()
     for axes, panel in [pair for line, row in zip(grid, rows, strict=True) for pair in zip(line, row, strict=False)]:
         axes.imshow(panel.picture, interpolation="lanczos")
+        axes.set_anchor("N")  # the layout leaves room for the title above the axes, of which the picture fills a part
         axes.set_title(panel.title, loc="left", fontsize=13, fontweight="bold", color="#1a1a1a", pad=22)
         note = {"fontsize": 10.5, "color": "#555555"}
         axes.annotate(panel.note, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", **note)

@@ -100,3 +100,15 @@ def test_in_a_comparison_nothing_lies_on_anything_else(shapes, num_names, tmp_pa
     visualization.draw_comparison(tmp_path / "x.png", rows, legend, captions)
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.size == pytest.approx(figure.get_size_inches() * 110, abs=1)
+
+
+def test_titles_above_pictures_of_slightly_different_shapes_are_not_cut_off(tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    sizes = ((640, 427), (1072, 720), (640, 427))
+    note = "agrees with the plain model on 100.00% of pixels"
+    rows = [[visualization.Panel(Image.new("RGB", size), "Image", note) for size in sizes]] * 2
+    visualization.draw_comparison(tmp_path / "x.png", rows, {"sky": np.zeros(3, np.uint8)}, ["a caption " * 50] * 2)
+    with Image.open(tmp_path / "x.png") as picture:
+        pixels = np.array(picture.convert("L"))
+    assert pixels[:4].min() == 255
+    assert pixels[4:40].min() < 100
