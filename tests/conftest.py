@@ -14,6 +14,12 @@ from helpers.tiny_setr import tiny_model
 from hf_privseg import SecretKey
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz-inputs", type=int, default=0, help="how many mutated inputs tests/fuzz tries in all (0: a few hundred)"
+    )
+
+
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> Path:
     """A data set of 16 + 3 small pictures and a tiny random ViT."""

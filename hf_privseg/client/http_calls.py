@@ -18,8 +18,8 @@ try:
 except ImportError:  # pragma: no cover
     import httpx  # type: ignore[no-redef]  # what huggingface_hub 1 depends on
 
+from ..setr.bounded_json import parse_json
 from ..setr.errors import RequestRefusedError, ServiceError, ServiceUnavailableError
-from ..setr.tensor_files import parse_json
 
 MAX_ANSWER_BYTES = 2**22  # of an answer in JSON
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from ..setr.configuration_setr import SetrConfig
 from ..setr.errors import ConversionError
@@ -126,7 +127,7 @@ def _segmenter(checkpoint: Checkpoint, format: Format, settings: _Settings) -> C
             f"expected no decoder or {fields['decoder_type']}, which the checkpoint has, got {settings.decoder}"
         )
     classes = classes_for(fields.pop("num_labels"), settings.labels, *mmseg.classes_of(checkpoint.meta))
-    config = SetrConfig(**fields | classes.fields | settings.config_kwargs)
+    config = _config(fields | classes.fields | settings.config_kwargs)
     mmseg.check_levels(checkpoint.weights, list(config.out_indices or ()))
     weights, format, notes = mmseg.without_unused_tokens(checkpoint.weights, format, bool(config.use_cls_token))
     with torch.device("meta"):  # every weight comes from the checkpoint
@@ -153,9 +154,7 @@ def _encoder(checkpoint: Checkpoint, format: Format, settings: _Settings) -> Con
     heads = settings.num_attention_heads
     weights, fields, unused, notes = encoders.read_encoder(checkpoint.weights, checkpoint.config, format, heads)
     classes = classes_for(None, settings.labels, None, None)
-    config = SetrConfig(
-        **fields | {"decoder_type": settings.decoder or "naive"} | classes.fields | settings.config_kwargs
-    )
+    config = _config(fields | {"decoder_type": settings.decoder or "naive"} | classes.fields | settings.config_kwargs)
     taken, more = collect(weights, _encoder_shapes(config), format)
     taken = {name: _as_float32(value) for name, value in taken.items()}
     statistics = settings.statistics(checkpoint, config)
@@ -188,6 +187,14 @@ def _converted(
         is_trained=format.name == mmseg.FORMAT.name,
     )
     return Converted(model.eval(), processor, provenance)
+
+
+def _config(fields: dict[str, Any]) -> SetrConfig:
+    """Fields that are partly the source's -> the configuration."""
+    try:
+        return SetrConfig(**fields)
+    except (ValueError, StrictDataclassError) as error:
+        raise ConversionError(f"the source cannot become a SETR: {error}") from error
 
 
 def _shapes(model: torch.nn.Module) -> dict[str, torch.Size]:

@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
+from ..setr.config_checks import check_model_settings
+from ..setr.errors import ConversionError
 from ..setr.modeling_setr import vit_fields
 from . import dinov2, timm, vit
 from .formats import Format, Weights, encoder_fields, fold_layer_scales, refuse_variants
@@ -53,11 +55,19 @@ def read_encoder(
 
 
 def _described(config: dict[str, Any]) -> dict[str, Any]:
-    """config.json of transformers -> fields of `SetrConfig`; timm's has none."""
+    """config.json of transformers -> fields of `SetrConfig`; timm's has none.
+
+    Raises:
+        ConversionError: transformers cannot make a configuration of it.
+    """
     if config.get("model_type") not in _MODEL_TYPES:
         return {}
     settings = {name: value for name, value in config.items() if name != "model_type"}
-    return vit_fields(AutoConfig.for_model(config["model_type"], **settings))
+    try:
+        check_model_settings(settings, PreTrainedConfig)
+        return vit_fields(AutoConfig.for_model(config["model_type"], **settings))
+    except Exception as error:  # anyone may have written the file, and transformers raises what the values lead to
+        raise ConversionError(f"config.json describes no {config['model_type']}: {error!s:.300}") from error
 
 
 def _take_distillation_token(weights: dict[str, torch.Tensor], format: Format) -> dict[str, str]:

@@ -72,14 +72,14 @@ class Format:
         return self.prefix + name, "qkv".index(match[1]) if match else None
 
     def depth(self, keys: Iterable[str]) -> int:
-        """The number of transformer layers, by the highest number among the keys."""
+        """The number of transformer layers, by the highest number among the keys; one of 5 digits is no layer's."""
         found = [re.match(re.escape(self.prefix) + self.layer, key) for key in keys]
-        return max((int(match[1]) + 1 for match in found if match), default=0)
+        return max((int(match[1]) + 1 for match in found if match and len(match[1]) < 5), default=0)
 
 
 def collect(
     source: Weights, expected: Mapping[str, torch.Size], format: Format
-) -> tuple[dict[str, torch.Tensor], Any]:
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The source's weights -> (ours by our names and of our shapes, {unused key: reason}).
 
     Args:

@@ -1,69 +1,30 @@
 """Checkpoints from files, without running what is in them: safetensors, and pickles of tensors and plain values.
 
-A pickle is a program. PyTorch's restricted unpickler runs none but builds tensors, containers and a list of classes
-that is extended here by NumPy's arrays and by stand-ins, which do and keep nothing, for what training tools leave in
-their files. Whatever else a pickle asks for ends the reading.
+A pickle is read by `pickle_child` in a process of its own, with bounded memory and time, so that a hostile one can
+neither run code nor take this process down.
 """
 
-import argparse
 import hashlib
-import json
-import pickle
-import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..setr.bounded_json import object_from_file
 from ..setr.errors import ConversionError, HeaderError
 from ..setr.tensor_files import header_from_file
 
 _PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
-_NESTED = ("state_dict", "model")  # where files keep the weights beside other things
-
-
-class _Ignored:
-    """Stands for an object of another package; what it was made from is thrown away."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
-
-
-class _IgnoredHistory(_Ignored):
-    """For the curves that mmengine logs."""
-
-
-class _IgnoredArguments(_Ignored):
-    """For a script's arguments."""
-
-
-def _look_up_nothing(*_: Any) -> None:
-    """Stands for `getattr`, by which mmengine's pickles name the methods of the class above."""
-
-
-_DTYPES = [np.dtype(code) for code in "?bBhHiIlLqQefd"]
-# what NumPy's pickles call
-_ARRAY: Any = np.zeros(1).__reduce__()[0]
-_SCALAR: Any = np.float64(0).__reduce__()[0]
-_SAFE: list[Any] = [
-    np.dtype,
-    np.ndarray,
-    *{type(dtype) for dtype in _DTYPES},
-    *(
-        (function, f"numpy.{core}.multiarray.{function.__name__}")
-        for function in (_ARRAY, _SCALAR)
-        for core in ("_core", "core")  # the name since NumPy 2, and the one before
-    ),
-    (_IgnoredHistory, "mmengine.logging.history_buffer.HistoryBuffer"),
-    (_look_up_nothing, "builtins.getattr"),
-    (_IgnoredArguments, f"{argparse.Namespace.__module__}.{argparse.Namespace.__name__}"),
-]
+_CHILD = Path(__file__).with_name("pickle_child.py")
+_CHILD_SECONDS = 120.0  # to start, and to read a small file
+_CHILD_BYTES_PER_SECOND = 2**24  # of a large file, on a slow disk
 
 
 @dataclass
@@ -109,50 +70,58 @@ def read_checkpoint(source: Path) -> Checkpoint:
     for file in files:
         merged |= _read_file(file)[0]
     hashes = [(file.name, _sha256(file)) for file in files]
-    settings = [_read_json(source / name) for name in ("config.json", "preprocessor_config.json")]
+    settings = [_read_settings(source / name) for name in ("config.json", "preprocessor_config.json")]
     return Checkpoint(merged, source.resolve().name, hashes, {}, *settings)
 
 
 def _read_file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Weights, and what else a pickle says of itself."""
-    if path.suffix == ".safetensors":
-        try:
-            header_from_file(path)
-            return load_file(path), {}
-        except (HeaderError, SafetensorError) as error:
-            raise ConversionError(f"{path} is damaged, or no safetensors file: {error}; download it again") from error
-    content = _read_pickle(path)
-    nested = next((content[name] for name in _NESTED if isinstance(content.get(name), Mapping)), content)
-    weights = {str(key): value for key, value in nested.items() if isinstance(value, torch.Tensor)}
-    if not weights:
-        raise ConversionError(
-            f"expected weights in {path}, at its top or under {' or '.join(_NESTED)}, got {sorted(map(str, content))}"
-        )
-    if all(key.startswith("module.") for key in weights):  # left by training on several devices
-        weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    meta = content.get("meta")
-    return weights, meta if isinstance(meta, dict) else {}
+    return (_read_safetensors(path), {}) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
-def _read_pickle(path: Path) -> dict[Any, Any]:
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        with torch.serialization.safe_globals(_SAFE):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ConversionError(_how_to_make_it_safe(path, error)) from None
-    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ConversionError(
-            f"{path} is damaged, or no checkpoint of PyTorch's: {error}; download it again"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise ConversionError(f"expected a dictionary of weights in {path}, got a {type(content).__name__}")
-    return dict(content)
+        header_from_file(path)
+        return load_file(path)
+    except (HeaderError, SafetensorError, KeyError) as error:  # a KeyError for dtypes that torch lacks
+        raise ConversionError(f"{path} is damaged, or no safetensors file: {error}; download it again") from error
 
 
-def _how_to_make_it_safe(path: Path, error: Exception) -> str:
-    # the library's message goes on to advise loading without restrictions
-    asked_for = re.search(r"GLOBAL ([\w.]+)", str(error))
-    reason = asked_for[1] if asked_for else str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
+def _read_pickle(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """As `_read_file`, of a file that `pickle_child` reads."""
+    with tempfile.TemporaryDirectory(prefix="privseg-convert-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        problem = _run_child(path, folder)
+        if problem is not None:
+            raise ConversionError(f"{path} is damaged or hostile: {problem}; download it again, from a trusted source")
+        if (folder / "problem.json").is_file():
+            raise ConversionError(_message(path, object_from_file(folder / "problem.json")))
+        return _read_safetensors(folder / "weights.safetensors"), object_from_file(folder / "meta.json")
+
+
+def _run_child(path: Path, folder: Path) -> str | None:
+    """Have `pickle_child` write the content of a file to a folder; how it failed, or None."""
+    seconds = _CHILD_SECONDS + path.stat().st_size / _CHILD_BYTES_PER_SECOND
+    command = [sys.executable, "-P", str(_CHILD), str(path.resolve()), str(folder)]
+    try:
+        child = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False, cwd=folder
+        )
+    except subprocess.TimeoutExpired:
+        return f"it takes longer than {seconds:.0f} seconds to read"
+    if child.returncode:
+        last_line = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        return f"the process that read it ended with the code {child.returncode} ({last_line:.200})"
+    return None
+
+
+def _message(path: Path, problem: dict[str, Any]) -> str:
+    """What `pickle_child` says is wrong with a file -> the text for people."""
+    reason = str(problem["reason"])
+    if problem["kind"] == "content":
+        return f"{path} cannot be converted: {reason}"
+    if problem["kind"] == "damaged":
+        return f"{path} is damaged, or no checkpoint of PyTorch's: {reason}; download it again"
     return (
         f"{path} is a pickle that asks for more than tensors and plain values ({reason}), which could run code of its "
         "maker; it was not loaded. If you trust its maker, save the weights alone, on a machine with nothing to lose: "
@@ -164,8 +133,12 @@ def _how_to_make_it_safe(path: Path, error: Exception) -> str:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no such file."""
+    try:
+        return object_from_file(path) if path.is_file() else {}
+    except HeaderError as error:
+        raise ConversionError(str(error)) from error
 
 
 def _sha256(path: Path) -> str:

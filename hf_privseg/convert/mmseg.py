@@ -6,18 +6,22 @@ such files hold as the text of a Python file. It is parsed for its literals and 
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from ..setr.config_checks import MAX_LABELS
 from ..setr.errors import ConversionError
+from ..setr.setting_checks import MAX_CHANNELS
 from .formats import Format, Weights, encoder_fields
 from .loading import Checkpoint
 
 _UP_CONV = "decode_head.up_convs.0.0.conv.weight"
 _PROJECTION = "neck.mla.channel_proj.0.conv.weight"
+
+_MAX_CONFIG_CHARACTERS = 2**20
 
 _TOKEN, _POSITIONS = "setr.embeddings.cls_token", "setr.embeddings.position_embeddings"
 
@@ -50,17 +54,23 @@ def read_config(meta: dict[str, Any]) -> dict[str, Any]:
         meta: `config` (until mmsegmentation 0.30) or `cfg` (since 1.0) is the text of a Python file.
 
     Raises:
-        ConversionError: the text is no Python.
+        ConversionError: the text is no Python, or too long or too deeply nested.
     """
     text = meta.get("cfg", meta.get("config"))
     if not isinstance(text, str):
         return {}
     try:
-        statements = ast.parse(text).body
-    except SyntaxError as error:
-        raise ConversionError(f"expected the text of a configuration in the checkpoint's meta, got {error}") from error
-    assigned = [node for node in statements if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)]
-    return {node.targets[0].id: _literal(node.value) for node in assigned}  # type: ignore[attr-defined]
+        if len(text) > _MAX_CONFIG_CHARACTERS:
+            raise ValueError(f"{len(text)} characters, more than {_MAX_CONFIG_CHARACTERS}")
+        found = {}
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                found[node.targets[0].id] = _literal(node.value)
+        return found
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ConversionError(
+            f"expected the text of a configuration in the checkpoint's meta, got {error or type(error).__name__}"
+        ) from error
 
 
 def _literal(node: ast.expr) -> Any:
@@ -68,7 +78,8 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
         return {keyword.arg: _literal(keyword.value) for keyword in node.keywords}
     if isinstance(node, ast.Dict):
-        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values, strict=True) if key}
+        pairs = zip(node.keys, node.values, strict=True)
+        return {key.value: _literal(value) for key, value in pairs if isinstance(key, ast.Constant)}
     if isinstance(node, ast.List | ast.Tuple):
         return [_literal(item) for item in node.elts]
     try:
@@ -102,9 +113,9 @@ def read_fields(checkpoint: Checkpoint, num_attention_heads: int | None) -> dict
         ConversionError: it is no SETR of a kind that ours can represent.
     """
     weights, config = checkpoint.weights, read_config(checkpoint.meta)
-    model = config.get("model") or {}
-    backbone = model.get("backbone") or {}
-    if (model.get("decode_head") or {}).get("align_corners"):
+    model = section(config, "model")
+    backbone = section(model, "backbone")
+    if section(model, "decode_head").get("align_corners"):
         raise ConversionError(
             "expected a SETR that up-samples with align_corners=False, as mmsegmentation's models do, got one with "
             "align_corners=True, which ours cannot represent"
@@ -112,15 +123,15 @@ def read_fields(checkpoint: Checkpoint, num_attention_heads: int | None) -> dict
     decoder = decoder_of(weights)
     stages = _count(weights, "auxiliary_head.0.up_convs.")
     fields = {
-        **encoder_fields(weights, FORMAT, num_attention_heads or backbone.get("num_heads")),
+        **encoder_fields(weights, FORMAT, num_attention_heads or _setting(backbone, "num_heads")),
         "decoder_type": decoder,
         "num_labels": _leading_size(weights, "decode_head.conv_seg.weight"),
         "decoder_hidden_size": _leading_size(weights, _PROJECTION if decoder == "mla" else _UP_CONV),
         "use_auxiliary_head": any(key.startswith("auxiliary_head.") for key in weights),
-        "position_interpolation": backbone.get("interpolate_mode") or "bilinear",
-        "layer_norm_eps": (backbone.get("norm_cfg") or {}).get("eps") or 1e-6,
-        "out_indices": backbone.get("out_indices"),
-        "use_cls_token": backbone.get("with_cls_token"),
+        "position_interpolation": _setting(backbone, "interpolate_mode") or "bilinear",
+        "layer_norm_eps": _setting(section(backbone, "norm_cfg"), "eps") or 1e-6,
+        "out_indices": _setting(backbone, "out_indices"),
+        "use_cls_token": _setting(backbone, "with_cls_token"),
     }
     if decoder == "mla":
         fields["mla_hidden_size"] = _leading_size(weights, _UP_CONV)
@@ -160,24 +171,101 @@ def without_unused_tokens(
     return {**weights, positions: weights[positions][:, 1:]}, format, ["the class token's position embedding left out"]
 
 
-def statistics_of(config: dict[str, Any]) -> tuple[Any, Any] | None:
-    """The configuration -> (mean, standard deviation) for pixels in 0..255; None where it has none."""
-    model = config.get("model") or {}
-    for found in (model.get("data_preprocessor"), config.get("data_preprocessor"), config.get("img_norm_cfg")):
-        if found and found.get("mean") and found.get("std"):
-            return found["mean"], found["std"]
+def statistics_of(config: dict[str, Any]) -> tuple[list[float], list[float]] | None:
+    """The configuration -> (mean, standard deviation) for pixels in 0..255; None where it has none.
+
+    Raises:
+        ConversionError: one of them is something else than a list of numbers.
+    """
+    model = section(config, "model")
+    for settings, name in ((model, "data_preprocessor"), (config, "data_preprocessor"), (config, "img_norm_cfg")):
+        found = section(settings, name)
+        mean, std = numbers(found, "mean"), numbers(found, "std")
+        if mean and std:
+            return mean, std
     return None
 
 
 def classes_of(meta: dict[str, Any]) -> tuple[list[str] | None, list[list[int]] | None]:
-    """(class names, palette) of the checkpoint's meta; None for what it lacks."""
-    described = meta.get("dataset_meta") or {}
+    """(class names, palette) of the checkpoint's meta; None for what it lacks.
+
+    Raises:
+        ConversionError: the names are no texts, or the palette no colours of three levels in 0..255.
+    """
+    described = section(meta, "dataset_meta")
     names = described.get("classes") or meta.get("CLASSES")
     palette = described.get("palette") or meta.get("PALETTE")
+    if names and not (_is_list(names, MAX_LABELS) and all(isinstance(name, str) for name in names)):
+        raise ConversionError(f"expected the checkpoint's class names to be a list of texts, got {names!r:.80}")
+    if palette and not (_is_list(palette, MAX_LABELS) and all(map(_is_colour, palette))):
+        raise ConversionError(
+            f"expected the checkpoint's palette to be a list of colours, three integers in 0..255, got {palette!r:.80}"
+        )
     return (
-        [str(name).strip() for name in names] if names else None,
-        [[int(level) for level in colour] for colour in palette] if palette else None,
+        [name.strip() for name in names] if names else None,
+        [list(colour) for colour in palette] if palette else None,
     )
+
+
+def section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The dictionary `name` among settings that anyone may have written; empty where there is none.
+
+    Raises:
+        ConversionError: something else has this name.
+    """
+    found = settings.get(name)
+    if found is not None and not isinstance(found, dict):
+        raise ConversionError(f"expected {name} in the source's configuration to be a dictionary, got {found!r:.80}")
+    return found or {}
+
+
+def numbers(settings: Mapping[str, Any], name: str) -> list[float] | None:
+    """The list `name` of numbers, one a channel, among such settings; None where there is none.
+
+    Raises:
+        ConversionError: something else has this name.
+    """
+    found = settings.get(name)
+    if found is None:
+        return None
+    if not _is_list(found, MAX_CHANNELS) or not all(_is_level(value) for value in found):
+        raise ConversionError(
+            f"expected {name} in the source's configuration to be a list of numbers, one a channel, got {found!r:.80}"
+        )
+    return [float(value) for value in found]
+
+
+_SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "num_heads": ("an int of 1 or more", lambda value: type(value) is int and value > 0),
+    "interpolate_mode": ('"bilinear" or "bicubic"', lambda value: value in ("bilinear", "bicubic")),
+    "eps": ("a positive number", lambda value: type(value) in (int, float) and 0 < value <= 1),
+    "out_indices": (
+        "a layer number, or a list of them",
+        lambda value: all(type(index) is int for index in (value if _is_list(value, 2**10) else [value])),
+    ),
+    "with_cls_token": ("True or False", lambda value: isinstance(value, bool)),
+}
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> Any:
+    """The value `name`, of the type in `_SETTINGS`; None where there is none."""
+    value = settings.get(name)
+    expected, holds = _SETTINGS[name]
+    if value is not None and not holds(value):
+        raise ConversionError(f"expected {name} in the source's configuration to be {expected}, got {value!r:.80}")
+    return [value] if name == "out_indices" and type(value) is int else value
+
+
+def _is_list(value: object, max_length: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) <= max_length
+
+
+def _is_level(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e6  # type: ignore[arg-type]
+
+
+def _is_colour(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(type(v) is int and 0 <= v <= 255 for v in value)
 
 
 def _count(keys: Iterable[str], prefix: str) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..setr.errors import ConversionError
 from . import mmseg
@@ -48,15 +47,15 @@ def find_statistics(
     return found
 
 
-def _stored(checkpoint: Checkpoint) -> tuple[Any, Any, str]:
+def _stored(checkpoint: Checkpoint) -> tuple[Sequence[float], Sequence[float], str]:
     for described, name in (
         (checkpoint.preprocessor, "preprocessor_config.json"),
-        (checkpoint.config.get("pretrained_cfg") or {}, "config.json"),  # timm's
+        (mmseg.section(checkpoint.config, "pretrained_cfg"), "config.json"),  # timm's
     ):
-        mean = described.get("image_mean") or described.get("mean")
-        std = described.get("image_std") or described.get("std")
+        mean = mmseg.numbers(described, "image_mean") or mmseg.numbers(described, "mean")
+        std = mmseg.numbers(described, "image_std") or mmseg.numbers(described, "std")
         if described.get("do_normalize") is False:
-            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+            mean, std = [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
         if mean and std:
             return mean, std, f"as {name} says"
     stored = mmseg.statistics_of(mmseg.read_config(checkpoint.meta))

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..setr.bounded_json import parse_json
 from ..setr.files import read_private_file, write_whole
-from ..setr.tensor_files import parse_json
 
 _PREFIX = "privseg-token-"
 _MAX_FILE_BYTES = 2**24

@@ -1,11 +1,15 @@
 """The configuration of SETR: encoder and decoder sizes, and the public facts about the key of an encrypted model."""
 
-from typing import Any, Literal, cast
+import os
+from typing import Any, Literal, Self, cast
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
+from .bounded_json import object_from_file
 from .class_names import check_class_names, void_label
+from .config_checks import check_model_settings
 from .public_facts import KeyFacts
 
 # Where the four feature maps are taken, as fractions of the depth. For ViT-L this gives layers 9, 14, 19, 23 (naive,
@@ -78,8 +82,13 @@ class SetrConfig(PreTrainedConfig):
     semantic_loss_ignore_index: int | None = None
     encryption: dict[str, Any] | None = None
 
+    def __new__(cls, *_: Any, **settings: Any) -> Self:
+        """Refuse settings out of range before anything is made of them."""
+        _refuse_secrets(settings)
+        check_model_settings(settings, cls)
+        return super().__new__(cls)
+
     def __post_init__(self, **kwargs: Any) -> None:
-        _refuse_secrets(kwargs)
         # No attribute may be called `decoder`: transformers takes config.decoder for a configuration.
         self.decoder_type = kwargs.pop("decoder", self.decoder_type)
         if self.use_cls_token is None:
@@ -101,9 +110,21 @@ class SetrConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers, whose `from_pretrained` calls it; raises ValueError for a secret among the settings."""
+        """As in transformers, whose `from_pretrained` calls it.
+
+        Raises:
+            ValueError: a secret among the settings, or settings of wrong types, whatever the library raises for them.
+        """
         _refuse_secrets(kwargs)
-        return super().from_dict(config_dict, **kwargs)
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except (StrictDataclassError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+            raise ValueError(f"expected the settings of a SETR model, got others ({error!s:.300})") from error
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> dict[str, Any]:
+        """Read a config.json within bounds; transformers calls it."""
+        return cast("dict[str, Any]", cls._decode_special_floats(object_from_file(json_file)))
 
     @property
     def grid_size(self) -> tuple[int, int]:

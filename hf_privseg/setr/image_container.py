@@ -35,11 +35,12 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
+from .bounded_json import parse_json
 from .errors import CiphertextError, HeaderError
 from .image_inputs import levels_to_pillow
 from .setting_checks import MAX_CHANNELS
 from .stored_pixels import check_num_pixels, digest_of, restored, stored, with_zeros, without_zeros
-from .tensor_files import header_from_bytes, parse_json, tensors_from_bytes, tensors_to_bytes
+from .tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 
 FACTS = ("family", "version", "fingerprint", "patch_size", "original_size", "valid_region")
 PNG_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels

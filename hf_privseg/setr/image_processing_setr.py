@@ -90,11 +90,33 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
         self._validate_preprocess_kwargs(**{name: getattr(self, name) for name in self._valid_kwargs_names})
 
     @classmethod
+    def get_image_processor_dict(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, whose `from_pretrained` calls it; raises ValueError for other JSON than settings."""
+        try:
+            return super().get_image_processor_dict(*args, **kwargs)
+        except (RecursionError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"expected the settings of an image processor in JSON, got something else ({error})"
+            ) from error
+
+    @classmethod
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers (`from_pretrained` comes here too), but a `secret_key` among the settings is refused."""
+        """As in transformers (`from_pretrained` comes here too), but a `secret_key` among the settings is refused.
+
+        Raises:
+            TypeError: a `secret_key` is among the settings.
+            ValueError: the settings are no dictionary, of an unknown kind, or out of range.
+        """
+        if not isinstance(image_processor_dict, dict):
+            raise ValueError(f"expected a dictionary of settings, got {image_processor_dict!r:.80}")
         refuse_secret_key(image_processor_dict)
         refuse_secret_key(kwargs)
-        return super().from_dict(image_processor_dict, **kwargs)
+        for name in image_processor_dict:
+            if callable(getattr(cls, name, None)):  # it would replace a method
+                raise ValueError(f"expected settings of an image processor, got one with the name {name!r:.80}")
+        # A device in a file is one of another machine.
+        settings = {name: value for name, value in image_processor_dict.items() if name != "device"}
+        return super().from_dict(settings, **kwargs)
 
     def __call__(  # type: ignore[override]
         self,

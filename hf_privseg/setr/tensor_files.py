@@ -1,23 +1,22 @@
-"""Safetensors files from strangers: a header that is checked before NumPy or torch see anything, and JSON with bounds.
+"""Safetensors files from strangers: every part of the header is checked before NumPy or torch see anything.
 
 A safetensors file is the length of its header (8 bytes, little-endian), the header, and the numbers of all tensors one
 after another. The header is a JSON object: {name: {"dtype", "shape", "data_offsets": [begin, end]}}, and
 {"__metadata__": {name: text}} where there is metadata.
 """
 
-import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 
+from .bounded_json import parse_json
 from .errors import HeaderError
 
 MAX_HEADER_BYTES = 2**16  # of our own files
@@ -32,9 +31,6 @@ _BITS = {
     "F4": 4,
 }
 _MAX_DIMENSIONS = 8
-_MAX_DEPTH = 4
-_MAX_INTEGER = 2**63 - 1
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)  # possessive: linear in any text
 
 
 @dataclass(frozen=True)
@@ -110,32 +106,6 @@ def tensors_from_bytes(data: bytes) -> dict[str, torch.Tensor]:
         raise HeaderError(f"expected a safetensors file with dtypes that torch has, got {error}") from error
 
 
-def parse_json(text: str | bytes, *, max_bytes: int) -> Any:
-    """JSON from a stranger -> its value.
-
-    Raises:
-        HeaderError: more than `max_bytes` bytes, no JSON, lists or objects nested more than 4 deep, a name twice in
-            one object, an integer of more than 64 bits, or a fraction that is not finite.
-    """
-    try:
-        num_bytes = len(text if isinstance(text, bytes) else text.encode())
-        if num_bytes > max_bytes:
-            raise HeaderError(f"expected JSON of at most {max_bytes} bytes, got {num_bytes}")
-        text = text.decode() if isinstance(text, bytes) else text
-        _check_depth(text)
-        return json.loads(
-            text,
-            object_pairs_hook=_without_duplicates,
-            parse_int=_bounded_integer,
-            parse_float=_finite_number,
-            parse_constant=_refuse_constant,
-        )
-    except HeaderError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise HeaderError(f"expected JSON, got something else ({error})") from error
-
-
 def _header_length(start: bytes, num_bytes: int, max_header_bytes: int) -> int:
     """The first 9 bytes of a file and its size -> the length of its header in bytes."""
     if start[8:9] != b"{":
@@ -189,37 +159,3 @@ def _checked_entry(name: str, entry: Any) -> TensorEntry:
 
 def _are_natural(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
-
-
-def _check_depth(text: str) -> None:
-    depth = 0
-    for match in _STRING_OR_BRACKET.finditer(text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
-        if depth > _MAX_DEPTH:
-            raise HeaderError(f"expected JSON nested at most {_MAX_DEPTH} deep, got deeper lists or objects")
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise HeaderError(f"expected every name once in a JSON object, got {name!r:.80} twice")
-        found[name] = value
-    return found
-
-
-def _bounded_integer(digits: str) -> int:
-    if len(digits) > 20 or abs(int(digits)) > _MAX_INTEGER:
-        raise HeaderError(f"expected integers of at most 64 bits, got {digits:.40} of {len(digits)} characters")
-    return int(digits)
-
-
-def _finite_number(digits: str) -> float:
-    value = float(digits)
-    if not math.isfinite(value):
-        raise HeaderError(f"expected finite numbers, got {digits:.40}")
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise HeaderError(f"expected finite numbers, got {name}")

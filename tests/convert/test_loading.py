@@ -17,8 +17,20 @@ from transformers import ViTModel
 
 from helpers.sources import HALF, mmseg_source, source_model
 from helpers.tiny_setr import FP32, pixels
-from hf_privseg.convert import ConversionError, convert_checkpoint
+from hf_privseg.convert import ConversionError, convert_checkpoint, loading, pickle_child
 from hf_privseg.convert.loading import read_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def _pickles_are_read_here(request, monkeypatch):
+    """Read pickles in this process, which takes no seconds to start, unless a test asks for two processes."""
+    if "two_processes" not in request.fixturenames:
+        monkeypatch.setattr(loading, "_run_child", pickle_child.write_content)
+
+
+@pytest.fixture
+def two_processes():
+    """Pickles are read in a process of their own, as users have it."""
 
 
 class Hostile:
@@ -76,7 +88,7 @@ def history_buffer(monkeypatch):
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_a_hostile_pickle_is_refused_and_not_run(tmp_path, zipped):
+def test_a_hostile_pickle_is_refused_and_not_run(two_processes, tmp_path, zipped):
     marker, path = tmp_path / "was_run", tmp_path / "hostile.pth"
     content = {"state_dict": mmseg_source()[1], "meta": {"config": Hostile(marker)}}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
@@ -141,7 +153,7 @@ def test_what_training_tools_leave_in_their_files_is_ignored(tmp_path, history_b
     assert b"getattr" in (tmp_path / "iter_160000.pth").read_bytes()
     found = read_checkpoint(tmp_path / "iter_160000.pth")
     assert set(found.weights) == set(weights)
-    assert found.meta["CLASSES"] == tuple("abcde")
+    assert found.meta == {"CLASSES": list("abcde")}
     digest = hashlib.sha256((tmp_path / "iter_160000.pth").read_bytes()).hexdigest()
     assert found.files == [("iter_160000.pth", digest)]
 
@@ -196,8 +208,8 @@ def test_a_folder_with_a_pickle(tmp_path):
         ("a.safetensors", lambda path: path.write_bytes(b"no"), ConversionError, r"a\.safetensors is damaged"),
         ("a.pth", lambda path: path.write_bytes(b"PK\3\4 no"), ConversionError, r"a\.pth is damaged"),
         ("a.pth", lambda path: path.write_bytes(b""), ConversionError, r"a\.pth is damaged"),
-        ("a.pth", lambda path: torch.save([torch.ones(1)], path), ConversionError, r"dictionary of weights .* a list"),
-        ("a.pth", lambda path: torch.save({"epoch": 1}, path), ConversionError, r"weights in .* got \['epoch'\]"),
+        ("a.pth", lambda path: torch.save([torch.ones(1)], path), ConversionError, r"weights, got a list"),
+        ("a.pth", lambda path: torch.save({"epoch": 1}, path), ConversionError, r"weights at its top .*, got 'epoch'"),
         ("a.pth", lambda path: path.write_bytes(pickle.dumps({}, 2)), ConversionError, r"a\.pth is .*"),
     ],
     ids=["nothing", "empty folder", "safetensors", "zip", "empty file", "list", "no weights", "plain pickle"],
@@ -206,3 +218,70 @@ def test_files_that_cannot_be_read(tmp_path, name, write, error, message):
     write(tmp_path / name)
     with pytest.raises(error, match=message):
         read_checkpoint(tmp_path / name)
+
+
+# ------------------------------------------------------------------------------------------- a process of its own
+
+
+class Crashing:
+    """NumPy's functions, called on a state that no array has: it crashes some versions of NumPy or torch."""
+
+    def __reduce__(self):
+        return np.dtype, ("V8",), (3, "|", None, ("a",), {"a": 1}, -1, -1, 0)
+
+
+def test_a_crash_of_the_reading_process_becomes_an_error(two_processes, tmp_path, monkeypatch):
+    crashing = tmp_path / "child.py"
+    crashing.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(loading, "_CHILD", crashing)
+    torch.save({"a": torch.ones(1)}, tmp_path / "file.pth")
+    with pytest.raises(ConversionError, match=r"file\.pth is damaged or hostile: the process .* with the code -11 "):
+        read_checkpoint(tmp_path / "file.pth")
+    crashing.write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(loading, "_CHILD_SECONDS", 0.5)
+    with pytest.raises(ConversionError, match=r"file\.pth is .*: it takes longer than 1 seconds to read"):
+        read_checkpoint(tmp_path / "file.pth")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux alone")
+def test_a_pickle_that_fills_the_memory_is_stopped(two_processes, tmp_path, monkeypatch):
+    greedy = tmp_path / "child.py"
+    source = pickle_child.__file__
+    greedy.write_text(
+        f"import importlib.util as u; s = u.spec_from_file_location('child', {source!r}); "
+        "m = u.module_from_spec(s); s.loader.exec_module(m); m._limit_memory(2**28); bytearray(2**30)"
+    )
+    monkeypatch.setattr(loading, "_CHILD", greedy)
+    torch.save({"a": torch.ones(1)}, tmp_path / "file.pth")
+    with pytest.raises(ConversionError, match=r"with the code 1 \(MemoryError\)"):
+        read_checkpoint(tmp_path / "file.pth")
+
+
+def test_a_hand_made_state_of_numpy_is_refused(tmp_path):
+    torch.save({"w": torch.ones(1), "more": Crashing()}, tmp_path / "file.pth")
+    with pytest.raises(ConversionError, match=r"file\.pth is "):
+        read_checkpoint(tmp_path / "file.pth")
+
+
+def test_a_tensor_that_repeats_one_number_without_end_is_refused_before_it_is_allocated(tmp_path):
+    torch.save({"w": torch.ones(1).expand(2**20, 2**20)}, tmp_path / "file.pth")
+    with pytest.raises(ConversionError, match=r"its tensors would take 4398046511104 bytes, but the file has \d+"):
+        read_checkpoint(tmp_path / "file.pth")
+
+
+def test_weights_that_share_their_memory_are_all_read(tmp_path):
+    base = torch.arange(12.0)
+    torch.save({"a": base, "b": base, "c": base[2:5], "d": base.view(3, 4).T}, tmp_path / "file.pth")
+    found = read_checkpoint(tmp_path / "file.pth").weights
+    assert torch.equal(found["a"], base)
+    assert torch.equal(found["b"], base)
+    assert found["c"].tolist() == [2, 3, 4]
+    assert torch.equal(found["d"], base.view(3, 4).T)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_settings_beside_the_weights_are_read_within_bounds(tmp_path, name):
+    save_file({"b": torch.ones(1)}, tmp_path / "model.safetensors")
+    (tmp_path / name).write_text("[" * 50000)
+    with pytest.raises(ConversionError, match=rf"{re.escape(name)}: expected JSON nested at most 16 deep"):
+        read_checkpoint(tmp_path)

@@ -223,3 +223,49 @@ def test_a_wrong_weight_stops_the_conversion_and_is_named(decoder, changes, mess
 def test_a_checkpoint_of_no_known_format_is_named():
     with pytest.raises(ConversionError, match=re.escape("timm's VisionTransformer, got a checkpoint with a.weight,")):
         convert_checkpoint(Checkpoint({"a.weight": torch.ones(1)}))
+
+
+BAD_SETTINGS = [
+    ("model = 5", "model in the source's configuration to be a dictionary, got 5"),
+    ("model = dict(backbone=[])", "backbone in the source's configuration to be a dictionary, got []"),
+    (
+        "model = dict(backbone=dict(num_heads='2'))",
+        "num_heads in the source's configuration to be an int",
+    ),
+    ("model = dict(backbone=dict(num_heads=-2))", "num_heads in the source's configuration to be an int"),
+    ("model = dict(backbone=dict(interpolate_mode='x'))", "interpolate_mode in the source's configuration to be"),
+    ("model = dict(backbone=dict(norm_cfg=dict(eps='x')))", "eps in the source's configuration to be a positive"),
+    ("model = dict(backbone=dict(out_indices=dict(a=1)))", "out_indices in the source's configuration to be a layer"),
+    ("model = dict(backbone=dict(with_cls_token=1))", "with_cls_token in the source's configuration to be True or"),
+    ("img_norm_cfg = dict(mean=[1, 'a', 3], std=[1, 1, 1])", "mean in the source's configuration to be a list of"),
+    ("img_norm_cfg = dict(mean=[1, 2, 1e999], std=[1, 1, 1])", "mean in the source's configuration to be a list"),
+    ("data_preprocessor = dict(mean=5, std=6)", "mean in the source's configuration to be a list of numbers"),
+    ("x = 1\0", "the text of a configuration in the checkpoint's meta, got"),
+    ("x = " + "-" * 100000 + "1", "the text of a configuration in the checkpoint's meta, got"),
+    ("#" * 2**21, "the text of a configuration in the checkpoint's meta, got 2097152 characters"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_SETTINGS, ids=range(len(BAD_SETTINGS)))
+def test_a_configuration_of_wrong_types_is_refused_field_by_field(text, message):
+    _, weights = mmseg_source(out_indices=[0, 1, 2, 3])
+    settings = {} if "num_heads" in text else {"num_attention_heads": 2}
+    settings |= {} if "out_indices" in text else {"out_indices": [0, 1, 2, 3]}
+    with pytest.raises(ConversionError, match=re.escape(message)):
+        convert_checkpoint(Checkpoint(weights, meta={"cfg": text}), **settings)
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [
+        ({"CLASSES": 5}, "class names to be a list of texts, got 5"),
+        ({"CLASSES": [1, 2, 3, 4, 5]}, "class names to be a list of texts, got [1, 2"),
+        ({"PALETTE": [[0, 0, 256]] * 5}, "three integers in 0..255, got [[0, 0, 256]"),
+        ({"PALETTE": [[0, 0]] * 5}, "three integers in 0..255, got [[0, 0]"),
+        ({"dataset_meta": 5}, "dataset_meta in the source's configuration to be a dictionary, got 5"),
+    ],
+    ids=["no list", "numbers", "level", "channels", "no dictionary"],
+)
+def test_classes_and_colours_of_wrong_types_are_refused(meta, message):
+    with pytest.raises(ConversionError, match=re.escape(message)):
+        converted(mmseg_source()[1], meta)

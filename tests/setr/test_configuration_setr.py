@@ -79,8 +79,66 @@ def test_decoder_is_short_for_decoder_type_and_is_no_attribute():
 
 
 def test_a_wrong_type_is_refused():
-    with pytest.raises(StrictDataclassError, match="num_hidden_layers"):
+    with pytest.raises(ValueError, match=r"^num_hidden_layers must be an int from 1 to 1024, got 'four'$"):
         SetrConfig(num_hidden_layers="four")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"patch_size": 0}, r"patch_size must be an int from 1 to 4096, got 0$"),
+        ({"hidden_size": True}, r"hidden_size must be an int from 1 to 65536, got True$"),
+        ({"num_attention_heads": 0}, r"num_attention_heads must be an int from 1 to 65536, got 0$"),
+        ({"num_labels": 10**8}, r"num_labels must be an int from 1 to 65536, got 100000000$"),
+        ({"image_size": [64]}, r"image_size must be an int from 1 to 1048576, or two, got \[64\]$"),
+        ({"image_size": 2**20, "patch_size": 1}, r"make at most 16777216 patches, got 1048576 and 1$"),
+        ({"out_indices": 3}, r"out_indices must be a list of layer numbers, got 3$"),
+        ({"id2label": {"a": 1}}, r"id2label must be a dictionary from at most 65536 integers to names, got"),
+        ({"label2id": {"a": "b"}}, r"label2id must be .* names to integers, got \{'a': 'b'\}$"),
+        ({"layer_norm_eps": float("nan")}, r"layer_norm_eps must be a positive number up to 1, got nan$"),
+        ({"drop_path_rate": 1.0}, r"drop_path_rate must be a number of 0 or more and below 1, got 1\.0$"),
+        ({"hidden_act": "unknown"}, r"hidden_act must be an activation of transformers, got 'unknown'$"),
+        ({"dtype": "Tensor"}, r"dtype must be a dtype of torch, got 'Tensor'$"),
+        ({"to_dict": 1}, r"expected settings of a SETR model, got one with the name 'to_dict'$"),
+        ({"__class__": 1}, r"expected settings of a SETR model, got one with the name '__class__'$"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_a_setting_out_of_range_is_refused_wherever_it_comes_from(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        SetrConfig(**settings)
+    tiny().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings).replace("NaN", "1e-40"))
+    with pytest.raises(ValueError, match=message.split(", got")[0]):
+        SetrConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"encryption": []}, "expected the settings of a SETR model, got others .*'encryption'")],
+)
+def test_what_the_library_finds_wrong_in_a_file_is_a_value_error(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SetrConfig.from_dict(settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 50000, "expected JSON nested at most 16 deep"),
+        ('{"hidden_size": NaN}', "expected finite numbers, got NaN"),
+        ('{"hidden_size": ' + "9" * 5000 + "}", "expected integers of at most 64 bits"),
+        ('{"hidden_size": 32, "hidden_size": 64}', "expected every name once in a JSON object, got 'hidden_size'"),
+        ("[1]", r"expected a JSON object, got \[1\]"),
+        ("{", "expected JSON, got something else"),
+    ],
+    ids=["nested", "nan", "digits", "twice", "list", "no JSON"],
+)
+def test_a_config_file_is_read_within_bounds(text, message, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"config\.json: {message}"):
+        SetrConfig.from_pretrained(tmp_path)
 
 
 def test_heads_that_do_not_divide_the_hidden_size_are_refused():
