@@ -3,14 +3,14 @@
     python benchmarks/client_layers.py --victims "data/camvid/images/test/Seq05VD*" \\
         --prior "data/camvid/images/train/*" --public_base path/to/vit --output_dir outputs/client_layers
 
-Weights and label maps stay those of the whole model, exactly; k = 0 uploads the embeddings alone. What does the server
-see? Three attackers try to invert the hidden states h_k of k layers, on square crops of the victims' images:
+Weights and segmentation maps stay those of the whole model, exactly; k = 0 uploads the embeddings alone. Three
+attackers try to invert the hidden states h_k of k layers, on square crops of the victims' images:
 
     public     the client's part is public: linear regression and a network, trained on the attacker's own images
     near       the client's part is private, but was fine-tuned from the public base, with which the attacker trains
-    nothing    ciphertexts of all victims alone (canonical correlations, and the prior's images)
+    nothing    the attacker has the hidden states of all victims, and the images of --prior (canonical correlations)
 
-beside the client's cost: milliseconds an image, parameters that it holds, bytes that it sends (16-bit).
+The cost of the client stands beside: milliseconds an image, parameters that it holds, bytes that it sends (16-bit).
 
 It writes results.json and client_layers.md; a killed run goes on with what is missing.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from leakage import read_images
+from attack_images import ImageArguments, read_images
 from tqdm.auto import tqdm
 
 from hf_privseg import SetrForSemanticSegmentation, SetrModel
@@ -35,25 +35,23 @@ from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.convert import convert_checkpoint
 from hf_privseg.experiments.records import Records
 from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
-from hf_privseg.training.arguments import parse_arguments
+from hf_privseg.training.arguments import parse_arguments, run_script
 
 Grid = np.ndarray
 RIDGE = 1e-6  # relative to the mean variance of a hidden state
 
 
 @dataclass(kw_only=True)
-class Arguments:
+class Arguments(ImageArguments):
     """What the command line takes."""
 
-    victims: str = field(metadata={"help": "Pattern of the victims' files."})
-    prior: str = field(metadata={"help": "Pattern of the attacker's own photos, none of them a victim."})
     output_dir: str = field(metadata={"help": "Where results.json and client_layers.md go."})
     model: str | None = field(default=None, metadata={"help": "Plain checkpoint. Default: the embedded one."})
     public_base: str | None = field(default=None, metadata={"help": "Public weights that the model came from."})
     layers: list[int] = field(default_factory=lambda: [0, 1, 2, 4], metadata={"help": "Encoder layers of the client."})
     num_victims: int = field(default=16, metadata={"help": "Evenly spaced victims."})
     num_scored: int = field(default=4, metadata={"help": "Victims whose reconstructions are scored."})
-    num_prior: int = field(default=123, metadata={"help": "Evenly spaced photos of --prior that are used."})
+    num_prior: int = field(default=123, metadata={"help": "Evenly spaced images of --prior that are used."})
     steps: int = field(default=60, metadata={"help": "Updates of an inversion network."})
 
 
@@ -80,7 +78,7 @@ def regression(plain: list[Grid], seen: list[Grid]) -> LinearDecoder:
 
 
 def squares(pattern: str, limit: int, patch_size: int) -> list[Grid]:
-    """Photos as grids of as many blocks across as down, cut from the middle."""
+    """Images as grids of as many blocks across as down, cut from the middle."""
     grids = []
     for image in read_images(pattern, limit, patch_size):
         grid = to_grid(image, patch_size)
@@ -111,6 +109,26 @@ def client_cost(encoder: SetrModel, num_layers: int, grid: Grid) -> dict[str, fl
     return {"ms": 1000 * float(np.median(seconds)), "parameters": parameters, "bytes": 2 * shown.size}
 
 
+@dataclass(frozen=True)
+class Images:
+    """Square grids of blocks, in plain.
+
+    Attributes:
+        victims: what clients upload.
+        own: the attacker's own.
+        num_scored: how many victims are scored.
+    """
+
+    victims: list[Grid]
+    own: list[Grid]
+    num_scored: int
+
+    @property
+    def scored(self) -> list[Grid]:
+        """The first victims."""
+        return self.victims[: self.num_scored]
+
+
 def run(args: Arguments, records: Records) -> None:
     """Every attacker on every k that has no result yet."""
     model = SetrForSemanticSegmentation.from_pretrained(args.model or default_checkpoint()).eval()
@@ -118,32 +136,50 @@ def run(args: Arguments, records: Records) -> None:
     encoders = {"public": model.base_model}
     if args.public_base is not None:
         encoders["near"] = convert_checkpoint(args.public_base).model.base_model.eval()
-    victims = squares(args.victims, args.num_victims, patch_size)
-    own = squares(args.prior, args.num_prior, patch_size)
-    scored = victims[: args.num_scored]
+    images = Images(
+        victims=squares(args.victims, args.num_victims, patch_size),
+        own=squares(args.prior, args.num_prior, patch_size),
+        num_scored=args.num_scored,
+    )
     if "thumbnail" not in records.rows:
-        means = [thumbnail(to_image(grid, patch_size), patch_size) for grid in scored]
-        pairs = zip(means, scored, strict=True)
-        rows = [image_metrics(mean, to_image(grid, patch_size)) for mean, grid in pairs]
-        records.add("thumbnail", {name: float(np.mean([row[name] for row in rows])) for name in rows[0]})
-    budget = Budget(steps=args.steps, batch_size=3, crop_in_blocks=min(own[0].shape[:2]))
+        records.add("thumbnail", thumbnail_scores(images.scored, patch_size))
+    budget = Budget(steps=args.steps, batch_size=3, crop_in_blocks=min(images.own[0].shape[:2]))
     for k in tqdm(args.layers, desc="client layers"):
-        shown = [client_part(model.base_model, k, grid) for grid in victims]
-        if f"{k}: cost" not in records.rows:
-            records.add(f"{k}: cost", client_cost(model.base_model, k, victims[0]))
-        if f"{k}: nothing" not in records.rows:
-            decoder = reconstruct_canonical(shown, image_prior((to_image(g, patch_size) for g in own), patch_size))
-            records.add(f"{k}: nothing", scores(decoder.decode, shown[: len(scored)], scored, patch_size))
-        for name, encoder in encoders.items():
-            if f"{k}: {name}, learned" in records.rows:
-                continue
-            linear = regression(own, [client_part(encoder, k, grid) for grid in own])
-            records.add(f"{k}: {name}, linear", scores(linear.decode, shown[: len(scored)], scored, patch_size))
-            inverter = train_inverter(
-                own, lambda grid, _, k=k, encoder=encoder: client_part(encoder, k, grid), linear, budget=budget
-            )
-            row = scores(inverter.decode, shown[: len(scored)], scored, patch_size)
-            records.add(f"{k}: {name}, learned", row | {"succeeded": inverter.succeeded})
+        run_layers(k, model.base_model, encoders, images, budget, records)
+
+
+def thumbnail_scores(scored: list[Grid], patch_size: int) -> dict[str, float]:
+    """Means of PSNR, SSIM and hp of the block means, which any figure is compared with."""
+    plain = [to_image(grid, patch_size) for grid in scored]
+    rows = [image_metrics(thumbnail(image, patch_size), image) for image in plain]
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def run_layers(
+    k: int, client: SetrModel, encoders: dict[str, SetrModel], images: Images, budget: Budget, records: Records
+) -> None:
+    """Every attacker on the hidden states of k layers, and the client's cost, as far as they have no result yet."""
+    patch_size = client.config.patch_size
+    shown = [client_part(client, k, grid) for grid in images.victims]
+    seen = shown[: images.num_scored]
+    if f"{k}: cost" not in records.rows:
+        records.add(f"{k}: cost", client_cost(client, k, images.victims[0]))
+    if f"{k}: nothing" not in records.rows:
+        prior = image_prior((to_image(grid, patch_size) for grid in images.own), patch_size)
+        decoder = reconstruct_canonical(shown, prior)
+        records.add(f"{k}: nothing", scores(decoder.decode, seen, images.scored, patch_size))
+    for name, encoder in encoders.items():
+        if f"{k}: {name}, learned" in records.rows:
+            continue
+
+        def observe(grid: Grid, _: np.random.Generator, encoder: SetrModel = encoder) -> Grid:
+            return client_part(encoder, k, grid)
+
+        linear = regression(images.own, [client_part(encoder, k, grid) for grid in images.own])
+        records.add(f"{k}: {name}, linear", scores(linear.decode, seen, images.scored, patch_size))
+        inverter = train_inverter(images.own, observe, linear, budget=budget)
+        row = scores(inverter.decode, seen, images.scored, patch_size)
+        records.add(f"{k}: {name}, learned", row | {"succeeded": inverter.succeeded})
 
 
 def main() -> None:
@@ -171,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -22,12 +22,12 @@ from tqdm.auto import tqdm
 
 from hf_privseg import SetrForSemanticSegmentation
 from hf_privseg.attacks.model_theft import TheftBudget, mean_iou, steal_embedding, with_weight
-from hf_privseg.audit.audit import load_embedding
+from hf_privseg.audit.embeddings import load_embedding
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.experiments.plain_models import seeded_key
 from hf_privseg.experiments.records import Records
 from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
-from hf_privseg.training.arguments import DataArguments, parse_arguments
+from hf_privseg.training.arguments import DataArguments, parse_arguments, run_script
 from hf_privseg.training.data import evenly_spaced
 
 
@@ -51,9 +51,17 @@ class Arguments(DataArguments):
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate (Adam)."})
     precision: str = field(default="bf16", metadata={"help": "bf16 or fp32.", "choices": ["bf16", "fp32"]})
 
+    def __post_init__(self) -> None:
+        possible = ["random"] if self.public_base is None else ["random", "public"]
+        impossible = [start for start in self.starts if start not in possible]
+        if impossible:
+            raise ValueError(
+                f"--starts takes {' and '.join(possible)}, got {', '.join(impossible)}; public needs --public_base"
+            )
+
 
 def load_tensors(args: Arguments, split: str, count: int, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Evenly spaced images (n, 3, h, w) in [-1, 1], cropped to patches of 16, and their label maps (n, h, w)."""
+    """Evenly spaced images (n, 3, h, w) in [-1, 1], cropped to patches of 16, and segmentation maps (n, h, w)."""
     label_map, images, labels = args.load_label_map(num_labels), [], []
     for row in evenly_spaced(args.load_split(split), count):
         pixels = torch.from_numpy(np.asarray(row["image"].convert("RGB")).copy()).permute(2, 0, 1) / 127.5 - 1
@@ -64,13 +72,10 @@ def load_tensors(args: Arguments, split: str, count: int, num_labels: int) -> tu
 
 
 def starts_for(args: Arguments, shape: torch.Size) -> dict[str, torch.Tensor | None]:
-    """{name: weight that the thief starts from, None for a random one}; refuses a start that cannot be made."""
+    """{name: weight that the thief starts from, None for a random one}."""
     starts: dict[str, torch.Tensor | None] = {"random": None}
     if args.public_base is not None:
         starts["public"] = torch.from_numpy(load_embedding(args.public_base).T.copy()).reshape(shape).float()
-    for start in args.starts:
-        if start not in starts:
-            raise SystemExit(f"--starts takes {', '.join(starts)}, got {start}; public needs --public_base")
     return starts
 
 
@@ -111,13 +116,16 @@ def main() -> None:
         own = load_tensors(args, args.train_split, count, num_labels)
         budget = TheftBudget(steps=args.steps, batch_size=args.batch_size, learning_rate=args.learning_rate)
         with tqdm(total=args.steps, desc=name) as bar:
-            tell = {"progress": lambda *_: bar.update()}
-            return steal_embedding(segment, projection, *own, start=start, budget=budget, **tell).weight
+            found = steal_embedding(
+                segment, projection, *own, start=start, budget=budget, progress=lambda *_: bar.update()
+            )
+        return found.weight
 
     evaluate("plain model", lambda: plain)
     evaluate("encrypted model, plain images", projection.detach().clone)
-    if args.public_base is not None:
-        evaluate("public embedding, not trained", lambda: starts["public"])
+    public = starts.get("public")
+    if public is not None:
+        evaluate("public embedding, not trained", public.clone)
     for start in args.starts:
         for count in args.counts:
             name = f"{start} start, {count} images"
@@ -126,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

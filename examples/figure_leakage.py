@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image
 
 from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
-from hf_privseg.audit.audit import FAMILIES, audit, embedding_matrix_of
+from hf_privseg.audit.attack_table import FAMILIES
+from hf_privseg.audit.audit import audit
+from hf_privseg.audit.embeddings import embedding_matrix_of
 from hf_privseg.audit.findings import Finding, worst
 from hf_privseg.audit.report import AuditReport
 from hf_privseg.catalog.sample_images import SAMPLE_IMAGES

@@ -1,18 +1,19 @@
 """The block ciphers of the conventional method (Kiya et al., J. Imaging 2022, Table 2) from ciphertexts alone.
 
-SHF moves the values of a block, NP turns some of them, FFX replaces some of them by a table; one key for all blocks.
+SHF moves the values of a block, NP negates some of them, and FFX replaces some of them by means of a table. One key
+serves all blocks. The attacks:
 
-    SHF   the permutation attack as it is                                     `recover_shf`
-    NP    pixels that agree, up to a sign: the leading eigenvector            `recover_np`
-    FFX   unmasked pixels lie in the clear beside masked ones. The codes 0..999 betray the common divisor and the
-          mask; then the mean of the clear pixels around a code is its level  `recover_ffx`
+    SHF   `recover_shf`   the attack on the permutation families
+    NP    `recover_np`    the signs from the leading eigenvector, because the pixels of an image agree up to a sign
+    FFX   `recover_ffx`   unmasked pixels stay in the clear. The codes 0..999 show the common divisor and the mask; the
+                          mean of the clear pixels around a code is the level that it stands for
 
-Ciphertexts are what networks get, in [-1, 1] (2 x' - 1 with x' in [0, 1]), as grids flattened (channel, row, column);
-the published code flattens (row, column, channel), and `row_column_channel` translates.
+Ciphertexts have the form that networks take, in [-1, 1] (2 x' - 1 with x' in [0, 1]), as grids flattened (channel,
+row, column). The published code flattens (row, column, channel), and `row_column_channel` translates.
 
-Assumes: ciphertexts of one key; a prior for SHF (and for NP's last sign), none for FFX. Earlier ciphertext-only
-attacks on such ciphers are compared by Sirichotedumrong and Kiya, "Visual Security Evaluation of Learnable Image
-Encryption Methods against Ciphertext-only Attacks", arXiv:2010.06198. Cost: SHF as `permutation`, the others about a
+Assumptions: the ciphertexts share one key. SHF needs a prior, NP needs one for the last sign, FFX needs none.
+Sirichotedumrong and Kiya, "Visual Security Evaluation of Learnable Image Encryption Methods against Ciphertext-only
+Attacks", arXiv:2010.06198, compare earlier attacks on such ciphers. Cost: SHF as `permutation`, the others about a
 second an image on one core.
 """
 
@@ -32,10 +33,12 @@ _ROUNDS = 4
 
 @dataclass(frozen=True)
 class FfxEstimate:
-    """Attributes:
-    mask: (L,) bool, which values are replaced.
-    level_of_code: (1000,) int64, the level 0..255 of each code; -1 for codes that were never seen.
-    maximum: the integer by which all values are divided.
+    """An estimated key of FFX.
+
+    Attributes:
+        mask: (L,) bool, which values are replaced.
+        level_of_code: (1000,) int64, the level 0..255 of each code; -1 for codes that were never seen.
+        maximum: the integer by which all values are divided.
     """
 
     mask: np.ndarray
@@ -57,9 +60,9 @@ def recover_shf(
 
 
 def recover_np(ciphertexts: Sequence[np.ndarray], prior: ImagePrior) -> PermutationEstimate:
-    """Grids (down, across, L) -> the values turned (signs of -1), those in place (the order 0..L-1), and the decoder.
+    """Grids (down, across, L) -> the signs, -1 for negated values, with the order 0..L-1 and the decoder.
 
-    The prior decides only between the picture and its negative.
+    The prior only decides between the image and its negative.
     """
     signs = recover_signs(ciphertexts, prior)
     order = np.arange(len(signs))
@@ -130,7 +133,7 @@ def _codes(grid: np.ndarray, maximum: int) -> np.ndarray:
 
 
 def _nearness(patch_size: int, num_channels: int) -> np.ndarray:
-    """(L, L): how much one value of a block says of another; nothing of itself."""
+    """(L, L): how much one value of a block tells about another one; zero on the diagonal."""
     place = np.arange(patch_size)
     rows, columns = (axis.reshape(-1) for axis in np.meshgrid(place, place, indexing="ij"))
     distance = np.hypot(rows - rows[:, None], columns - columns[:, None])

@@ -1,14 +1,14 @@
-"""Keys that were never random: small integer seeds and passphrases, found by trying them.
+"""Keys that come from small integer seeds or from passphrases, found by trying them.
 
-Every encrypted model and image names its key's fingerprint, which makes a guess checkable offline. Where the
-fingerprint has been stripped, a guess shows itself on a ciphertext: photographs are smooth and nothing else is.
+Every encrypted model and image names its key's fingerprint, so a guess can be checked offline. Where the fingerprint
+has been stripped, a guess can be checked on a ciphertext, because only the right key decrypts it to smooth blocks.
 
-Assumes: the key comes from `SecretKey.from_seed`, or from `SecretKey.from_passphrase` with a passphrase in the list
-tried and the public salt. Against `SecretKey.generate` (2**256 keys) nothing here helps.
+Assumptions: the key comes from `SecretKey.from_seed`, or from `SecretKey.from_passphrase` with the public salt and a
+passphrase in the list that is tried. Nothing here helps against `SecretKey.generate` (2**256 keys).
 
-Cost a guess on one core: a seed against a fingerprint, tens of microseconds; a passphrase, one scrypt of 128 MiB (some
-tenths of a second, which is its purpose); a seed against a ciphertext, a key's derivation: milliseconds for the
-permutation families, tenths of a second for a 768 x 768 rotation.
+Cost of a guess on one core: tens of microseconds for a seed against a fingerprint; one scrypt of 128 MiB for a
+passphrase, which takes some tenths of a second on purpose; the derivation of a key for a seed against a ciphertext,
+which takes milliseconds for the permutation families and tenths of a second for a 768 x 768 rotation.
 """
 
 import warnings
@@ -28,10 +28,12 @@ Guess = TypeVar("Guess")
 
 @dataclass(frozen=True)
 class GuessedKey(Generic[Guess]):
-    """Attributes:
-    guess: the seed or passphrase that gives the key; not shown.
-    secret_key: the key.
-    num_tried: guesses up to and including the right one.
+    """A key that was found by guessing.
+
+    Attributes:
+        guess: the seed or passphrase that gives the key; not shown.
+        secret_key: the key.
+        num_tried: guesses up to and including the right one.
     """
 
     guess: Guess = field(repr=False)
@@ -70,9 +72,9 @@ def seed_of_ciphertext(
 ) -> GuessedKey[int] | None:
     """A ciphertext grid (down, across, L) without a fingerprint, seeds to try -> the seed and its key, or None.
 
-    Each guess decrypts up to `num_blocks` blocks, spread over the image. The one whose pixels differ least from their
-    neighbours is taken, if it stands out: its roughness is less than half of the median guess's. With one seed to try
-    there is nothing to stand out from, and with none there is no key: None.
+    Each guess decrypts up to `num_blocks` blocks, spread over the image. The result is the guess whose pixels differ
+    least from their neighbours, if this roughness is less than half of the median over all guesses. The median means
+    something with two seeds or more; with fewer the result is None.
     """
     rows = ciphertext.reshape(-1, ciphertext.shape[-1])
     chosen = rows[np.linspace(0, len(rows) - 1, min(num_blocks, len(rows))).astype(int)][None]
@@ -86,7 +88,7 @@ def seed_of_ciphertext(
 
 def _from_seed(seed: int, family: str) -> SecretKey:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that seeds protect nothing is the point here
+        warnings.simplefilter("ignore", UserWarning)  # it says that seeds protect nothing, which this attack shows
         return SecretKey.from_seed(seed, family=family)
 
 

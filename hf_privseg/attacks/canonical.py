@@ -1,30 +1,31 @@
-"""Ciphertexts of any invertible key, or what the server computes of them: pictures from canonical correlations alone.
+"""Images from ciphertexts of any invertible key, or from what the server computes, by canonical correlations.
 
-An invertible map b_hat = b M changes every covariance, and yet not the canonical correlations between a block and
-its neighbours (Hotelling, "Relations between two sets of variates", 1936): whitened, blocks differ from whitened
-plain ones by a rotation only. Separating mixed sources so, from second moments at several distances, is AMUSE (Tong
-et al. 1990) and SOBI (Belouchrani et al. 1997); here the attacker's own photographs take the place of the sources'
-independence.
+An invertible map b_hat = b M changes every covariance, but not the canonical correlations between a block and its
+neighbours (Hotelling, "Relations between two sets of variates", 1936): whitened encrypted blocks are whitened plain
+blocks, rotated. AMUSE (Tong et al. 1990) and SOBI (Belouchrani et al. 1997) separate mixed sources in this way, from
+second moments at several distances. They assume that the sources are independent; here the attacker's own images take
+the place of that assumption.
 
-- Both sets are cut to their leading principal components, whitened, and rotated to the eigenvectors of the
-  correlations with the right and the lower neighbour: what goes on smoothly into the next block comes first.
-- What remains of the key is found by `alignment.py`; a linear estimate from the prior leads back to pixels.
-- How many components are kept decides which of them are mistaken, and little of how many: the mean of the estimates
-  with several numbers of them is better than each (`components.consensus`).
+- The blocks of the ciphertexts and those of the attacker's images are cut to their leading principal components,
+  whitened, and rotated to the eigenvectors of the correlations with the right and the lower neighbour. The components
+  that go on smoothly into the next block come first.
+- `alignment.py` finds what remains of the key, and a linear estimate from the prior leads back to pixels.
+- The number of components that are kept changes which of them are mistaken, but hardly how many. The mean of the
+  estimates with several numbers is therefore better than each of them (`components.consensus`).
 
-It applies to
+The attack applies to
 
 - the `matrix` family, b_hat = b E_enc^-1;
-- z = b E, which the server computes of each block whatever the key: D numbers, E unknown. It bounds every scheme
-  that keeps the transformer as it is;
-- the `embedding` family, b_hat = b U S Q^T with E = U S V^T: the same numbers as z but for a rotation, hence the
-  same attack and the same result.
+- z = b E, the D numbers that the server computes of each block whatever the key, where E is unknown. This bounds
+  every scheme that keeps the transformer as it is;
+- the `embedding` family, b_hat = b U S Q^T with E = U S V^T. These numbers are a rotation of z, so the attack has the
+  same result.
 
-Assumptions: one key for all blocks; photographs of the attacker's own, similar scenes best. Leading components of
-the ciphertexts span about the space of leading components of the plain blocks, as they do for keys of small
-condition and for trained embeddings, since the variances of photographs fall much faster.
+Assumptions: all blocks share one key; the attacker has images, best of similar scenes. The leading components of the
+ciphertexts span about the same space as those of the plain blocks. This holds for keys of small condition and for
+trained embeddings, because the variances of natural images fall much faster.
 
-Cost: as `orthogonal.py` for each of the estimates, seconds.
+Cost: that of `orthogonal.py` for each estimate, which is seconds.
 """
 
 from collections.abc import Sequence
@@ -42,18 +43,20 @@ NUM_COMPONENTS = (48, 64, 72, 80, 96)
 def reconstruct_canonical(
     ciphertexts: Sequence[np.ndarray], prior: ImagePrior, *, num_components: Sequence[int] = NUM_COMPONENTS
 ) -> LinearDecoder:
-    """Encrypted grids (down, across, M) of one invertible key, M of any size, and an image prior -> decoder of such.
+    """Encrypted grids (down, across, M) of one invertible key and an image prior -> decoder; M may be of any size.
 
     Args:
         ciphertexts: of any family, or z = b E, or ciphertexts of the embedding family; sixteen or more.
-        prior: the attacker's photographs, which must not be the victims.
+        prior: of the attacker's images, which must not be the victims.
         num_components: how many principal components are whitened, in each of the estimates.
 
     Raises:
         ValueError: no ciphertext has 3 x 3 blocks or more.
     """
     moments = mean_and_covariance(ciphertexts)
-    estimates = [_reconstruct(ciphertexts, moments, prior, number) for number in num_components]
+    most = min(ciphertexts[0].shape[-1], len(prior.statistics.mean))
+    numbers = sorted({min(number, most) for number in num_components})  # larger ones would repeat an estimate
+    estimates = [_reconstruct(ciphertexts, moments, prior, number) for number in numbers]
     return consensus(estimates, moments, prior.statistics.mean)
 
 
@@ -70,6 +73,6 @@ def _reconstruct(
 
 
 def _canonical(components: Components, correlations: np.ndarray) -> Components:
-    """White components and their correlations (m, m) with neighbours -> the same, rotated to canonical variates."""
+    """Whitened components and their correlations (m, m) with neighbours -> the same, rotated to canonical variates."""
     order = np.linalg.eigh(correlations + correlations.T)[1][:, ::-1]
     return Components(components.mean, components.axes @ order, components.covariance)

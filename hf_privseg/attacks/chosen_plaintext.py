@@ -1,15 +1,16 @@
-"""The attacker may have images of their choice encrypted: two blocks give away a permutation, one image any key.
+"""Keys from ciphertexts of images that the attacker chooses: two blocks give a permutation, one image gives any key.
 
-Who can put a picture before the camera, or call the client, has such an oracle. The images below have only the pixel
-values 0 to 255, so that any client takes them.
+Anyone who can hold an image before the camera, or call the client, has such an oracle. The images below consist of the
+pixel values 0 to 255, so that any client takes them.
 
-- `probe_permutation`: the pixels of the probe count, in base 256, the positions; each position of the ciphertext then
-  says where it came from. The least number of chosen plaintexts that a permutation-only cipher needs is
-  ceil(log(L) / log(256)): Jolfaei, Wu, Muthukkumarasamy, "On the security of permutation-only image encryption
-  schemes", IEEE Transactions on Information Forensics and Security 11(2), 2016. Here that is two blocks for
-  L = 768, signs included. Cost: none.
-- `probe_matrix`: L blocks of one white pixel on black, for L = 768 one image of 512 x 384. They are linearly
-  independent, so the ciphertexts are the key in another basis. Cost: one solution of L equations, O(L^3).
+- `probe_permutation`: the pixels of the probe are the numbers of their positions, in base 256, so each position of the
+  ciphertext says where it came from. An attack on a permutation-only cipher needs ceil(log(L) / log(256)) chosen
+  plaintexts at least (Jolfaei, Wu, Muthukkumarasamy, "On the security of permutation-only image encryption schemes",
+  IEEE Transactions on Information Forensics and Security 11(2), 2016). Here that is two blocks for L = 768, which give
+  the signs as well. The cost is negligible.
+- `probe_matrix`: the probe has L blocks, each of one white pixel on black; for L = 768 that is one image of 512 x 384.
+  The blocks are linearly independent, so the ciphertexts are the key in another basis. Cost: one solution of L
+  equations, O(L^3).
 """
 
 from collections.abc import Callable

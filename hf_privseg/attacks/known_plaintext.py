@@ -1,19 +1,20 @@
-"""The attacker holds one image in plain and encrypted: every other image under the same key is theirs.
+"""Keys from one image that the attacker has in plain and encrypted; they decode every other image under them.
 
-A cipher b_hat = b M shares M among all blocks, so one image is hundreds of known plaintexts. Both grids below are
-flattened (channel, row, column), the plain one in [-1, 1], and block n of the one is block n of the other.
+A cipher b_hat = b M uses the same M for all blocks, so one image is hundreds of known plaintexts. Both grids below are
+flattened (channel, row, column), the plain one in [-1, 1], and block n of one belongs to block n of the other.
 
-- `match_traces`, permutation families: a pixel position keeps its values over the blocks, its trace, up to a sign.
-  Positions are paired by the distance of their traces (Hungarian method: Kuhn, Naval Research Logistics Quarterly 2,
-  1955). That permutation-only ciphers fall to known plaintexts whatever their key space: Li et al., "A general
-  quantitative cryptanalysis of permutation-only multimedia ciphers against plaintext attacks", Signal Processing:
-  Image Communication 23(3), 2008. Cost: O(n L^2 + L^3), under a second for L = 768.
-- `regress`, any linear key: least squares from ciphertexts to plaintexts. Fewer blocks than L pixels, or flat ones,
-  leave directions of M unseen; the attacker's image prior fills in what usually goes with what is seen.
+- `match_traces`, for the permutation families: the values of a pixel position over all blocks, its trace, are the same
+  in the ciphertext, up to a sign and in another place. Positions are paired by the distance of their traces (Hungarian
+  method: Kuhn, Naval Research Logistics Quarterly 2, 1955). Li et al., "A general quantitative cryptanalysis of
+  permutation-only multimedia ciphers against plaintext attacks", Signal Processing: Image Communication 23(3), 2008,
+  show that such ciphers fall to known plaintexts whatever their key space. Cost: O(n L^2 + L^3), less than a second
+  for L = 768.
+- `regress`, for any linear key: least squares from ciphertexts to plaintexts. Where there are fewer blocks than L
+  pixels, or flat blocks, some directions of M stay unseen, and the prior estimates them from those that are seen.
   Cost: O(n L^2 + L^3), about a second.
-- `fit_rotation`, orthogonal keys: the nearest rotation (Schoenemann, "A generalized solution of the orthogonal
-  Procrustes problem", Psychometrika 31, 1966), for ciphertexts with noise: with L independent
-  blocks it averages more of it than `regress`.
+- `fit_rotation`, for orthogonal keys: the nearest rotation (Schoenemann, "A generalized solution of the orthogonal
+  Procrustes problem", Psychometrika 31, 1966). With L independent blocks of noisy ciphertexts it averages more of the
+  noise than `regress`.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from scipy.optimize import linear_sum_assignment
 from .tools.blocks import LinearDecoder, as_rows
 from .tools.statistics import BlockStatistics
 
-RELATIVE_NOISE = 1e-10  # of the variance of a ciphertext's pixel: rounding to float32 and to 16 bits lies below
+RELATIVE_NOISE = 1e-10  # of the variance of a ciphertext's pixel; rounding to float32 or to 16 bits adds less
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class RecoveredPermutation:
     Attributes:
         order: (L,) int64.
         signs: (L,) float64 of -1 and 1.
-        ambiguous: (L,) bool, true where another position would have fitted as well: nothing that the attacker saw
-            tells them apart, as where all known blocks are white.
+        ambiguous: (L,) bool, true where another position fits as well, for example because all known blocks are
+            white.
     """
 
     order: np.ndarray
@@ -85,7 +86,7 @@ def regress(
     Args:
         plain: in [-1, 1]; several images can be laid side by side.
         encrypted: M may differ from L, as with what the server computes.
-        prior: moments of other photographs. Without it, what was never seen decodes to nothing.
+        prior: moments of other images. Without it, directions that were never seen decode to zero.
         relative_noise: variance of the noise in the ciphertexts, relative to their own: the ridge.
 
     Raises:
@@ -113,10 +114,10 @@ def fit_rotation(plain: np.ndarray, encrypted: np.ndarray) -> LinearDecoder:
 
 
 def _fill_in(known: np.ndarray, floor: float, prior: BlockStatistics) -> tuple[np.ndarray, np.ndarray]:
-    """What is seen of a block -> the (L, L) map and the (L,) offset to the most likely whole block.
+    """Known blocks and a prior -> the (L, L) map and the (L,) offset from what least squares shows to a whole block.
 
-    Least squares shows a block b as b P, with P the projection on what the known blocks span; its best linear estimate
-    under the prior is m + (b P - m P) (P C P)^-1 P C.
+    Least squares shows a block b as b P, where P projects on the span of the known blocks. The best linear estimate of
+    b under the prior is m + (b P - m P) (P C P)^-1 P C.
     """
     values, vectors = np.linalg.eigh(known.T @ known)
     weight = np.maximum(values, 0.0) / (np.maximum(values, 0.0) + floor)

@@ -1,20 +1,19 @@
-"""Ciphertexts of one orthogonal key alone: the photographs, aligned, then corrected by a network.
+"""Images from ciphertexts of one orthogonal key alone, aligned and then corrected by a network.
 
-The alignment of `orthogonal.py` errs, and in ways that recur. An attacker can rehearse it:
+The errors of the alignment in `orthogonal.py` recur, so an attacker can rehearse it:
 
-- Half of the attacker's images are the prior, the other half play victims: groups of as many as there are ciphertexts
-  are encrypted under keys of the attacker's own and aligned with the prior.
-- A network learns, from the components that came out and those of the neighbouring blocks, what their linear estimate
-  of the pixels misses (`learned_inversion.train_inverter`). Images and keys are held out to tell whether it does.
-- It is put behind the alignment of the ciphertexts, whose key it has never met.
+- Half of the attacker's images are the prior, and the other half play victims. Groups of as many images as there are
+  ciphertexts are encrypted under keys of the attacker's own and aligned with the prior.
+- From the components of a block and of its neighbours, a network learns what the linear estimate of the pixels misses
+  (`learned_inversion.train_inverter`). Images and keys are held out to tell whether it does. A network learns a small
+  number of keys by heart, so its errors have to be measured under other keys.
+- The network is put behind the alignment of the ciphertexts, whose key it has never met.
 
-Few keys are learned by heart, so that the errors of the network must be looked at under others.
+Assumptions: those of `orthogonal.py`, and dozens of images of similar scenes. Cost: an alignment for each key, which
+takes 1 to 2 s for 16 images of 480 x 352 on one core, and some minutes of training.
 
-Assumptions: those of `orthogonal.py`, and dozens of images of similar scenes. Cost: an alignment a key, 1 to 2 s for
-16 images of 480 x 352 on one core, and some minutes of training.
-
-Source: a network behind a classical reconstruction, trained on what the latter makes of known images, is common in
-imaging (Jin et al., "Deep convolutional neural network for inverse problems in imaging", 2017).
+Source: networks behind a classical reconstruction, trained on its results for known images, are common in imaging
+(Jin et al., "Deep convolutional neural network for inverse problems in imaging", 2017).
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +38,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class RefinedAlignment:
-    """Decoder of ciphertexts of one key.
+    """The decoder of one key's ciphertexts: an alignment with a network behind it.
 
     Attributes:
         aligned: the alignment alone.
@@ -63,11 +62,11 @@ def refine_orthogonal(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> RefinedAlignment:
-    """Encrypted grids (down, across, L), all of one key, and an image prior -> decoder of such ciphertexts.
+    """Encrypted grids (down, across, L), all of one key, and an image prior -> decoder.
 
     Args:
         ciphertexts: as for `reconstruct_orthogonal`.
-        prior: at least twice as many of the attacker's photographs as there are ciphertexts; none of them a victim.
+        prior: of at least twice as many of the attacker's images as there are ciphertexts; none of them a victim.
         num_keys: own keys to rehearse under, a tenth of them held out.
         budget: of the network's training.
         seed: of keys, groups, crops and weights.
@@ -111,7 +110,8 @@ def _halves(prior: ImagePrior) -> tuple[ImagePrior, list[np.ndarray]]:
     step = prior.grids_per_image
     images = [prior.grids[first : first + step] for first in range(0, len(prior.grids), step)]
     known = [grid for image in images[::2] for grid in image]
-    return ImagePrior(prior.name, block_statistics(known), known, step), [image[0] for image in images[1::2]]
+    halved = ImagePrior(prior.name, block_statistics(known), prior.num_channels, known, step)
+    return halved, [image[0] for image in images[1::2]]
 
 
 def _rehearse(plain: Sequence[np.ndarray], prior: ImagePrior, rng: np.random.Generator) -> LinearDecoder:

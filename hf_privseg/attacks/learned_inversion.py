@@ -1,21 +1,22 @@
 """A network that learns to turn what is seen of an image into its pixels, on the attacker's own images.
 
-What is seen, (down, across, M), is whatever the attacker can make for images of their own as well as for the victim's:
-z = b E under a public base, or ciphertexts brought into a form that does not depend on the key (aligned with a prior,
-canonical coordinates), for which the attacker draws keys of their own (`learned_alignment.py`). The form is the
-argument `features`; a network cannot learn to undo a random rotation from ciphertexts as they are.
+What is seen, (down, across, M), can be anything that the attacker can make from images of their own as well as from
+the victim's: z = b E under a public base, or ciphertexts in a form that does not depend on the key (aligned with a
+prior, or in canonical coordinates), for which the attacker draws keys of their own (`learned_alignment.py`). The
+argument `features` makes that form, because a network cannot learn to undo a random rotation from raw ciphertexts.
 
-The network refines a linear estimate: it reads every block together with its eight neighbours, which a decoder of
-single blocks cannot use, and adds a correction, at first zero. Inverters that are trained on the attacker's own images
-alone: Yang et al., "Adversarial neural network inversion via auxiliary knowledge alignment", arXiv:1902.08552, 2019.
+The network refines a linear estimate. It reads every block together with its eight neighbours, which a decoder of
+single blocks cannot use, and adds a correction, which is zero before training. Yang et al., "Adversarial neural
+network inversion via auxiliary knowledge alignment", arXiv:1902.08552, 2019, train inverters on the attacker's own
+images, too.
 
 Assumptions: the attacker's images resemble the victims'. Cost: for L = 768 the default budget takes one to ten
 minutes on one core.
 
-Measured with the embedded checkpoint on CamVid frames of another sequence than the attacker's (SECURITY.md): without
-drift, and under the drift that fine-tuning makes, the network finds nothing that the linear estimate misses, for fine
-texture, all that is missing there, does not follow from the neighbours; nor does it gain on the victims under a drift
-of 30 %. The result says what it gained on images held out.
+On CamVid frames of another sequence than the attacker's, with the embedded checkpoint, the network finds nothing that
+the linear estimate misses, neither without drift nor under the drift that fine-tuning makes: what is missing there is
+fine texture, which does not follow from the neighbours. Under a drift of 30 % it gains nothing on the victims either.
+The result of a training says what it gained on images held out.
 """
 
 import copy
@@ -37,14 +38,16 @@ LEAST_GAIN_IN_DB = 0.1  # on images held out: less is chance
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Attributes:
-    steps: updates.
-    batch_size: crops an update.
-    crop_in_blocks: height and width of a crop.
-    learning_rate: peak of Adam's, which falls to zero along a cosine.
-    width: channels of the network.
-    depth: its residual layers.
-    checks: how often the held-out images are looked at.
+    """How large the network is, and how long it is trained.
+
+    Attributes:
+        steps: number of updates.
+        batch_size: crops an update.
+        crop_in_blocks: height and width of a crop.
+        learning_rate: the peak of Adam's learning rate, which falls to zero along a cosine.
+        width: channels of the network.
+        depth: residual layers of the network.
+        checks: how often the error on the held-out images is measured.
     """
 
     steps: int = 300
@@ -58,11 +61,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class LearnedInverter:
-    """What training arrived at.
+    """A trained network, and the linear estimate that it refines.
 
     Attributes:
         linear: the estimate that the network refines.
-        network: features, standardised, -> correction.
+        network: maps features to a correction of the linear estimate.
         features: the form in which the network sees a block.
         linear_psnr: of the linear estimate on the held-out images of the attacker, in dB.
         learned_psnr: of the network on the same images.
@@ -86,7 +89,7 @@ class LearnedInverter:
 
 
 class _Refiner(nn.Module):
-    """`(batch, M, down, across)` -> `(batch, L, down, across)`: a correction, zero before training."""
+    """The network: `(batch, M, down, across)` features -> `(batch, L, down, across)` correction, zero at first."""
 
     mean: torch.Tensor
     deviation: torch.Tensor
@@ -126,16 +129,16 @@ def train_inverter(
 ) -> LearnedInverter:
     """Plain grids (down, across, L) of the attacker's own and a way to see them -> trained inverter.
 
-    A tenth of the images is held out. The network with the least error on them is returned, the untrained one, which
-    equals the linear estimate, among them.
+    A tenth of the images is held out, and the network with the least error on them is returned. This may be the
+    untrained one, which equals the linear estimate.
 
     Args:
         images: at least two grids, at least `crop_in_blocks` on each side. They must not be the victims.
-        observe: makes what would be seen of an image, with a key or drift drawn from the generator where it is
-            not the victims' own.
+        observe: makes what would be seen of an image. Where the victims' key or drift is unknown, it draws one from
+            the generator.
         linear: from features to pixels, the estimate to refine.
         features: the form in which a block is shown to the network and to `linear`; as it is seen, by default.
-        observe_held_out: as `observe`, with other keys, for the images held out; `observe` itself by default.
+        observe_held_out: the same for the images held out, with other keys; `observe` itself by default.
         budget: how long to train; `Budget()` by default.
         seed: of crops, keys and weights.
         progress: called with the number of updates and the PSNR on the held-out images, at each check.

@@ -1,17 +1,19 @@
-"""The encrypted model and no image at all: trained filters are smooth, so the rows of E_hat say which pixels are near.
+"""A permutation key from the encrypted model alone: trained filters are smooth, so near pixels have similar rows.
 
-E_hat = E_enc E has a row a pixel: the weights with which it enters the D features. With a permutation key the rows are
-those of E in another order, and neighbouring pixels, most of all the colours of one pixel, have similar rows. For the
-orthogonal family E_hat shows E_hat^T E_hat = E^T E, and every rotation of it is equally likely: nothing to attack.
+E_hat = E_enc E has a row for each pixel, which holds the weights with which the pixel enters the D features. With a
+permutation key the rows are those of E in another order. Neighbouring pixels have similar rows, most of all the
+channels of one pixel. For the orthogonal family E_hat shows only E_hat^T E_hat = E^T E, and every rotation is equally
+likely, so there is nothing to attack.
 
-Distances along the graph of the 12 strongest |cosines| of each row are laid out in the plane by multidimensional
-scaling (Tenenbaum, de Silva and Langford, "A global geometric framework for nonlinear dimensionality reduction",
-Science 290, 2000: Isomap), turned by several angles and put on the grid of pixels; the layout is taken in which near
-pixels have similar rows. Signs do not disturb this, and are not recovered: one ciphertext gives them (`permutation`).
+Each row is linked to the 12 rows with the largest |cosine|. The distances along this graph are laid out in the plane
+by multidimensional scaling (Isomap: Tenenbaum, de Silva and Langford, "A global geometric framework for nonlinear
+dimensionality reduction", Science 290, 2000), turned by several angles and put on the grid of pixels. The layout in
+which near pixels have the most similar rows is the estimate. Signs do not disturb this and are not recovered; one
+ciphertext gives them (`permutation`).
 
-Distances have the symmetries of a square and of the colours, so that the order is one of eight (`orientations`), and
-colours come out in any order. Assumes a trained patch embedding (Dosovitskiy et al., "An Image is Worth 16x16 Words",
-ICLR 2021, figure 7, show how smooth they are); no photograph, no other model.
+Distances have the symmetries of a square, so the order is one of eight (`orientations`), and the channels come out in
+any order. Assumption: a trained patch embedding (Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021,
+figure 7, show how smooth it is). The attack needs no image and no other model.
 
 Cost: some assignments of L pixels to L places, seconds for 16 x 16 x 3 on one core.
 """

@@ -1,9 +1,10 @@
-"""The encrypted model is used without its key: a fresh patch embedding is learned on labelled images.
+"""The encrypted model used without its key: a new patch embedding is learned from labelled images.
 
-Everything behind the patch embedding of an encrypted model is plain, and the key hides only E. Who holds the model and
-some labelled images trains a new E, a fine-tuning attack on a model that a key protects (AprilPyone Maungmaung and
-Kiya, "A protection method of trained CNN model with a secret key from unauthorized access", APSIPA Transactions on
-Signal and Information Processing 10, 2021). A public embedding near E is a good start, but none is needed.
+Everything behind the patch embedding of an encrypted model is plain, and the key hides only E. Anyone who holds the
+model and some labelled images can train a new E. This is a fine-tuning attack on a model that a key protects
+(AprilPyone Maungmaung and Kiya, "A protection method of trained CNN model with a secret key from unauthorized access",
+APSIPA Transactions on Signal and Information Processing 10, 2021). A public embedding near E is a good start, but none
+is needed.
 
 Assumptions: labelled images of the model's classes; no key, and no image of a client. Cost: `steps` forward and
 backward passes of the model, without gradients of anything but the embedding.
@@ -16,9 +17,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-Segment = Callable[
-    [torch.Tensor], torch.Tensor
-]  # (batch, channels, h, w) in [-1, 1] -> logits (batch, classes, h', w')
+# (batch, channels, h, w) pixels in [-1, 1] -> (batch, classes, h', w') logits
+Segment = Callable[[torch.Tensor], torch.Tensor]
 Progress = Callable[[int, float], None]
 
 INITIAL_DEVIATION = 0.02  # of a fresh embedding's weights, as vision transformers are initialised
@@ -27,10 +27,12 @@ IGNORE_LABEL = 255
 
 @dataclass(frozen=True, kw_only=True)
 class TheftBudget:
-    """Attributes:
-    steps: updates.
-    batch_size: images an update.
-    learning_rate: peak of Adam's, which falls to zero along a cosine.
+    """How long the thief trains.
+
+    Attributes:
+        steps: number of updates.
+        batch_size: images an update.
+        learning_rate: the peak of Adam's learning rate, which falls to zero along a cosine.
     """
 
     steps: int = 300
@@ -40,9 +42,11 @@ class TheftBudget:
 
 @dataclass(frozen=True)
 class StolenEmbedding:
-    """Attributes:
-    weight: of the projection's shape, (hidden_size, channels, patch_size, patch_size).
-    losses: cross entropy at each update.
+    """A patch embedding with which the model takes plain images.
+
+    Attributes:
+        weight: of the projection's shape, (hidden_size, channels, patch_size, patch_size).
+        losses: cross entropy at each update.
     """
 
     weight: torch.Tensor = field(repr=False)
@@ -60,11 +64,11 @@ def steal_embedding(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> StolenEmbedding:
-    """An encrypted model and plain labelled images -> an embedding with which it takes plain images.
+    """An encrypted model and plain labelled images -> a patch embedding with which it takes plain images.
 
     Args:
-        segment: the model, which reads `projection` and gives logits; it stays as it is, in evaluation mode best.
-        projection: the weight of its patch embedding. It is trained and then set back.
+        segment: the model, best in evaluation mode, which reads `projection` and gives logits; nothing else changes.
+        projection: the weight of the model's patch embedding. It is trained and then set back.
         images: `(n, channels, height, width)` float in [-1, 1].
         labels: `(n, height, width)` int64, 255 where no label counts.
         start: a public embedding to begin with; random weights by default.
@@ -77,8 +81,8 @@ def steal_embedding(
     """
     if len(images) != len(labels) or images.shape[-2:] != labels.shape[-2:] or not len(images):
         raise ValueError(
-            f"expected a label map for each image, of its size, got images of shape {tuple(images.shape)} and labels "
-            f"of shape {tuple(labels.shape)}"
+            f"expected a segmentation map for each image, of its size, got images of shape {tuple(images.shape)} and "
+            f"labels of shape {tuple(labels.shape)}"
         )
     budget = budget or TheftBudget()
     generator = torch.Generator().manual_seed(seed)

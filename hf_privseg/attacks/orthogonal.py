@@ -1,18 +1,17 @@
-"""Ciphertexts of one orthogonal key alone: the photographs, from principal components and neighbouring blocks.
+"""Images from ciphertexts of one orthogonal key alone, by principal components and neighbouring blocks.
 
-A rotation b_hat = b Q^T leaves the eigenvalues of the blocks' covariance as they are and turns its eigenvectors with
-the blocks. Photographs everywhere have similar eigenvectors in a similar order, so the leading ones of the
-ciphertexts are matched with those of the attacker's photographs (`alignment.py`), and each block is put together
-again from them.
+A rotation b_hat = b Q^T keeps the eigenvalues of the blocks' covariance and turns its eigenvectors with the blocks.
+The eigenvectors of natural images are similar everywhere, and in a similar order. So the attack matches the leading
+ones of the ciphertexts with those of the attacker's images (`alignment.py`), and puts each block together from them.
 
-Assumptions: one key for all blocks; some photographs of the attacker's own, similar scenes best; no plaintext, no
-model. The permutation families are orthogonal too. The `matrix` family, of condition 10, is near enough to a
-rotation: the variances of photographs fall by thousands.
+Assumptions: all blocks share one key; the attacker has some images, best of similar scenes, but no plaintext and no
+model. The permutation families are orthogonal too. The `matrix` family has condition 10, which is near enough to a
+rotation, because the variances of natural images fall by thousands.
 
-Source: eigenvectors, then a correction, is how Umeyama matches graphs ("An eigendecomposition approach to weighted
-graph matching problems", 1988); blocks that share a rotation are matched so here.
+Source: Umeyama matches graphs by their eigenvectors, followed by a correction ("An eigendecomposition approach to
+weighted graph matching problems", 1988). Here the same is done for blocks that share a rotation.
 
-Measured on CamVid and left out: more components and moments of third and fourth order gained nothing; less or more
+Tried on CamVid and left out: more components and moments of third and fourth order gained nothing; less or more
 whitening gained on some sequences and lost on others.
 
 Cost: the covariance of the ciphertexts (L, L) and its eigenvectors, then `alignment.align`: seconds.
@@ -27,21 +26,21 @@ from .tools.components import mean_and_covariance, principal_components, reconst
 from .tools.priors import ImagePrior
 
 NUM_COMPONENTS = 64
-# Small components settle little when left as they are, and when all have one variance, the noise of sampling settles
-# too much: halfway.
+# Components of small variance have little influence as they are; where all have one variance, the noise of sampling
+# has too much. This exponent lies halfway.
 WHITENING = 0.5
 
 
 def reconstruct_orthogonal(
     ciphertexts: Sequence[np.ndarray], prior: ImagePrior, *, num_components: int = NUM_COMPONENTS
 ) -> LinearDecoder:
-    """Encrypted grids (down, across, L), all of one key, and an image prior -> decoder of such ciphertexts.
+    """Encrypted grids (down, across, L), all of one key, and an image prior -> decoder.
 
-    The sign, photograph or negative, is that of the prior's third moments; unrelated photographs may mistake it.
+    The third moments of the prior tell the image from its negative; those of unrelated images may mistake it.
 
     Args:
-        ciphertexts: one is enough to recognise objects, sixteen for most of a photograph.
-        prior: the attacker's photographs, which must not be the victims.
+        ciphertexts: one is enough to recognise objects, and sixteen give most of an image.
+        prior: of the attacker's images, which must not be the victims.
         num_components: how many of a block's L dimensions are recovered.
 
     Raises:

@@ -1,21 +1,22 @@
 """The permutation families, with and without signs, from ciphertexts alone: the attack that bounds them.
 
-A key moves (and turns) the pixels of all blocks alike, b_hat[i] = s[i] b[l(i)], and leaves the blocks in place. So the
-moments of ciphertexts are those of photographs in another order. Three steps:
+A key moves the pixels of all blocks alike, may negate some of them, b_hat[i] = s[i] b[l(i)], and leaves the blocks in
+place. So the moments of ciphertexts are those of plain images in another order. The attack has three steps:
 
-1. signs: photographs have pixels that are positively correlated, so the leading eigenvector of the ciphertexts'
-   correlation matrix has the signs of the key, up to one for all (Perron and Frobenius);
-2. order: the correlations inside a block, with its right and with its lower neighbour are matched with the attacker's
-   own photographs, a quadratic assignment (`matching`). The neighbours tell up from down and left from right. First
-   the correlations as they are, which are mostly brightness and put pixels near their places, then what remains
-   of them without the block's mean, which tells exact places and colours;
-3. the one sign that is left: which of the picture and its negative looks like photographs.
+1. Signs. The pixels of a natural image are positively correlated, so the leading eigenvector of the ciphertexts'
+   correlation matrix has the signs of the key, up to one sign for all of them (Perron and Frobenius).
+2. Order. The correlations inside a block and with its right and its lower neighbour are matched with those of the
+   attacker's own images, which is a quadratic assignment (`matching`). The neighbours tell up from down and left from
+   right. The correlations as they are, which are mostly brightness, put the pixels near their places. The
+   correlations without the block's mean then tell exact places and colours.
+3. The sign that is left. The image and its negative are compared with what images look like.
 
-Assumes: one key for all ciphertexts given, photographs of any kind or a distance kernel (`priors`). Jigsaw attacks on
-block scrambling (Chuman, Kurihara and Kiya, "On the security of block scrambling-based EtC systems against extended
-jigsaw puzzle solver attacks", IEICE Trans. Inf. & Syst. E101-D, 2018) put blocks into place; here blocks are in place.
+Assumptions: all ciphertexts share one key; the attacker has images of any kind, or a distance kernel (`priors`).
+Jigsaw attacks on block scrambling (Chuman, Kurihara and Kiya, "On the security of block scrambling-based EtC systems
+against extended jigsaw puzzle solver attacks", IEICE Trans. Inf. & Syst. E101-D, 2018) put blocks into place; here
+the blocks are in place.
 
-Cost: two runs of `match`; for 16 x 16 x 3 a few seconds on one core beside the prior's moments.
+Cost: two runs of `match`; for 16 x 16 x 3 a few seconds on one core, apart from the prior's moments.
 """
 
 from collections.abc import Sequence
@@ -25,11 +26,10 @@ import numpy as np
 
 from .tools.blocks import LinearDecoder, as_rows
 from .tools.matching import Pair, Progress, improve, match, matching_value
-from .tools.priors import ImagePrior
-from .tools.statistics import BlockStatistics, block_statistics
+from .tools.priors import COLOUR_CORRELATION, ImagePrior
+from .tools.statistics import BlockStatistics, block_statistics, with_equal_channels
 
 _MEAN_BINS, _CONTRAST_BINS = 32, 12
-_COLOUR_CORRELATION = 0.95
 _CLEAR_LIGHT = 0.1
 
 
@@ -57,16 +57,16 @@ def recover_permutation(
     num_exchanges: int = 200,
     progress: Progress | None = None,
 ) -> PermutationEstimate:
-    """Grids (down, across, L) encrypted with one key, and what photographs are like -> the estimated key.
+    """Grids (down, across, L) encrypted with one key, and a prior -> the estimated key.
 
     Args:
         ciphertexts: one or more grids of 2 x 2 blocks or more.
         prior: of plain blocks of the same length.
-        signed: whether the family turns pixels, as "signed_permutation" does.
-        colour_blind: take the prior's colours to be alike (correlation .95) and only its brightness from photographs.
-            Right where the scenes are unrelated, for their colours differ most; colours then come out in any order.
-            By default for the prior named "photos".
-        num_exchanges: of two pixels each, at most, after the matching.
+        signed: whether the family negates pixels, as "signed_permutation" does.
+        colour_blind: whether to assume that all channels are alike (correlation .95), and to take only the brightness
+            from the prior. This helps where the scenes are unrelated, whose colours differ most; the channels then
+            come out in any order. None stands for True where the prior is named "unrelated".
+        num_exchanges: how many exchanges of two pixels follow the matching, at most.
         progress: as `matching.match` calls it.
 
     Raises:
@@ -75,14 +75,16 @@ def recover_permutation(
     length = ciphertexts[0].shape[-1] if ciphertexts else len(prior.statistics.mean)
     if len(prior.statistics.mean) != length:
         raise ValueError(
-            f"the ciphertexts have blocks of {length} values and the prior of {len(prior.statistics.mean)}; "
+            f"the ciphertexts have blocks of {length} values and the prior has {len(prior.statistics.mean)}; "
             "make the prior with the ciphertexts' patch size and channels"
         )
     signs = recover_signs(ciphertexts, prior) if signed else np.ones(length)
     seen = _correlations(block_statistics([grid * signs for grid in ciphertexts]))
-    blind = prior.name == "photos" if colour_blind is None else colour_blind
-    statistics = prior.statistics
-    model = _correlations(_without_colours(statistics) if blind else statistics)
+    blind = prior.name == "unrelated" if colour_blind is None else colour_blind
+    statistics, channels = prior.statistics, prior.num_channels
+    if blind:
+        statistics = with_equal_channels(statistics, channels, channels, correlation=COLOUR_CORRELATION)
+    model = _correlations(statistics)
     coarse = match(list(zip(seen, model, strict=True)), progress=progress)
     pairs = list(zip(_without_block_mean(seen), _without_block_mean(model), strict=True))
     order = match(pairs, start=np.eye(length)[coarse], progress=progress)
@@ -95,7 +97,7 @@ def recover_permutation(
 def recover_signs(ciphertexts: Sequence[np.ndarray], prior: ImagePrior) -> np.ndarray:
     """Grids (down, across, L) encrypted with one key -> (L,) float64 of +1 and -1, in the ciphertext's order.
 
-    All up to one sign from the correlations; that one as `brightness_evidence` says.
+    The correlations give them up to one common sign, which `brightness_evidence` decides.
     """
     rows = as_rows(ciphertexts)
     covariance = np.cov(rows, rowvar=False)
@@ -106,11 +108,12 @@ def recover_signs(ciphertexts: Sequence[np.ndarray], prior: ImagePrior) -> np.nd
 
 
 def brightness_evidence(grids: Sequence[np.ndarray], prior: ImagePrior) -> float:
-    """Grids (down, across, L) whose pixels may be in any order -> the evidence for them against their negatives.
+    """Grids (down, across, L) whose pixels may be in any order -> a number that is negative if they are negatives.
 
-    Light comes from above: the correlation of the blocks' brightness with their height, over all grids, if it is
-    clear (.1 and more). Else, with a prior that holds photographs, the log-likelihood ratio of each block's mean and
-    contrast, which no order of pixels changes (bright skies are flat, shadows are not black). The sign is what counts.
+    Light comes from above, so the number is the correlation of the blocks' brightness with their height, over all
+    grids, where its size is .1 or more. Where it is smaller and the prior holds images, the number is the
+    log-likelihood ratio of each block's mean and contrast, which no order of pixels changes: bright skies are flat,
+    and shadows are not black.
     """
     light = float(np.mean([_light_from_above(grid) for grid in grids]))
     if abs(light) >= _CLEAR_LIGHT or not prior.grids:
@@ -136,31 +139,16 @@ def _mean_and_contrast_counts(grids: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _correlations(statistics: BlockStatistics) -> list[np.ndarray]:
-    """Moments -> [inside a block, with its right, with its lower neighbour], scaled to pixels of variance 1."""
+    """Moments -> correlations [inside a block, with its right neighbour, with its lower neighbour]."""
     scale = 1 / np.sqrt(np.diag(statistics.covariance) + 1e-6)
     return [moment * np.outer(scale, scale) for moment in (statistics.covariance, statistics.right, statistics.below)]
 
 
 def _without_block_mean(moments: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The correlations of pixels less the mean of their block: no order changes that mean."""
+    """The correlations of pixels minus the mean of their block, which no order of pixels changes."""
     centred = [moment - moment.mean(0) - moment.mean(1)[:, None] + moment.mean() for moment in moments]
     scale = 1 / np.sqrt(np.maximum(np.diag(centred[0]), 0) + 1e-6)
     return [moment * np.outer(scale, scale) for moment in centred]
-
-
-def _without_colours(statistics: BlockStatistics, num_channels: int = 3) -> BlockStatistics:
-    """Moments averaged over pairs of channels, then given to all of them with one correlation between colours."""
-    size = len(statistics.mean) // num_channels
-    if size * num_channels != len(statistics.mean):
-        return statistics
-    colours = np.full((num_channels, num_channels), _COLOUR_CORRELATION)
-    np.fill_diagonal(colours, 1.0)
-
-    def blind(moment: np.ndarray) -> np.ndarray:
-        return np.kron(colours, moment.reshape(num_channels, size, num_channels, size).mean(axis=(0, 2)))
-
-    covariance, right, below = map(blind, (statistics.covariance, statistics.right, statistics.below))
-    return BlockStatistics(statistics.mean, covariance, right, below, statistics.num_blocks)
 
 
 def _fit(pairs: Sequence[Pair], order: np.ndarray) -> float:

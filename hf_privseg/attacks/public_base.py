@@ -1,24 +1,25 @@
-"""The attacker has weights near the model's: a public checkpoint it was trained from, or a leaked copy of it.
+"""Keys and images from weights near the model's: a public checkpoint that it was trained from, or a leaked copy.
 
-Write E for the model's patch embedding (L, D), E_hat = E_enc E for the encrypted one, and E0 for the public one;
-r = ||E - E0|| / ||E|| is the drift. E_hat is in the attacker's hands, for the provider holds it.
+E is the model's patch embedding (L, D), E_hat = E_enc E the encrypted one, and E0 the public one;
+r = ||E - E0|| / ||E|| is the drift. The attacker has E_hat, because the provider holds it.
 
-- `recover_permutation_from_weight`: row i of E_hat is row l(i) of E up to a sign. The assignment of the rows of E0
-  with the largest sum of products is the most likely one if the drift is Gaussian (Hungarian method: Kuhn 1955). No
-  image is needed, and the drift may exceed the weights themselves.
-- `invert_embedding`, any family: the server computes z = b_hat E_hat = b E, in which no key is left. Under an image
-  prior with mean m and covariance C, and z - m E0 = (b - m) E0 + noise, the best linear estimate is the Wiener filter
+- `recover_permutation_from_weight`: row i of E_hat is row l(i) of E up to a sign. If the drift is Gaussian, the most
+  likely order is the assignment of the rows of E0 with the largest sum of products (Hungarian method: Kuhn 1955). The
+  attack needs no image, and the drift may be larger than the weights themselves.
+- `invert_embedding`, any family: the server computes z = b_hat E_hat = b E, which does not depend on the key. Under an
+  image prior with mean m and covariance C, and with z - m E0 = (b - m) E0 + noise, the best linear estimate is the
+  Wiener filter
 
       b = m + (z - m E0) (E0^T C E0 + s I)^-1 E0^T C,      s = r^2 ||E0||^2 / (L D) * E|b|^2
 
-  (Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", 1949). D < L loses L - D
-  directions of a block; the prior knows that photographs have little in them. How much of a block survives depends on
-  E's singular values as well, and a small drift already drowns the small ones.
+  (Wiener, "Extrapolation, Interpolation, and Smoothing of Stationary Time Series", 1949). Where D < L, L - D
+  directions of a block are lost, but natural images have little in them, and the prior says so. E's singular values
+  decide as well how much of a block survives, because a small drift already covers the small ones.
 - `invert_drifted_embedding`, any family, for a drift of some 5 % or more and a prior of similar scenes: many z show
-  E^T C E as it is, so of the drift, seen in the whitened blocks b C^-1/2, only a rotation is unknown. The nearest one
-  is taken.
-- `align_base`, orthogonal keys: E_hat^T E_hat = E^T E whatever the rotation, so of the drift only a rotation is
-  unknown: E0 is replaced by the nearest matrix with that product (Schoenemann 1966).
+  E^T C E, so that only a rotation of the drifted embedding is unknown, in coordinates in which the blocks are white.
+  The attack takes the rotation that leads nearest to E0.
+- `align_base`, orthogonal keys: E_hat^T E_hat = E^T E whatever the key, so that only a rotation of E is unknown. E0 is
+  replaced by the nearest matrix with that product (Schoenemann 1966).
 
 Cost: a few solutions of D equations, about a second for L = 768.
 
@@ -77,8 +78,8 @@ def invert_embedding(base: np.ndarray, prior: BlockStatistics, *, drift: float =
 
     Args:
         base: the embedding of the public model.
-        prior: moments of blocks of the attacker's photographs, prepared as the client prepares its own: the same
-            resizing matters most.
+        prior: moments of blocks of the attacker's images, prepared as the client prepares its own. It matters most
+            that they are resized in the same way.
         drift: the attacker's guess of r; a wrong one costs little. 0 means E0 = E.
 
     Raises:

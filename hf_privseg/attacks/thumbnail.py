@@ -1,15 +1,14 @@
-"""One ciphertext alone, any orthogonal key: the grey thumbnail, from the first principal component of its blocks.
+"""The grey thumbnail of an image from its ciphertext alone, for any orthogonal key: the first principal component.
 
-Pixels of a block rise and fall together, so that the direction in which blocks vary most is their brightness. A
-rotation turns the direction and leaves what lies along it: the first principal component (Hotelling, "Analysis of a
-complex of statistical variables into principal components", 1933) of the encrypted blocks is that of the plain ones,
-the brightness of each block. No other image is needed, and an invertible key that is not orthogonal blurs it only a
-little.
+The pixels of a block rise and fall together, so blocks vary most in their brightness. A rotation turns this direction
+and keeps what lies along it: the first principal component (Hotelling, "Analysis of a complex of statistical variables
+into principal components", 1933) of the encrypted blocks is that of the plain ones, the brightness of each block. The
+attack needs no other image, and an invertible key that is not orthogonal only blurs the thumbnail a little.
 
-Its sign and scale are those of the prior: a key may turn black into white. Of the two signs the one is taken under
-which the brightness of all blocks, in order of size, is nearer to that of the prior's blocks.
+The prior gives its sign and scale, because a key may turn black into white. The sign is the one with which the
+distribution of the blocks' brightness is nearer to that of the prior's blocks.
 
-Cost: the covariance of one image's blocks and its first eigenvector, below a second for L = 768.
+Cost: the covariance of one image's blocks and its first eigenvector, less than a second for L = 768.
 """
 
 from collections.abc import Sequence
@@ -28,8 +27,9 @@ def reconstruct_thumbnail(ciphertexts: Sequence[np.ndarray], prior: ImagePrior) 
     """Encrypted grids (down, across, M) of one key and an image prior -> decoder to blocks of one grey.
 
     Args:
-        ciphertexts: one is enough; of a key that is not orthogonal, or z of an unknown embedding, less exact.
-        prior: gives sign and scale; without grids, the sign under which the image is brighter at the top.
+        ciphertexts: one is enough. With a key that is not orthogonal, and with z of an unknown embedding, the
+            thumbnail is less exact.
+        prior: gives sign and scale. Without grids, the sign is the one with which the image is brighter at the top.
 
     Raises:
         ValueError: the ciphertexts have fewer than two blocks, or no two that differ.
@@ -37,7 +37,10 @@ def reconstruct_thumbnail(ciphertexts: Sequence[np.ndarray], prior: ImagePrior) 
     mean, covariance = mean_and_covariance(ciphertexts)
     variances, axes = np.linalg.eigh(covariance)
     if not variances[-1] > 0:
-        raise ValueError("expected ciphertexts of at least two different blocks; brightness is what differs most")
+        raise ValueError(
+            "expected ciphertexts of at least two different blocks, got blocks that are all equal; brightness is what "
+            "differs most"
+        )
     length = len(prior.statistics.mean)
     deviation = np.sqrt(prior.statistics.covariance.mean())  # of the mean of a block's pixels
     axis = axes[:, -1] * deviation / np.sqrt(variances[-1])

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from .findings import Finding, worst
 
+_FAMILIES = ("embedding", "orthogonal", "matrix", "signed_permutation", "permutation")  # what leaks least comes first
+_EIGHT_BITS = ("signed_permutation", "permutation")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Deployment:
-    """Three questions about where the model will run.
+    """Where the model will run, as the answers to three questions.
 
     Attributes:
         base_is_public: the patch embedding, or a checkpoint near it, is or will be published in plain.
@@ -23,48 +26,75 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Advice:
-    """Attributes:
-    family: the cipher family to use.
-    reasons: sentences, the most important one first.
+    """A recommendation, with its reasons.
+
+    Attributes:
+        family: the cipher family to use; None where no audited family fits the deployment.
+        reasons: sentences, the most important one first.
     """
 
-    family: str
+    family: str | None
     reasons: tuple[str, ...]
 
+    @property
+    def recommendation(self) -> str:
+        """The family in a sentence."""
+        return (
+            "No audited family fits this deployment." if self.family is None else f"Recommended here: {self.family}."
+        )
 
-def advise(deployment: Deployment, findings: Sequence[Finding] = ()) -> Advice:
-    """Where the model will run, and what an audit found -> the family that leaks least there, and what it leaks."""
+
+def advise(deployment: Deployment, findings: Sequence[Finding] = (), *, families: Sequence[str] = _FAMILIES) -> Advice:
+    """Where the model will run, and what an audit found -> the audited family that leaks least there.
+
+    Args:
+        deployment: where the model will run.
+        findings: of the audit, of which the reasons quote the worst.
+        families: those that were audited; no other one is recommended.
+    """
     reasons = []
     if deployment.base_is_public:
         reasons.append(
-            "The patch embedding is public, or near public weights: who has those inverts what the server computes, "
-            "whatever the family. First train the patch embedding from scratch on private data, and never publish it; "
-            "until then the images are hidden from people who look at uploads, and from nobody who has the weights."
+            "The patch embedding is public, or near public weights: anyone who has those inverts what the server "
+            "computes, whatever the family. First train the patch embedding from scratch on private data, and never "
+            "publish it; until then the images are hidden from people who look at uploads, and from nobody who has "
+            "the weights."
         )
-    if not deployment.float_transport:
-        family = "signed_permutation"
-        reasons.append(
-            "Only 8-bit images can be sent, which leaves the permutation families, and these fall to the uploads "
-            "themselves. They keep images from casual eyes. Send 16-bit numbers if there is any way."
-        )
-    elif deployment.client_holds_file:
-        family = "embedding"
-        reasons.append(
-            "Clients hold a file and send numbers: the embedding family shows the server just what it computes "
-            "anyway, which is the least that an exact scheme can show, in the smallest upload."
-        )
-    else:
-        family = "orthogonal"
-        reasons.append(
-            "With a key of 32 bytes and 16-bit numbers, the orthogonal family leaks least. The embedding family leaks "
-            "less, if clients can hold a file."
-        )
-    reasons += _what_it_leaks(family, findings)
+    fitting = [family for family in _FAMILIES if _fits(family, deployment)]
+    audited = [family for family in fitting if family in families]
+    family = audited[0] if audited else None
+    if family is not None:
+        reasons.append(_why(family, deployment))
+        reasons += _what_it_leaks(family, findings)
+    if family != fitting[0]:
+        reasons.append(f"The audit did not try {fitting[0]}, which should leak least here; try it as well.")
     reasons.append(
         "One image that the provider has in plain and encrypted decodes the others under any family: change keys when "
-        "that may have happened. The label maps are not hidden."
+        "that may have happened. The segmentation maps are not hidden."
     )
     return Advice(family, tuple(reasons))
+
+
+def _fits(family: str, deployment: Deployment) -> bool:
+    if family == "embedding" and not deployment.client_holds_file:
+        return False
+    return deployment.float_transport or family in _EIGHT_BITS
+
+
+def _why(family: str, deployment: Deployment) -> str:
+    if family == "embedding":
+        return (
+            "Clients hold a file and send numbers: the embedding family shows the server only what the server "
+            "computes anyway, which is the least that an exact scheme can show, in the smallest upload."
+        )
+    if family not in _EIGHT_BITS:
+        return f"With a key of 32 bytes and 16-bit numbers, {family} leaks least among the audited families."
+    if deployment.float_transport:
+        return f"Of the audited families, {family} leaks least; it falls to the uploads themselves."
+    return (
+        "Only 8-bit images can be sent, which leaves the permutation families, and these fall to the uploads "
+        "themselves. They keep images from casual eyes. Send 16-bit numbers if there is any way."
+    )
 
 
 def _what_it_leaks(family: str, findings: Sequence[Finding]) -> list[str]:
@@ -72,8 +102,9 @@ def _what_it_leaks(family: str, findings: Sequence[Finding]) -> list[str]:
     found = worst(own)
     if found is None:
         return []
-    prior = f" and {found.prior} photographs" if found.prior else ""
+    images = "one ciphertext" if found.num_images == 1 else f"{found.num_images} ciphertexts"
+    prior = f" and a prior of {found.prior} images" if found.prior else ""
     return [
         f"What {family} leaks here without any further help: {found.level} (hp {found.metrics['hp']:.2f}, by "
-        f"{found.attack} from {found.num_images} images{prior}). Stronger attacks than these may exist."
+        f"{found.attack} from {images}{prior}). Stronger attacks than these may exist."
     ]

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-# What the attacker has, from what every provider has to what should never leave the owner.
+# What the attacker has, from nothing over what every provider has to what should never leave the owner.
 ATTACKERS = {
-    "baseline": "nothing: what any figure stands beside",
+    "baseline": "nothing: a figure to compare the others with",
     "ciphertexts": "ciphertexts alone",
     "model": "the encrypted model alone",
     "server": "ciphertexts and the encrypted model: the provider",
@@ -17,20 +16,20 @@ ATTACKERS = {
     "public base": "public weights near the model's",
 }
 
-# Least high-pass correlation of a level; a 1/16 thumbnail alone scores about .1 (and no level below it is better).
-LEVELS = {0.6: "the photographs", 0.3: "recognisable objects", 0.15: "blurred outlines", -1.0: "a thumbnail"}
+# The least high-pass correlation of each level. A 1/16 thumbnail alone scores about .1.
+LEVELS = {0.6: "the images", 0.3: "recognisable objects", 0.15: "blurred outlines", -1.0: "a thumbnail"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One attack on one cipher family.
+    """The result of one attack on one cipher family.
 
     Attributes:
         attack: what it is called.
         attacker: what the attacker has, a key of `ATTACKERS`.
         family: the cipher family, or "any" where the attack does not depend on it.
         num_images: ciphertexts that the attacker used.
-        prior: whose photographs the attacker knows: "in-domain", "photos", "synthetic" or "" for none.
+        prior: whose images the attacker knows: "in-domain", "unrelated", "synthetic" or "" for none.
         metrics: means over the victims: "psnr" in dB, "ssim", "hp", "agreement" (share of pixels where the plain model
             gives reconstruction and original the same label); of a key "exact", "within_one", "signs", "keys".
         seconds: how long it took.
@@ -54,7 +53,7 @@ class Finding:
         hp = self.metrics.get("hp")
         return "" if hp is None else next(words for least, words in LEVELS.items() if hp >= least)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Everything but the picture, for JSON."""
         names = ("attack", "attacker", "family", "num_images", "prior", "metrics", "seconds", "note")
         return {name: getattr(self, name) for name in names} | {"recovered": self.level}
@@ -79,5 +78,11 @@ def verdicts(findings: Sequence[Finding]) -> list[tuple[str, str, Finding]]:
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:
-    """(3, height, width) float in [-1, 1] -> (height, width, 3) uint8."""
-    return ((np.clip(image, -1, 1) + 1) * 127.5).round().astype(np.uint8).transpose(1, 2, 0)
+    """(channels, height, width) float in [-1, 1] -> (height, width, 3) uint8.
+
+    Three channels are red, green and blue, and of four or more the first three are shown so. One channel is shown in
+    grey, and so is the first of two.
+    """
+    levels = ((np.clip(image, -1, 1) + 1) * 127.5).round().astype(np.uint8)
+    shown = levels[:3] if len(levels) >= 3 else np.repeat(levels[:1], 3, axis=0)
+    return shown.transpose(1, 2, 0)

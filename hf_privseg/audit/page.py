@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from .advice import Advice
-from .findings import ATTACKERS, Finding, verdicts
-from .summary import EXPLANATION, table_rows
+from .findings import Finding
+from .summary import EXPLANATION, table_rows, worst_cases
 
 _PICTURE_SIDE = 640  # pixels, at most: a page holds dozens of pictures
 
@@ -65,19 +65,11 @@ def render_page(
         subject={name.replace("_", " "): value for name, value in subject.items()},
         verdict=verdict,
         advice=advice,
-        worst_cases=_worst_cases(findings),
+        worst_cases=_table(*worst_cases(findings)),
         attacks=_table(*table_rows(findings)),
         explanation=EXPLANATION,
         pictures=[_picture("the original, as the model sees it", original), *reconstructed],
     )
-
-
-def _worst_cases(findings: Sequence[Finding]) -> PageTable:
-    rows = [
-        [family, ATTACKERS[attacker], found.level, found.attack, f"{found.metrics['hp']:.2f}"]
-        for family, attacker, found in verdicts(findings)
-    ]
-    return _table(["family", "the attacker has", "recovered", "attack", "hp"], rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> PageTable:

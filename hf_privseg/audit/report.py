@@ -22,22 +22,35 @@ class AuditReport:
         findings: one for each attack and each baseline.
         advice: the recommended family, with what it still leaks.
         original: (height, width, 3) uint8, the first victim as the plain model sees it.
+        public_source: what the public weights are called that the model's patch embedding equals; None for none.
     """
 
     subject: Mapping[str, str | int | float]
     findings: Sequence[Finding]
     advice: Advice
     original: np.ndarray
+    public_source: str | None = None
 
     @property
     def verdict(self) -> str:
-        """What the strongest attack recovers, and what the strongest one by the provider alone recovers."""
+        """What the strongest attack recovers, and what the strongest one by the provider alone recovers.
+
+        It begins with a warning where the patch embedding is public.
+        """
         overall = worst(self.findings)
         alone = worst(f for f in self.findings if f.attacker in ("ciphertexts", "server"))
+        sentences = []
+        if self.public_source is not None:
+            sentences.append(
+                f"This model protects nothing: its patch embedding is that of {self.public_source}, and anyone who "
+                "has that inverts what the server computes, whatever the key."
+            )
         if overall is None:
-            return "No attack that reconstructs images was run."
-        text = f"Recovered, in the worst case: {_described(overall)}."
-        return text + (f" By the provider without further help: {_described(alone)}." if alone else "")
+            return " ".join([*sentences, "No attack that reconstructs images was run."])
+        sentences.append(f"Recovered, in the worst case: {_described(overall)}.")
+        if alone is not None:
+            sentences.append(f"By the provider without further help: {_described(alone)}.")
+        return " ".join(sentences)
 
     def to_dict(self) -> dict[str, object]:
         """Everything but the pictures, in values that JSON knows."""

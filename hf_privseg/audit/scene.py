@@ -1,31 +1,36 @@
-"""What attacks are tried on: plain images, the embedding, what the attacker knows; and how a trial is scored."""
+"""What attacks are tried on: plain images, the patch embedding, and what the attacker knows of images."""
 
-import time
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
+from ..attacks.public_base import relative_drift
 from ..attacks.tools.blocks import to_grid, to_image
 from ..attacks.tools.metrics import image_metrics
 from ..attacks.tools.priors import ImagePrior
-from .findings import Finding, as_picture
+from ..setr.public_facts import KeyFacts
 
-Segment = Callable[[np.ndarray], np.ndarray]  # (3, height, width) pixels in [-1, 1] -> (h, w) labels
+Segment = Callable[[np.ndarray], np.ndarray]  # (channels, height, width) pixels in [-1, 1] -> (h, w) labels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Attributes:
-    images: the victims, (3, height, width) float64 in [-1, 1], as the plain model would see them.
-    patch_size: height and width of a block.
-    embedding: E, (L, hidden_size) float64, the plain patch embedding.
-    priors: what the attacker knows of photographs, the best last.
-    counts: from how many ciphertexts the attacks are tried, rising.
-    num_scored: how many reconstructions of a trial are scored.
-    segment: the plain model, for the share of labels that a reconstruction keeps; None leaves that out.
-    public_base: E0, (L, hidden_size) float64, the patch embedding of public weights near the model; None for none.
-    progress: shows a bar on stderr while a trial trains a network.
+    """The victims, the model's patch embedding, and the attacker's knowledge.
+
+    Attributes:
+        images: the victims, (channels, height, width) float64 in [-1, 1], as the plain model would see them.
+        patch_size: height and width of a block.
+        embedding: E, (L, hidden_size) float64, the plain patch embedding.
+        priors: what the attacker knows of images, the best last.
+        counts: the numbers of ciphertexts that attacks are tried with, rising.
+        num_scored: how many reconstructions of a trial are scored.
+        segment: the plain model, for the share of labels that a reconstruction keeps; None leaves that share out.
+        public_base: E0, (L, hidden_size) float64, the patch embedding of public weights near the model; None for none.
+        key_in_use: the public facts about the key of a model in use, whose fingerprint is tried; None for none.
+        progress: whether a trial that trains a network shows a bar on stderr.
     """
 
     images: Sequence[np.ndarray]
@@ -36,17 +41,51 @@ class Scene:
     num_scored: int = 2
     segment: Segment | None = None
     public_base: np.ndarray | None = None
+    key_in_use: KeyFacts | None = None
     progress: bool = False
-    grids: Sequence[np.ndarray] = field(init=False, repr=False)
     labels: dict[int, np.ndarray] = field(init=False, repr=False, default_factory=dict)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "grids", [to_grid(image, self.patch_size) for image in self.images])
+    @property
+    def num_channels(self) -> int:
+        """Channels of an image."""
+        return len(self.images[0])
+
+    @property
+    def best_prior(self) -> ImagePrior:
+        """The prior that knows most."""
+        return self.priors[-1]
+
+    @cached_property
+    def grids(self) -> list[np.ndarray]:
+        """(down, across, L) a victim, in plain."""
+        return [to_grid(image, self.patch_size) for image in self.images]
 
     @property
     def embedded(self) -> list[np.ndarray]:
-        """z, (down, across, hidden_size) an image: what the server computes of each block, whatever the family."""
+        """z, (down, across, hidden_size) a victim: what the server computes of each block, whatever the family."""
         return [grid @ self.embedding for grid in self.grids]
+
+    @property
+    def base(self) -> np.ndarray:
+        """E0.
+
+        Raises:
+            ValueError: there are no public weights.
+        """
+        if self.public_base is None:
+            raise ValueError("expected public weights near the model's, got none; give the scene a public_base")
+        return self.public_base
+
+    @property
+    def drift(self) -> float:
+        """How far the model's patch embedding is from the public one, relative to its norm."""
+        return relative_drift(self.embedding, self.base)
+
+    def with_public_base(self, public_base: np.ndarray) -> "Scene":
+        """The same scene beside other public weights."""
+        other = copy.copy(self)
+        object.__setattr__(other, "public_base", public_base)
+        return other
 
     def score(self, estimates: dict[int, np.ndarray]) -> dict[str, float]:
         """{index of a victim: its estimated grid} -> means of PSNR, SSIM, hp and, if there is a model, agreement."""
@@ -60,50 +99,3 @@ class Scene:
                 row["agreement"] = float(np.mean(self.segment(estimate) == self.labels[index]))
             rows.append(row)
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What an attack arrived at.
-
-    Attributes:
-        estimates: {index of a victim: (down, across, L) plain pixels}; empty where it reconstructs no image.
-        metrics: of the key, beside those of the images.
-        note: what a reader must know beside the figures.
-    """
-
-    estimates: dict[int, np.ndarray] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One attack on one family, not yet run; the fields are those of `Finding`."""
-
-    attack: str
-    attacker: str
-    family: str
-    num_images: int
-    run: Callable[[], Outcome]
-    prior: str = ""
-
-    def find(self, scene: Scene) -> Finding:
-        """Runs the attack and scores what it reconstructs."""
-        started = time.monotonic()
-        outcome = self.run()
-        seconds = time.monotonic() - started
-        scores = scene.score(outcome.estimates) if outcome.estimates else {}
-        first = min(outcome.estimates, default=None)
-        picture = None if first is None else as_picture(to_image(outcome.estimates[first], scene.patch_size))
-        return Finding(
-            attack=self.attack,
-            attacker=self.attacker,
-            family=self.family,
-            num_images=self.num_images,
-            prior=self.prior,
-            metrics=scores | outcome.metrics,
-            seconds=seconds,
-            note=outcome.note,
-            picture=picture,
-        )

@@ -31,7 +31,7 @@ class Subject:
         projection: the patch embedding for pixels in [-1, 1].
         processor: the model's.
         scale: the largest absolute value of a pixel as the processor makes it.
-        segment: maps (3, height, width) pixels in [-1, 1] to labels; None for a model that is no SETR.
+        segment: maps (channels, height, width) pixels in [-1, 1] to labels; None for a model that is no SETR.
     """
 
     projection: PatchProjection
@@ -84,9 +84,9 @@ def matrix_of(projection: PatchProjection) -> np.ndarray:
 
 
 def segmenter(model: SetrForSemanticSegmentation) -> Callable[[np.ndarray], np.ndarray]:
-    """A model -> what maps (3, height, width) pixels in [-1, 1] to labels, for comparisons.
+    """A model -> what maps (channels, height, width) pixels in [-1, 1] to labels, for comparisons.
 
-    Larger images are reduced to a longer side of 384 pixels first: labels that are compared need no more.
+    Larger images are reduced to a longer side of 384 pixels first, because comparing labels needs no more.
     """
     patch_size = model.config.patch_size
 

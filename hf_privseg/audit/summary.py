@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .findings import Finding
+from .findings import ATTACKERS, Finding, verdicts
 
 # Of each metric: the head of its column, and how its value is written.
 METRICS = {
@@ -15,12 +15,16 @@ METRICS = {
     "signs": ("signs", "{:.0%}"),
 }
 
-EXPLANATION = (
+HP_EXPLANATION = (
     "hp is the correlation between the high-pass luminance of reconstruction and original; 1 is perfect, and a 1/16 "
-    "thumbnail has about .1. Same classes is the share of pixels to which the plain model gives the class that it "
+    "thumbnail has about .1. All figures are lower bounds: a better attack may recover more."
+)
+
+EXPLANATION = (
+    f"{HP_EXPLANATION} Same classes is the share of pixels to which the plain model gives the class that it "
     "gives the original. Key exact and within 1 px are the shares of the positions in a block that the attack found; "
-    "the second one forgives a distance of one pixel and the wrong colour. All figures are lower bounds: a better "
-    "attack may recover more. The images are visually protected, not encrypted in the cryptographic sense."
+    "the second one forgives a distance of one pixel and the wrong colour. The images are visually "
+    "protected, not encrypted in the cryptographic sense."
 )
 
 
@@ -45,3 +49,20 @@ def table_rows(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]
         figures = metric_cells(f.metrics, shown)
         rows.append([f.family, f.attack, str(f.num_images), f.prior, *figures, recovered, f"{f.seconds:.1f}"])
     return head, rows
+
+
+def short_worst_cases(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
+    """As `worst_cases`, in columns that fit a terminal of 80."""
+    rows = [
+        [family, attacker, found.level, f"{found.metrics['hp']:.2f}"] for family, attacker, found in verdicts(findings)
+    ]
+    return ["family", "the attacker has", "recovered", "hp"], rows
+
+
+def worst_cases(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
+    """Findings -> column heads and a row of text for each family and each thing that an attacker may have."""
+    rows = [
+        [family, ATTACKERS[attacker], found.level, found.attack, f"{found.metrics['hp']:.2f}"]
+        for family, attacker, found in verdicts(findings)
+    ]
+    return ["family", "the attacker has", "recovered", "attack", "hp"], rows

@@ -76,7 +76,8 @@ def audit(
     """Measure what attackers recover from images that are encrypted for MODEL, and recommend a cipher family.
 
     It is for the owner: it takes the plain model (or an encrypted one with its key) and plain images of the kind that
-    clients will send, all of one size. It makes keys of its own. It needs: pip install 'hf-privseg[attacks]'.
+    clients will send, all of one size. It makes keys of its own. It needs the extra `attacks`:
+    `pip install 'hf-privseg[attacks]'`.
     """
     from ..any_vit.model_encryption import decrypt_model
     from ..any_vit.model_facts import key_facts
@@ -88,8 +89,8 @@ def audit(
     similar = [] if prior_images is None else [prior_images]
     prepare_output([output / "report.html", output / "report.json"], force=force)
     network, processor = load_any_model(model)
-    encryption = key_facts(network)
-    if encryption is not None:
+    key_in_use = key_facts(network)
+    if key_in_use is not None:
         decrypt_model(network, read_key(key_file))
     result = run_audit(
         network,
@@ -98,7 +99,7 @@ def audit(
         families=[family] if family else AUDITED,
         prior_images=[read_image(path) for path in _evenly(_image_files(similar), _NUM_PRIOR)],
         public_base=None if public_base is None else _public_embedding(public_base, model),
-        encryption=None if encryption is None else encryption.to_dict(),
+        key_in_use=key_in_use,
         deployment=Deployment(
             base_is_public=public_base is not None if base_is_public is None else base_is_public,
             client_holds_file=client_holds_file,
@@ -108,20 +109,16 @@ def audit(
     )
     result.to_html(output / "report.html")
     result.to_json(output / "report.json")
+    report(result.to_dict(), result.verdict, result.advice.recommendation, *result.advice.reasons, as_json=as_json)
     _print_table(result, to_stderr=as_json)
-    report(
-        result.to_dict(),
-        result.verdict,
-        f"Recommended here: {result.advice.family}.",
-        *result.advice.reasons,
-        f"Wrote {output / 'report.html'} (with pictures) and {output / 'report.json'}.",
-        as_json=as_json,
+    typer.echo(
+        f"Wrote {output / 'report.html'} (every attack, with pictures) and {output / 'report.json'}.", err=as_json
     )
 
 
 def _public_embedding(public_base: Path, model: str) -> "np.ndarray":
     """The patch embedding of public weights, for pixels as the audit of this model has them."""
-    from ..audit.audit import load_embedding
+    from ..audit.embeddings import load_embedding
     from ..audit.subject import Subject
     from ..storage.vision_models import is_setr, load_any_model
 
@@ -151,9 +148,9 @@ def _evenly(paths: list[Path], limit: int) -> list[Path]:
 def _print_table(result: "AuditReport", *, to_stderr: bool) -> None:
     from rich.console import Console
 
-    from ..audit.summary import EXPLANATION, table_rows
+    from ..audit.summary import HP_EXPLANATION, short_worst_cases
     from ..reporting.tables import terminal_table
 
     console = Console(stderr=to_stderr)
-    console.print(terminal_table("What attackers recover", *table_rows(result.findings)))
-    console.print(EXPLANATION, style="dim")
+    console.print(terminal_table("The worst case by what the attacker has", *short_worst_cases(result.findings)))
+    console.print(HP_EXPLANATION, style="dim")

@@ -114,6 +114,6 @@ class ServerView:
         try:
             samples = [Image.fromarray(sample.load()) for name, sample in SAMPLE_IMAGES.items() if name != SAMPLE]
         except ImportError:
-            return synthetic_prior(processor.patch_size)
+            return synthetic_prior(processor.patch_size, num_channels=processor.num_channels)
         images = [processor(sample, return_tensors="pt").pixel_values[0].numpy() for sample in samples]
         return image_prior(images, processor.patch_size, name="photos")

@@ -9,7 +9,7 @@ pytest.importorskip("skimage", reason="the attacks extra is not installed")
 from hf_privseg.attacks.permutation import recover_permutation, recover_signs
 from hf_privseg.attacks.tools.blocks import to_grid, to_image
 from hf_privseg.attacks.tools.metrics import high_pass_correlation, key_recovery, thumbnail
-from hf_privseg.attacks.tools.priors import image_prior, photo_prior, synthetic_prior
+from hf_privseg.attacks.tools.priors import image_prior, sample_prior, synthetic_prior
 from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.keys import SecretKey
@@ -23,7 +23,7 @@ VICTIM = CHINA[..., :320]
 def priors():
     return {
         "in-domain": image_prior([CHINA[..., 320:]], SIZE, num_shifts=4),
-        "photos": photo_prior(SIZE, exclude=["china"], num_shifts=1),
+        "unrelated": sample_prior(SIZE, exclude=["china"], num_shifts=1),
         "synthetic": synthetic_prior(SIZE),
     }
 
@@ -37,7 +37,7 @@ def encrypted(family, number=7):
     return grid, key.permutation(48), signs
 
 
-@pytest.mark.parametrize("name", ["in-domain", "photos", "synthetic"])
+@pytest.mark.parametrize("name", ["in-domain", "unrelated", "synthetic"])
 @pytest.mark.parametrize("family", ["permutation", "signed_permutation"])
 def test_one_ciphertext_gives_the_photograph_away(priors, family, name):
     grid, order, signs = encrypted(family)
@@ -71,5 +71,5 @@ def test_noise_fits_no_photograph(priors):
 
 
 def test_a_prior_of_another_block_length_is_refused(priors):
-    with pytest.raises(ValueError, match="blocks of 12 values and the prior of 48; make the prior with"):
+    with pytest.raises(ValueError, match="blocks of 12 values and the prior has 48; make the prior with"):
         recover_permutation([np.zeros((3, 3, 12))], priors["synthetic"])

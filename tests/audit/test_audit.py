@@ -1,6 +1,7 @@
-"""The audit on a small model and crops of a photo: every attack is run, scored, and told as it is."""
+"""The audit on a small model and crops of an image: every attack is run, scored, and told as it is."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.attacks.learned_inversion import Budget
 from hf_privseg.attacks.tools.blocks import to_grid
 from hf_privseg.attacks.tools.priors import image_prior
-from hf_privseg.audit.audit import FAMILIES, audit, embedding_matrix_of, fresh_keys, load_embedding
+from hf_privseg.audit.attack_table import ATTACKS, FAMILIES, trials_of
+from hf_privseg.audit.audit import audit, fresh_keys
+from hf_privseg.audit.embeddings import embedding_matrix_of, load_embedding, public_source
 from hf_privseg.audit.findings import ATTACKERS
 from hf_privseg.audit.scene import Scene
 from hf_privseg.audit.target import Target
-from hf_privseg.audit.trials import all_trials, seed_trial
 from hf_privseg.catalog.sample_images import sample_image
 from hf_privseg.cli.app import app
 
@@ -36,12 +38,12 @@ def processor():
 
 @pytest.fixture(scope="module")
 def crops():
-    """Victims from one photo, and the attacker's own from another one."""
+    """Victims from one image, and the attacker's own from another one."""
 
     def cut(name, count):
-        photo = sample_image(name).resize((320, 240))
+        image = sample_image(name).resize((320, 240))
         places = [(64 * (n % 4), 64 * (n // 4)) for n in range(count)]
-        return [photo.crop((left, top, left + 64, top + 64)) for left, top in places]
+        return [image.crop((left, top, left + 64, top + 64)) for left, top in places]
 
     return cut("china", 4), cut("coffee", 6)
 
@@ -62,7 +64,7 @@ def test_every_family_and_every_attacker_occurs(report):
     assert {f.attacker for f in report.findings} == set(ATTACKERS)
     for family in FAMILIES:
         assert {f.prior for f in rows(report, family=family, attacker="ciphertexts")} >= {
-            "synthetic", "photos", "in-domain"
+            "synthetic", "unrelated", "in-domain"
         }  # fmt: skip
 
 
@@ -72,7 +74,7 @@ def test_a_permutation_falls_as_a_whole_where_more_than_ciphertexts_is_known(rep
     (found,) = rows(report, family=family, attacker=attacker)
     assert found.metrics["exact"] >= (0.9 if attacker == "known plaintext" else 1.0)
     assert found.metrics["hp"] > 0.95
-    assert found.level == "the photographs"
+    assert found.level == "the images"
     if family == "signed_permutation":
         assert found.metrics["signs"] >= 0.95
 
@@ -123,8 +125,9 @@ def test_agreement_is_the_share_of_labels_that_the_plain_model_keeps(report):
 
 def test_networks_are_trained_where_asked_for_and_say_what_they_gained(model, processor, crops, monkeypatch, capfd):
     small = Budget(steps=2, width=8, crop_in_blocks=8)
-    for name, value in {"BUDGET": small, "INVERSION": small, "NUM_KEYS": 3}.items():
-        monkeypatch.setattr(f"hf_privseg.audit.trials.{name}", value)
+    settings = {"attacks_on_ciphertexts.BUDGET": small, "attacks_with_a_base.BUDGET": small}
+    for name, value in (settings | {"attacks_on_ciphertexts.NUM_KEYS": 3}).items():
+        monkeypatch.setattr(f"hf_privseg.audit.{name}", value)
     images, own = ([processor(crop).pixel_values[0].double().numpy() for crop in part] for part in crops)
     scene = Scene(
         images=images[:2],
@@ -135,11 +138,11 @@ def test_networks_are_trained_where_asked_for_and_say_what_they_gained(model, pr
         public_base=embedding_matrix_of(model),
         progress=True,
     )
-    trials = all_trials(scene, fresh_keys(["orthogonal", "matrix"], model.patch_projection), learned=True)
-    learned = [trial.find(scene) for trial in trials if trial.attack.startswith("learned")]
+    trials = trials_of(scene, fresh_keys(["orthogonal", "matrix"], model.patch_projection), training=True)
+    learned = [trial.find() for trial in trials if trial.attack.trains]
     assert [(f.attack, f.num_images) for f in learned] == [
+        ("learned inversion", 1),
         ("learned alignment", 2),  # of 6 own images 3 play victims
-        ("learned inversion, public base", 1),
     ]
     assert all("on images held out" in f.note and f.metrics["psnr"] > 5 for f in learned)
     assert "training" in capfd.readouterr().err
@@ -207,12 +210,91 @@ def test_a_victim_among_the_prior_images_is_refused(model, processor, crops):
 
 @pytest.mark.parametrize(("seed", "found"), [(123, 1.0), (None, 0.0)], ids=["a small seed", "random"])
 @pytest.mark.filterwarnings("ignore:SecretKey.from_seed")
-def test_a_key_from_a_small_seed_is_told_by_its_fingerprint(monkeypatch, seed, found):
-    monkeypatch.setattr("hf_privseg.audit.trials.NUM_SEEDS", 200)
+def test_a_key_from_a_small_seed_is_told_by_its_fingerprint(model, monkeypatch, seed, found):
+    monkeypatch.setattr("hf_privseg.audit.attacks_with_more.NUM_SEEDS", 200)
     key = SecretKey.generate() if seed is None else SecretKey.from_seed(seed)
-    outcome = seed_trial(key.facts.to_dict()).run()
+    scene = Scene(
+        images=[np.zeros((3, 8, 8))],
+        patch_size=PATCH_SIZE,
+        embedding=embedding_matrix_of(model),
+        priors=[],
+        counts=[],
+        key_in_use=key.facts,
+    )
+    attacks = [attack for attack in ATTACKS if attack.name == "small seeds"]
+    (trial,) = trials_of(scene, {}, attacks=attacks)
+    outcome = trial.find()
     assert outcome.metrics == {"exact": found}
     assert str(seed) not in outcome.note  # the report must not hand the key on
+
+
+def test_an_attack_on_a_family_says_where_to_name_it(model):
+    scene = Scene(
+        images=[np.zeros((3, 8, 8))], patch_size=PATCH_SIZE, embedding=embedding_matrix_of(model), priors=[], counts=[]
+    )
+    (attack,) = (attack for attack in ATTACKS if attack.name == "one chosen image")
+    misplaced = replace(attack, families=("any",))
+    (trial,) = trials_of(scene, {}, attacks=[misplaced])
+    with pytest.raises(ValueError, match="expected a family to try 'one chosen image' on, got none"):
+        trial.find()
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 4, 13])
+def test_images_of_any_number_of_channels_are_audited(num_channels, crops):
+    model = tiny_model(hidden_size=32, patch_size=PATCH_SIZE, num_channels=num_channels)
+    processor = SetrImageProcessor(do_resize=False, patch_size=PATCH_SIZE, num_channels=num_channels)
+    victims, others = ([bands(crop, num_channels) for crop in part[:2]] for part in crops)
+    report = audit(
+        model,
+        victims,
+        processor=processor,
+        families=["signed_permutation", "orthogonal"],
+        prior_images=others,
+        public_base=embedding_matrix_of(model) * 1.05,
+        progress=False,
+    )
+    assert report.subject["num_channels"] == num_channels
+    assert report.original.shape == (64, 64, 3)
+    for family in ("signed_permutation", "orthogonal"):
+        (chosen,) = rows(report, family=family, attacker="chosen plaintext")
+        assert chosen.metrics["psnr"] > 60
+        assert chosen.metrics["agreement"] == 1.0
+        np.testing.assert_allclose(chosen.picture.astype(int), report.original, atol=1)
+    assert {f.prior for f in rows(report, attack="alignment")} == {"synthetic", "unrelated", "in-domain"}
+    (row_matching,) = rows(report, attack="row matching")
+    assert row_matching.metrics["exact"] == row_matching.metrics["signs"] == 1.0
+    grey = next(f for f in report.findings if f.attack == "constant grey")
+    (wiener,) = rows(report, attack="Wiener inversion", prior="in-domain")
+    assert wiener.metrics["psnr"] > grey.metrics["psnr"] + 3
+
+
+def bands(crop, num_channels):
+    """An image -> (height, width, num_channels) uint8: its luminance in as many bands of different contrast."""
+    grey = np.asarray(crop.convert("L"), float)
+    contrasts = np.linspace(1, 0.7, num_channels)
+    noise = np.random.default_rng(0).normal(0, 4, (*grey.shape, num_channels))
+    return (grey[..., None] * contrasts + noise).clip(0, 255).astype(np.uint8)
+
+
+def test_a_model_with_a_public_patch_embedding_protects_nothing_and_its_report_says_so_first(processor, crops, model):
+    small = {"processor": processor, "families": ["permutation"], "progress": False}
+    given = audit(model, crops[0][:1], public_base=embedding_matrix_of(model), **small)
+    assert given.verdict.startswith("This model protects nothing: its patch embedding is that of the public weights")
+    assert given.advice.reasons[0].startswith("The patch embedding is public")
+    drifted = audit(model, crops[0][:1], public_base=embedding_matrix_of(model) * 1.05, **small)
+    assert drifted.verdict.startswith("Recovered, in the worst case: ")
+    private = audit(model, crops[0][:1], **small)
+    assert private.public_source is None
+
+
+def test_the_embedded_checkpoint_is_recognised_as_public(model):
+    shipped = load_embedding("default")
+    name, weights = public_source(shipped.astype(np.float16).astype(float), None)
+    assert name == "the checkpoint that this package ships"
+    np.testing.assert_array_equal(weights, shipped)
+    noise = np.random.default_rng(0).standard_normal(shipped.shape)
+    assert public_source(shipped + 0.01 * np.abs(shipped).mean() * noise, None) is None
+    assert public_source(embedding_matrix_of(model), shipped) is None  # of another shape
 
 
 def test_the_base_is_read_from_a_setr_folder_or_from_elsewhere(model, inputs, tmp_path):
@@ -224,7 +306,7 @@ def test_the_base_is_read_from_a_setr_folder_or_from_elsewhere(model, inputs, tm
 def test_the_command_writes_a_page_and_json_and_prints_json(model, processor, crops, tmp_path):
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    folder = tmp_path / "photos"
+    folder = tmp_path / "images"
     folder.mkdir()
     for index, crop in enumerate(crops[0]):
         crop.save(folder / f"{index}.png")

@@ -8,11 +8,13 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from hf_privseg.audit.advice import Deployment, advise
-from hf_privseg.audit.findings import Finding, as_picture, verdicts, worst
+from hf_privseg.audit.findings import ATTACKERS, Finding, as_picture, verdicts, worst
 from hf_privseg.audit.report import AuditReport
-from hf_privseg.audit.summary import table_rows
+from hf_privseg.audit.summary import short_worst_cases, table_rows
+from hf_privseg.reporting.tables import terminal_table
 
 PICTURE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
 
@@ -40,8 +42,8 @@ def report(findings, advice=None):
 @pytest.mark.parametrize(
     ("hp", "words"),
     [
-        (1.0, "the photographs"),
-        (0.6, "the photographs"),
+        (1.0, "the images"),
+        (0.6, "the images"),
         (0.59, "recognisable objects"),
         (0.3, "recognisable objects"),
         (0.29, "blurred outlines"),
@@ -74,7 +76,7 @@ def test_verdicts_go_by_family_and_by_what_the_attacker_has():
 
 def test_the_sentence_names_the_worst_and_what_the_provider_gets_alone():
     text = report([finding(0.2), finding(0.9, "public base", attack="inversion")]).verdict
-    assert "the photographs (orthogonal, inversion: hp 0.90)" in text
+    assert "the images (orthogonal, inversion: hp 0.90)" in text
     assert text.endswith("By the provider without further help: blurred outlines (orthogonal, an attack: hp 0.20).")
     assert report([]).verdict == "No attack that reconstructs images was run."
 
@@ -93,14 +95,39 @@ def test_advice_follows_from_the_deployment(answers, family, base_is_public):
     advice = advise(deployment(base_is_public=base_is_public, **answers))
     assert advice.family == family
     assert advice.reasons[0].startswith("The patch embedding is public") == base_is_public
-    assert "label maps are not hidden" in advice.reasons[-1]
+    assert "segmentation maps are not hidden" in advice.reasons[-1]
 
 
 def test_advice_says_what_its_family_still_leaks():
-    rows = [finding(0.34, attack="alignment", prior="photos"), finding(0.9, "known plaintext")]
+    rows = [finding(0.34, attack="alignment", prior="unrelated"), finding(0.9, "known plaintext")]
     advice = advise(deployment(client_holds_file=False), rows)
-    assert any("recognisable objects (hp 0.34, by alignment from 4 images and photos" in r for r in advice.reasons)
+    assert any(
+        "recognisable objects (hp 0.34, by alignment from 4 ciphertexts and a prior of unrelated images" in r
+        for r in advice.reasons
+    )
     assert not any("hp" in reason for reason in advise(deployment(), rows).reasons)  # those rows are of another family
+
+
+def test_no_family_is_recommended_that_was_not_audited():
+    only = advise(deployment(), families=["orthogonal"])
+    assert only.family == "orthogonal"
+    assert "The audit did not try embedding, which should leak least here; try it as well." in only.reasons
+    none = advise(deployment(float_transport=False), families=["orthogonal"])
+    assert none.family is None
+    assert none.recommendation == "No audited family fits this deployment."
+    assert "The audit did not try signed_permutation, which should leak least here; try it as well." in none.reasons
+    assert not any("did not try" in reason for reason in advise(deployment()).reasons)
+
+
+def test_the_worst_cases_fit_a_terminal_of_80_columns():
+    rows = [finding(0.5, attacker, family="signed_permutation") for attacker in ATTACKERS]
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(terminal_table("worst", *short_worst_cases(rows)))
+    text = shown.get()
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("signed_permutation") == len(ATTACKERS) - 1  # not the baseline; no cell is cut
+    assert text.count("0.50") == len(ATTACKERS) - 1
 
 
 def test_nothing_claims_security():
@@ -154,3 +181,15 @@ def test_large_pictures_are_reduced(tmp_path):
 def test_a_picture_spans_the_range_and_clips():
     image = np.stack([np.full((2, 2), value) for value in (-1.5, 0.0, 1.0)])
     assert as_picture(image)[0, 0].tolist() == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("levels", "shown"),
+    [([0.0], [128, 128, 128]), ([0.0, 1.0], [128, 128, 128]), ([1.0, 0.0, -1.0, 0.5], [255, 128, 0])],
+    ids=["grey", "the first of two", "the first three of four"],
+)
+def test_a_picture_of_other_channels(levels, shown):
+    image = np.stack([np.full((2, 3), level) for level in levels])
+    picture = as_picture(image)
+    assert picture.shape == (2, 3, 3)
+    assert picture[1, 2].tolist() == shown

@@ -7,7 +7,7 @@ import torch
 
 from hf_privseg import SecretKey
 from hf_privseg.attacks.tools.blocks import to_grid, to_image
-from hf_privseg.attacks.tools.priors import ImagePrior, photo_prior
+from hf_privseg.attacks.tools.priors import ImagePrior, sample_prior
 from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
 from hf_privseg.setr.ciphers import cipher_for
 
@@ -26,7 +26,7 @@ def photo(name: str, side: int = 256) -> np.ndarray:
 @cache
 def prior() -> ImagePrior:
     """Photographs, the victims not among them."""
-    return photo_prior(PATCH_SIZE, exclude=VICTIMS, num_shifts=2)
+    return sample_prior(PATCH_SIZE, exclude=VICTIMS, num_shifts=2)
 
 
 def victim(name: str = "astronaut") -> np.ndarray:

@@ -11,7 +11,7 @@ from helpers.tiny_service import processor, register
 from helpers.tiny_setr import randomize, tiny_model
 from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.attacks.tools.blocks import to_grid
-from hf_privseg.attacks.tools.priors import photo_prior
+from hf_privseg.attacks.tools.priors import sample_prior
 from hf_privseg.catalog.sample_images import SAMPLE_IMAGES, sample_image
 from hf_privseg.service import SegmentationService
 from hf_privseg.service.sample import SAMPLE
@@ -41,7 +41,7 @@ def correlation(a, b):
 @pytest.fixture(scope="module")
 def prior():
     """Of other sample images than the victim."""
-    return photo_prior(4, exclude=("coffee",))
+    return sample_prior(4, exclude=("coffee",))
 
 
 @pytest.mark.parametrize("family", ["permutation", "signed_permutation", "orthogonal", "matrix"])

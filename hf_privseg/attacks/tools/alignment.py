@@ -1,25 +1,26 @@
-"""From two sets of blocks that differ by an unknown rotation, one of them known in plain, to the rotation.
+"""The rotation between the blocks of ciphertexts and those of the attacker's images, from their second moments.
 
-Components are coordinates of a block of decreasing importance, (down, across, m) an image. Those of the ciphertexts
-are x_hat = x R^T with R orthogonal, and so are their moments: with H_k and C_k the covariance of blocks with their
-k-th neighbour, of ciphertexts and of the attacker's own photographs, H_k = R C_k R^T but for sampling and other
-scenes. Sought is the R that minimises sum_k |H_k - R C_k R^T|^2, or maximises sum_k <H_k R, R C_k>.
+Components are coordinates of a block in order of decreasing importance, (down, across, m) for an image. The components
+of ciphertexts are x_hat = x R^T with an orthogonal R. H_k is the covariance of encrypted blocks with their k-th
+neighbour, and C_k that of the attacker's own images. Apart from sampling and from the difference of scenes,
+H_k = R C_k R^T. The attack looks for the R that maximises sum_k <H_k R, R C_k>, and so minimises
+sum_k |H_k - R C_k R^T|^2.
 
 - Start: both sets are rotated to the eigenvectors of one symmetric matrix, so that R is near a diagonal of signs s.
-  The agreement is then s^T W s, W = sum_k H_k * C_k entry by entry: signs of the leading eigenvector of W, then
-  flips one by one while they help (synchronisation over Z_2: Singer, "Angular synchronization by eigenvectors",
-  2011).
-- Refinement: R <- the orthogonal matrix nearest to sum_k H_k R C_k^T + H_k^T R C_k (orthogonal Procrustes:
-  Schoenemann 1966; repeated so, the power method of Journee et al. 2010). It turns components of nearly equal
-  eigenvalue, such as horizontal and vertical waves, into each other, where signs alone do not suffice.
-- Growth: the first four components are aligned first, then the first eight and so on; new ones take their signs from
-  their coupling with those that are settled. Diagonal neighbours and those two blocks away settle more than the two
-  nearest ones.
+  The agreement is then s^T W s, with W = sum_k H_k * C_k entry by entry. The signs are those of the leading
+  eigenvector of W, flipped one by one as long as that helps (synchronisation over Z_2: Singer, "Angular
+  synchronization by eigenvectors", 2011).
+- Refinement: R becomes the orthogonal matrix nearest to sum_k H_k R C_k^T + H_k^T R C_k (orthogonal Procrustes:
+  Schoenemann 1966), again and again (the power method of Journee et al. 2010). This rotates components of nearly equal
+  eigenvalue, such as horizontal and vertical waves, into each other, for which signs alone do not suffice.
+- Growth: the first four components are aligned first, then the first eight and so on. New components take their signs
+  from their coupling with those that are aligned. The alignment is better with diagonal neighbours and those two
+  blocks away than with the two nearest ones alone.
 
-Moments of second order cannot tell R from -R, a photograph from its negative. Moments of third order can
+Moments of second order cannot tell R from -R, which is an image from its negative. Moments of third order can
 (`is_negative`).
 
-Cost: one singular value decomposition of (m, m) a step, some seconds in all for m = 64.
+Cost: one singular value decomposition of (m, m) for each step, some seconds in all for m = 64.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ import numpy as np
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0))  # (down, across), in blocks
 NEAREST = NEIGHBOURS[:2]  # those that `BlockStatistics` has
 _MAX_STEPS = 60
-_SKEWED = 8  # leading components whose third moments decide between a photograph and its negative
+_SKEWED = 8  # leading components whose third moments decide between an image and its negative
 
 
 def neighbour_covariances(
@@ -42,7 +43,7 @@ def neighbour_covariances(
         ValueError: no grid is 3 x 3 blocks or more.
     """
     if all(min(grid.shape[:2]) < 3 for grid in components):
-        raise ValueError("expected at least one image of 3 x 3 blocks or more; the neighbours are what is compared")
+        raise ValueError("expected at least one image of 3 x 3 blocks or more, since neighbouring blocks are compared")
     length = components[0].shape[-1]
     sums, counts = np.zeros((len(offsets), length, length)), np.zeros(len(offsets))
     for grid in components:
@@ -59,7 +60,7 @@ def neighbour_covariances(
 
 
 def align(seen: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Moments (K, m, m) of ciphertexts and of photographs, in components -> R (m, m): x_hat R estimates x.
+    """Moments (K, m, m) of the components of ciphertexts and of images -> R (m, m): x_hat R estimates x.
 
     Args:
         seen: H_k, in components that are those of `known` but for signs and rotations among neighbours.
@@ -123,18 +124,18 @@ def nearest_rotation(matrix: np.ndarray) -> np.ndarray:
 
 
 def is_negative(aligned: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> bool:
-    """Components of ciphertexts, aligned up to one sign, and of photographs -> whether the sign is wrong.
+    """Components of ciphertexts, aligned up to one sign, and of images -> whether the sign is wrong.
 
-    Photographs are not symmetric in black and white: E[x_i x^T x] of the leading components has a sign.
+    Images are not symmetric in black and white, so E[x_i x^T x] of the leading components has a sign.
     """
     agreement = sum(np.sum(a * b) for a, b in zip(_third_moments(aligned), _third_moments(known), strict=True))
     return bool(agreement < 0)
 
 
 def darkens_upwards(brightness: Sequence[np.ndarray]) -> bool:
-    """Brightness (down, across) of the blocks of images -> whether most of it lies low: light comes from above.
+    """Brightness (down, across) of the blocks of images -> whether the lower parts are brighter than the upper ones.
 
-    For a prior without any photographs: a rule of thumb, right for outdoor scenes.
+    Light comes from above in most outdoor scenes. This rule serves where the prior holds no images.
     """
     return sum(float(np.sum(light.mean(axis=1) * np.linspace(1, -1, len(light)))) for light in brightness) < 0
 

@@ -41,7 +41,7 @@ def as_rows(grids: Sequence[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LinearDecoder:
-    """What most attacks arrive at: a map from what the attacker sees of a block to an estimate of its pixels.
+    """An affine map from what the attacker sees of a block to an estimate of its pixels; most attacks return one.
 
     Attributes:
         matrix: (M, L) float64; M is the length of what is seen, L that of a block.
@@ -52,7 +52,7 @@ class LinearDecoder:
     offset: np.ndarray
 
     def estimate(self, grid: np.ndarray) -> np.ndarray:
-        """(down, across, M) seen -> (down, across, L), estimated pixels, some of them out of range."""
+        """(down, across, M) seen -> (down, across, L), estimated pixels, which may be outside of [-1, 1]."""
         return grid @ self.matrix + self.offset
 
     def decode(self, grid: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Coordinates of blocks in which an unknown key is near a diagonal of signs, and the way from there to photographs."""
+"""Coordinates of blocks in which an unknown key is near a diagonal of signs, and the way from them to images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from .blocks import LinearDecoder, as_rows
 from .priors import ImagePrior
 from .statistics import BlockStatistics
 
-_RANK_TOLERANCE = 1e-9  # smaller variances, relative to the largest, are rounding
+_RANK_TOLERANCE = 1e-9  # smaller variances, relative to the largest one, come from rounding
 
 
 @dataclass(frozen=True)
 class Components:
-    """m coordinates of blocks of length L, the most telling ones first.
+    """m coordinates of blocks of length L, in order of decreasing importance.
 
     Attributes:
         mean: (L,), of the blocks.
@@ -69,13 +69,13 @@ def mean_and_covariance(grids: Sequence[np.ndarray]) -> tuple[np.ndarray, np.nda
 def reconstruct(
     seen: Components, ciphertexts: Sequence[np.ndarray], known: Components, prior: ImagePrior
 ) -> LinearDecoder:
-    """Components of ciphertexts and of the prior's photographs, equal but for a rotation -> decoder of ciphertexts.
+    """Components of ciphertexts and of the prior's images, which differ by a rotation -> decoder of ciphertexts.
 
     Args:
         seen: of the ciphertexts' blocks.
         ciphertexts: grids (down, across, M), all of one key.
         known: of the prior's blocks.
-        prior: without grids, two neighbours are compared and not six.
+        prior: without grids, two neighbours are compared instead of six.
     """
     size = min(seen.axes.shape[1], known.axes.shape[1])
     seen, known = seen.first(size), known.first(size)
@@ -93,7 +93,7 @@ def reconstruct(
 def consensus(
     decoders: Sequence[LinearDecoder], seen: tuple[np.ndarray, np.ndarray], known_mean: np.ndarray
 ) -> LinearDecoder:
-    """Decoders of the same ciphertexts, each right in part and wrong in its own way -> their mean.
+    """Decoders of the same ciphertexts, each with errors of its own -> their mean.
 
     Args:
         decoders: up to their signs, of which most are right.

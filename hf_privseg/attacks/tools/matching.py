@@ -4,7 +4,7 @@ Given pairs (A_k, C_k) of (L, L) matrices, find the order l that maximises
 
     f(P) = sum_k <A_k, P C_k P^T>,      P[i, l(i)] = 1, so that A_k[i, j] is laid over C_k[l(i), l(j)].
 
-A_k are moments of ciphertexts and C_k those of the attacker's own photographs. `match` relaxes P to doubly stochastic
+A_k are moments of ciphertexts and C_k those of the attacker's own images. `match` relaxes P to doubly stochastic
 matrices and walks by Frank and Wolfe's method from the barycentre, each step a linear assignment: the FAQ algorithm
 (Vogelstein et al., "Fast Approximate Quadratic Programming for Graph Matching", PLOS ONE 10(4), 2015), here for
 several pairs at once, symmetric or not. `improve` takes the best exchange of two pixels as long as one helps (2-opt).

@@ -1,4 +1,4 @@
-"""How much of an image or of a key an attack has recovered, and the baselines that any figure stands beside.
+"""How much of an image or of a key an attack has recovered, and the baselines that figures are compared with.
 
 Images are (channels, height, width) float in [-1, 1].
 """
@@ -31,7 +31,7 @@ def luminance(image: np.ndarray) -> np.ndarray:
 def high_pass_correlation(estimate: np.ndarray, truth: np.ndarray) -> float:
     """hp: the correlation of high-pass luminance x - gaussian(x, sigma 3), -1 to 1; 0 where one of them is flat.
 
-    What remains of outlines and textures, deaf to brightness; a 1/16 thumbnail scores about 0.1.
+    It measures outlines and textures, and not brightness; a 1/16 thumbnail scores about 0.1.
     """
     detail = []
     for image in (estimate, truth):
@@ -71,12 +71,12 @@ def key_recovery(order: np.ndarray, truth: np.ndarray, patch_size: int) -> dict[
 
 
 def grey(truth: np.ndarray) -> np.ndarray:
-    """The baseline that knows nothing: one grey, of value 0."""
+    """The baseline that knows nothing of the image: one grey, of value 0."""
     return np.zeros_like(truth)
 
 
 def thumbnail(truth: np.ndarray, patch_size: int) -> np.ndarray:
-    """The baseline that every family leaks: each block replaced by its mean colour."""
+    """The baseline that every family leaks: the mean of each block, in each channel."""
     channels, height, width = truth.shape
     cut = truth.reshape(channels, height // patch_size, patch_size, width // patch_size, patch_size)
     return np.broadcast_to(cut.mean(axis=(2, 4), keepdims=True), cut.shape).reshape(truth.shape)

@@ -1,7 +1,7 @@
 """Second moments of blocks and of neighbouring blocks: what a fixed linear cipher cannot hide.
 
 A cipher b_hat = b M turns each of the three matrices C below into M^T C M, with the same M: blocks stay in place and
-share the key. Photographs everywhere have similar C, which is what the ciphertext-only attacks rest on.
+share the key. The C of natural images are similar everywhere, and the ciphertext-only attacks rest on that.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class BlockStatistics:
         covariance: E[(b - m)^T (b - m)].
         right: E[(b - m)^T (r - m)] with r the block to the right of b.
         below: E[(b - m)^T (d - m)] with d the block below b.
-        num_blocks: how many blocks were seen; 0 for a model of them.
+        num_blocks: how many blocks were seen; 0 where the moments come from a formula.
     """
 
     mean: np.ndarray
@@ -36,7 +36,7 @@ def block_statistics(grids: Sequence[np.ndarray]) -> BlockStatistics:
         ValueError: there is no grid, or none has neighbours in both directions.
     """
     if not grids or all(grid.shape[0] < 2 for grid in grids) or all(grid.shape[1] < 2 for grid in grids):
-        raise ValueError("expected at least one grid of 2 x 2 blocks or more; the neighbours are what is compared")
+        raise ValueError("expected at least one grid of 2 x 2 blocks or more, since neighbouring blocks are compared")
     length = grids[0].shape[-1]
     num_blocks = sum(grid.shape[0] * grid.shape[1] for grid in grids)
     mean = np.sum([grid.sum(axis=(0, 1)) for grid in grids], axis=0) / num_blocks
@@ -49,3 +49,28 @@ def block_statistics(grids: Sequence[np.ndarray]) -> BlockStatistics:
             counts[kind] += here.shape[0] * here.shape[1]
     covariance, right, below = sums / counts[:, None, None]
     return BlockStatistics(mean, covariance, right, below, num_blocks)
+
+
+def with_equal_channels(
+    statistics: BlockStatistics, num_channels: int, num_wanted: int, *, correlation: float
+) -> BlockStatistics:
+    """Moments of blocks of `num_channels` -> of `num_wanted` channels, which are all alike.
+
+    Every channel gets the moments of the given blocks, averaged over all pairs of channels.
+
+    Args:
+        statistics: of blocks of num_channels * patch_size**2 pixels, flattened (channel, row, column).
+        num_channels: channels of the given blocks.
+        num_wanted: channels of the result.
+        correlation: between two channels of one pixel of the result.
+    """
+    colours = np.full((num_wanted, num_wanted), correlation)
+    np.fill_diagonal(colours, 1.0)
+
+    def spread(moment: np.ndarray) -> np.ndarray:
+        size = len(moment) // num_channels
+        return np.kron(colours, moment.reshape(num_channels, size, num_channels, size).mean(axis=(0, 2)))
+
+    mean = np.tile(statistics.mean.reshape(num_channels, -1).mean(axis=0), num_wanted)
+    covariance, right, below = map(spread, (statistics.covariance, statistics.right, statistics.below))
+    return BlockStatistics(mean, covariance, right, below, statistics.num_blocks)
