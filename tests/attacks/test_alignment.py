@@ -1,4 +1,4 @@
-"""The unknown rotation between two sets of moments is found where it can be, and the sign of a photograph with it."""
+"""The unknown rotation between two sets of moments is found where it can be, and the sign of a image with it."""
 
 import re
 
@@ -119,7 +119,7 @@ def test_signs_and_rotations_among_neighbours_are_recovered_exactly():
 
 
 @pytest.mark.parametrize("name", ["china", "coffee", "rocket"])
-def test_a_negative_is_told_from_a_photograph(name):
+def test_a_negative_is_told_from_a_image(name):
     grid = photo_grid(name)
     centred = (grid - grid.mean(axis=(0, 1)))[..., :12]
     assert not is_negative([centred], [centred])

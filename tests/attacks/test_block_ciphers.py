@@ -56,7 +56,7 @@ def test_np_falls(size):
 
 
 @pytest.mark.parametrize("size", [4, 16])
-def test_ffx_falls_without_any_photograph(size):
+def test_ffx_falls_without_any_image(size):
     grid = encrypted("ffx", size=size)
     estimate = recover_ffx([grid], patch_size=size)
     cipher = BLOCKWISE_CIPHERS["ffx"](KEY, block_size=size)

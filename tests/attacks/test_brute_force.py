@@ -38,7 +38,7 @@ def test_a_seed_is_found_by_its_fingerprint_and_undoes_the_cipher(family, recwar
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_seed_is_found_without_a_fingerprint_because_photographs_are_smooth(family):
+def test_a_seed_is_found_without_a_fingerprint_because_images_are_smooth(family):
     _, ciphertext = encrypted_photo(seeded(41, family))
     found = seed_of_ciphertext(ciphertext, range(30, 50), family, patch_size=4)
     assert (found.guess, found.num_tried) == (41, 20)

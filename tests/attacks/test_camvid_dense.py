@@ -1,6 +1,6 @@
-"""Street scenes under dense keys: how much comes back, with photographs of other streets and with none at all.
+"""Street scenes under dense keys: how much comes back, with images of other streets and with none at all.
 
-Victims are test frames: of a sequence that the attacker's photographs do not share (Seq05VD), and of one that they do.
+Victims are test frames: of a sequence that the attacker's images do not share (Seq05VD), and of one that they do.
 """
 
 import os
@@ -72,7 +72,7 @@ def test_an_orthogonal_key_shows_the_scene(streets, sequence, count, least):
     assert mean_hp(reconstruct_orthogonal(grids, streets), grids, images) > least
 
 
-def test_an_orthogonal_key_shows_the_scene_to_who_has_no_photograph():
+def test_an_orthogonal_key_shows_the_scene_to_who_has_no_image():
     images = victims("Seq05VD", 16)
     grids = encrypted(images, "orthogonal")
     assert mean_hp(reconstruct_orthogonal(grids, synthetic_prior(PATCH_SIZE)), grids, images) > 0.3

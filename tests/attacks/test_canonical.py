@@ -44,7 +44,7 @@ def hp(grid, prior, image, **options):
 
 
 def test_any_invertible_key_of_all_dimensions(image, prior):
-    # all L components whitened: nothing is left of the key, and a prior that fits gives the photograph back
+    # all L components whitened: nothing is left of the key, and a prior that fits gives the image back
     key = (
         ortho_group.rvs(LENGTH, random_state=2) * np.geomspace(1, 30, LENGTH) @ ortho_group.rvs(LENGTH, random_state=3)
     )

@@ -1,4 +1,4 @@
-"""A network on the attacker's own photographs, and what it recovers of another."""
+"""A network on the attacker's own images, and what it recovers of another."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def inverter():
     return train_inverter(own_images(), observe, linear, budget=SMALL)
 
 
-def test_it_beats_the_linear_estimate_on_photographs_that_it_never_saw(inverter):
+def test_it_beats_the_linear_estimate_on_images_that_it_never_saw(inverter):
     assert inverter.succeeded
     for name in VICTIMS:
         seen = victim(name) @ narrow()

@@ -35,23 +35,23 @@ def hp(decoder, grid, image):
 @pytest.mark.parametrize(
     ("name", "prior", "least"),
     [
-        pytest.param("astronaut", "synthetic", 0.8, id="astronaut, no photograph at all"),
-        pytest.param("china", "synthetic", 0.4, id="china, no photograph at all"),
-        pytest.param("coffee", "unrelated", 0.45, id="coffee, unrelated photographs"),
+        pytest.param("astronaut", "synthetic", 0.8, id="astronaut, no image at all"),
+        pytest.param("china", "synthetic", 0.4, id="china, no image at all"),
+        pytest.param("coffee", "unrelated", 0.45, id="coffee, unrelated images"),
     ],
 )
-def test_a_photograph_from_its_ciphertext_alone(name, prior, least):
+def test_a_image_from_its_ciphertext_alone(name, prior, least):
     image = photo(name)
     others = sample_prior(PATCH_SIZE, exclude=[name], num_shifts=2)
     known = others if prior == "unrelated" else synthetic_prior(PATCH_SIZE)
     grid = encrypted(image)
     assert abs(high_pass_correlation(to_image(grid, PATCH_SIZE), image)) < 0.1
     assert high_pass_correlation(thumbnail(image, PATCH_SIZE), image) < 0.25
-    # up to a global sign, which photographs of other scenes need not settle
+    # up to a global sign, which images of other scenes need not settle
     assert abs(hp(reconstruct_orthogonal([grid], known), grid, image)) > least
 
 
-def test_a_prior_that_fits_gives_the_photograph_whatever_the_key():
+def test_a_prior_that_fits_gives_the_image_whatever_the_key():
     image = photo("chelsea")
     prior = image_prior([image], PATCH_SIZE)
     decoded = []

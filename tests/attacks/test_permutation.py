@@ -1,4 +1,4 @@
-"""Permutation keys fall from ciphertexts, with photographs of similar scenes, with others, and with none."""
+"""Permutation keys fall from ciphertexts, with images of similar scenes, with others, and with none."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def encrypted(family, number=7):
 
 @pytest.mark.parametrize("name", ["in-domain", "unrelated", "synthetic"])
 @pytest.mark.parametrize("family", ["permutation", "signed_permutation"])
-def test_one_ciphertext_gives_the_photograph_away(priors, family, name):
+def test_one_ciphertext_gives_the_image_away(priors, family, name):
     grid, order, signs = encrypted(family)
     estimate = recover_permutation([grid], priors[name], signed=family == "signed_permutation")
     assert np.array_equal(estimate.signs, signs)
@@ -58,14 +58,14 @@ def test_the_last_sign_is_found_by_the_light_and_by_likelihood(priors):
     grid, _, signs = encrypted("signed_permutation")
     upside_up = recover_signs([grid], priors["synthetic"])
     assert np.array_equal(upside_up, signs)
-    # Upside down the light comes from below: without photographs the guess is the negative.
+    # Upside down the light comes from below: without images the guess is the negative.
     assert np.array_equal(recover_signs([grid[::-1]], priors["synthetic"]), -signs)
-    # Turned by a quarter it comes from neither, and the similar photograph decides.
+    # Turned by a quarter it comes from neither, and the similar image decides.
     shuffled = np.random.default_rng(0).permutation(grid.reshape(-1, 48)).reshape(grid.shape)
     assert np.array_equal(recover_signs([shuffled], priors["in-domain"]), signs)
 
 
-def test_noise_fits_no_photograph(priors):
+def test_noise_fits_no_image(priors):
     noise = np.random.default_rng(0).uniform(-1, 1, (40, 40, 48))
     assert recover_permutation([noise], priors["in-domain"]).fit < 0.5
 

@@ -55,7 +55,7 @@ def test_sign_and_scale_are_those_of_a_prior_that_fits(name):
     assert found.mean() == pytest.approx(brightness(left).mean(), abs=0.02)
 
 
-def test_without_photographs_light_comes_from_above():
+def test_without_images_light_comes_from_above():
     image = photo("china")  # a bright sky
     for family in FAMILIES:
         grid = encrypted(image, family)

@@ -1,13 +1,11 @@
-"""The benchmarks run from end to end on small photos, go on where they stopped, and print what they found."""
+"""The benchmarks run from end to end on small images, go on where they stopped, and print what they found."""
 
+import importlib
 import json
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 
-from helpers.paths import BENCHMARKS
 from helpers.tiny_setr import tiny_model
 from hf_privseg import SetrImageProcessor
 from hf_privseg.catalog.sample_images import sample_image
@@ -17,72 +15,98 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Victims, other photos, and a tiny model with patches of 16 pixels."""
+    """Victims, other images, and a tiny model with patches of 8 pixels."""
     folder = tmp_path_factory.mktemp("benchmarks")
     for kind, name in (("victims", "china"), ("others", "coffee")):
         (folder / kind).mkdir()
-        photo = sample_image(name).resize((320, 240))
+        image = sample_image(name).resize((320, 240))
         for index in range(3):
-            photo.crop((32 * index, 0, 32 * index + 96, 80)).save(folder / kind / f"{index}.png")
-    tiny_model(patch_size=16, image_size=64).save_pretrained(folder / "model")
-    SetrImageProcessor(patch_size=16).save_pretrained(folder / "model")
+            image.crop((32 * index, 0, 32 * index + 96, 80)).save(folder / kind / f"{index}.png")
+    tiny_model(patch_size=8, image_size=64).save_pretrained(folder / "model")
+    SetrImageProcessor(patch_size=8).save_pretrained(folder / "model")
     return folder
 
 
-def run(name, folder, *options):
-    command = [sys.executable, BENCHMARKS / f"{name}.py", *map(str, options)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+@pytest.fixture
+def run(folder, monkeypatch):
+    """Runs a benchmark with options in the folder, in this process, which saves its imports."""
+
+    def run(name, *options):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr("sys.argv", [f"{name}.py", *map(str, options)])
+        importlib.import_module(name).main()
+
+    return run
 
 
-def test_leakage(folder):
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("leakage", ["--victims", "china=none/*", "--prior", "others/*"], "no file is called like none/*; quote"),
+        ("leakage", ["--victims", "victims/*", "--prior", "others/*"], "--victims takes NAME=PATTERN, got victims/*"),
+        ("patch_size", ["--victims", "victims/*", "--prior", "none/*"], "no file is called like none/*; quote"),
+        (
+            "model_theft",
+            ["--dataset", "data", "--starts", "public"],
+            "--starts takes random, got public; public needs",
+        ),
+    ],
+    ids=["no victims", "no name", "no prior", "no base"],
+)
+def test_options_that_cannot_work_end_a_benchmark_with_one_line(run, capsys, name, options, message):
+    with pytest.raises(SystemExit) as ended:
+        run(name, *options, "--output_dir", "out")
+    assert ended.value.code == 2
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_leakage(run, folder):
     options = ["--victims", "china=victims/*", "--prior", "others/*", "--model", "model", "--counts", "3"]
     options += ["--families", "orthogonal", "--drifts", "0.1", "--output_dir", "out"]
-    run("leakage", folder, *options)
+    run("leakage", *options)
     assert "Wiener inversion, drift 10%" in (folder / "out/leakage.md").read_text()
     records = json.loads((folder / "out/results.json").read_text())["records"]
     chosen = records["china: orthogonal: one chosen image: no prior: 1 images"]
     assert chosen["metrics"]["psnr"] > 60
     before = (folder / "out/results.json").stat().st_mtime_ns
-    run("leakage", folder, *options)  # everything is there
+    run("leakage", *options)  # everything is there
     assert (folder / "out/results.json").stat().st_mtime_ns == before
 
 
-def test_block_ciphers(folder):
+def test_block_ciphers(run, folder):
     options = ["--victims", "victims/*", "--prior", "others/*", "--counts", "1", "--block_sizes", "4"]
-    run("block_ciphers", folder, *options, "--output", "out/ciphers.md")
+    run("block_ciphers", *options, "--output", "out/ciphers.md")
     rows = (folder / "out/ciphers.md").read_text().splitlines()
     assert [row.split(" | ")[0] for row in rows[4:7]] == ["| SHF", "| NP", "| FFX"]
 
 
-def test_client_layers(folder):
+def test_client_layers(run, folder):
     options = ["--victims", "victims/*", "--prior", "others/*", "--model", "model", "--layers", "0", "1"]
-    run("client_layers", folder, *options, "--steps", "2", "--output_dir", "layers")
+    run("client_layers", *options, "--steps", "2", "--output_dir", "layers")
     records = json.loads((folder / "layers/results.json").read_text())["records"]
     assert records["1: cost"]["parameters"] > records["0: cost"]["parameters"]
     assert records["0: public, linear"]["psnr"] > records["0: nothing"]["psnr"]
 
 
-def test_model_theft(folder):
+def test_model_theft(run, folder):
     for split in ("train", "test"):
         for kind in ("images", "annotations"):
             (folder / "data" / kind / split).mkdir(parents=True)
         for path in sorted((folder / "victims").glob("*.png")):
-            photo = Image.open(path)
-            photo.save(folder / "data/images" / split / path.name)
-            photo.convert("L").point(lambda level: level // 52).save(folder / "data/annotations" / split / path.name)
+            image = Image.open(path)
+            image.save(folder / "data/images" / split / path.name)
+            image.convert("L").point(lambda level: level // 52).save(folder / "data/annotations" / split / path.name)
     (folder / "data/classes.json").write_text(json.dumps({"classes": list("abcde")}))
     options = ["--dataset", "data", "--model", "model", "--counts", "2", "--steps", "2", "--limit", "2"]
     options += ["--starts", "random"]
-    run("model_theft", folder, *options, "--precision", "fp32", "--output_dir", "theft")
+    run("model_theft", *options, "--precision", "fp32", "--output_dir", "theft")
     records = json.loads((folder / "theft/results.json").read_text())["records"]
     assert set(records) == {"plain model", "encrypted model, plain images", "random start, 2 images"}
 
 
-def test_patch_size(folder):
+def test_patch_size(run, folder):
     options = ["--victims", "victims/*", "--prior", "others/*", "--patch_sizes", "4", "8", "--counts", "1", "3"]
-    run("patch_size", folder, *options, "--families", "permutation", "orthogonal", "--output_dir", "patches")
+    run("patch_size", *options, "--families", "permutation", "orthogonal", "--output_dir", "patches")
     records = json.loads((folder / "patches/results.json").read_text())["records"]
     assert len(records) == 2 * (1 + 2 * 2 * 2)
     means = [records[f"{size}: any: block means: no prior: 0"]["metrics"]["hp"] for size in (4, 8)]

@@ -5,5 +5,4 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
 EXAMPLES = ROOT / "examples"
-BENCHMARKS = ROOT / "benchmarks"
 VECTORS_FOLDER = TESTS / "vectors"
