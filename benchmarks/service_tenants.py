@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     model = SetrForSemanticSegmentation.from_pretrained(default_checkpoint()).eval()
-    processor = SetrImageProcessor.from_pretrained(default_checkpoint())
+    processor = SetrImageProcessor()  # images at their own size
     weight = model.setr.embeddings.patch_embeddings.projection.weight.detach()
     with tempfile.TemporaryDirectory() as name:
         measure_store(Path(name), weight, arguments.tenants)
