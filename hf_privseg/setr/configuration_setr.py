@@ -124,7 +124,7 @@ class SetrConfig(PreTrainedConfig):
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> dict[str, Any]:
         """Read a config.json within bounds; transformers calls it."""
-        return cast("dict[str, Any]", cls._decode_special_floats(object_from_file(json_file)))
+        return {name: cls._decode_special_floats(value) for name, value in object_from_file(json_file).items()}
 
     @property
     def grid_size(self) -> tuple[int, int]:

@@ -123,6 +123,12 @@ def test_what_the_library_finds_wrong_in_a_file_is_a_value_error(settings, messa
         SetrConfig.from_dict(settings)
 
 
+def test_a_config_file_that_is_a_number_in_disguise_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"__float__": "NaN"}')
+    with pytest.raises(ValueError, match="expected settings of a SETR model, got one with the name '__float__'"):
+        SetrConfig.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
