@@ -1,10 +1,15 @@
-"""The pages that people read: links lead somewhere, commands exist, the README runs as it stands."""
+"""The pages that people read: links lead somewhere, commands exist, the README and the tutorial run as they stand."""
 
+import contextlib
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -120,6 +125,28 @@ def run_privseg(words: list[str]) -> None:
     assert done.exit_code == 0, f"{' '.join(words)}\n{done.output}\n{done.exception}"
 
 
+@contextlib.contextmanager
+def served(folder: str) -> Iterator[str]:
+    """A service as `privseg serve FOLDER` starts it -> its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, "-m", "hf_privseg.cli", "serve", folder, "--port", url.rpartition(":")[2]]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        for _ in range(600):
+            assert process.poll() is None, "the service ended before it was ready"
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=10):
+                break
+            time.sleep(0.2)
+        else:
+            pytest.fail("the service did not become ready")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
 def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(load_sample_image("china.jpg")).resize((320, 208)).save("image.jpg")
@@ -138,6 +165,35 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert (from_file == from_pixels).float().mean() > 0.999
     for words in lines:
         assert SecretKey.from_file("secret.key").to_text() not in " ".join(words)
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    with contextlib.ExitStack() as stack:
+        url = ""
+        for language, text in blocks(ROOT / "docs/tutorial.md", "sh", "python"):
+            text = text.replace("http://127.0.0.1:7860", url or "http://127.0.0.1:7860")
+            if language == "python":
+                run_python(text, names)
+                continue
+            for words in commands(text):
+                if words[:2] == ["privseg", "serve"]:
+                    url = stack.enter_context(served(words[2]))
+                elif words[0] == "privseg":
+                    run_privseg(words)
+                else:
+                    assert words[:2] == ["pip", "install"]
+    maps = {
+        name: np.array(Image.open(f"{name}.png")).flatten()
+        for name in ("maps/china.segmentation", "served/china.segmentation", "china")
+    }
+    first = torch.tensor(maps["maps/china.segmentation"])
+    for other in (torch.tensor(maps["served/china.segmentation"]), torch.tensor(maps["china"])):
+        assert (other == first).float().mean() > 0.999
+    assert (names["maps"][0].flatten() == first).float().mean() > 0.999
+    assert (torch.from_numpy(names["segmentation_map"]).flatten() == first).float().mean() > 0.999
 
 
 def test_the_how_to_pages_about_rekeying_and_remote_code_run(tmp_path, monkeypatch):
