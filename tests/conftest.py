@@ -16,13 +16,13 @@ from hf_privseg import SecretKey
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--fuzz-inputs", type=int, default=0, help="how many mutated inputs tests/fuzz tries in all (0: a few hundred)"
+        "--fuzz-inputs", type=int, default=0, help="how many mutated inputs the tests of parsers try in all (0: a few)"
     )
 
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> Path:
-    """A data set of 16 + 3 small pictures and a tiny random ViT."""
+    """A data set of 16 + 3 small images and a tiny random ViT."""
     root = tmp_path_factory.mktemp("inputs")
     rng = np.random.default_rng(0)
     for split, count in (("train", 16), ("val", 3)):

@@ -19,23 +19,19 @@ The hash finds accidents, not attackers: it is not keyed. Nothing in the file is
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
+from ..setr.ciphertext_file import CiphertextFile
 from ..setr.errors import CiphertextError, HeaderError
-from ..setr.files import write_whole
 from ..setr.public_facts import KeyFacts, check_image_fits, check_key_fits
 from ..setr.stored_pixels import digest_of, restored, stored
 from ..setr.tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 from .model_facts import ModelFacts, key_facts
 from .pixel_inputs import PIXEL_INPUTS
-
-MAX_FILE_BYTES = 2**30
 
 _FORMAT = 1
 _MAX_SIDE = 2**16
@@ -45,7 +41,7 @@ _HEADER = {"format", *_KEY, "patch_size", "num_channels", "encrypted", "lengths"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class EncryptedInputs:
+class EncryptedInputs(CiphertextFile):
     """The inputs of an encrypted model, as `EncryptingProcessor.encrypt` makes them, with the public facts about them.
 
     Args:
@@ -61,6 +57,7 @@ class EncryptedInputs:
     """
 
     suffix: ClassVar[str] = ".safetensors"
+    _max_file_bytes: ClassVar[int] = 2**30
 
     inputs: dict[str, Any]
     facts: KeyFacts
@@ -154,39 +151,6 @@ class EncryptedInputs:
             raise
         except (ValueError, TypeError, KeyError) as error:
             raise CiphertextError(f"the header of the encrypted inputs does not fit its tensors: {error}") from error
-
-    def to_file(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the container to `path`, which ends in `suffix`; it appears as a whole or not at all.
-
-        Raises:
-            ValueError: another ending.
-            FileExistsError: `path` exists and `overwrite` is False.
-        """
-        path = Path(path)
-        if path.suffix.lower() != self.suffix:
-            raise ValueError(
-                f"encrypted inputs are a {self.suffix} file, got {path.name!r}; use "
-                f"{path.with_suffix(self.suffix).name!r}"
-            )
-        write_whole(path, self.to_bytes(), overwrite=overwrite)
-
-    @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> "EncryptedInputs":
-        """Path of a file that `to_file` wrote -> the inputs; the content decides, not the ending.
-
-        Raises:
-            CiphertextError: as `from_bytes`; names the file.
-            OSError: the file cannot be read.
-        """
-        path = Path(path)
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        try:
-            if len(data) > MAX_FILE_BYTES:
-                raise CiphertextError(f"expected at most {MAX_FILE_BYTES} bytes; encrypt the batch in parts")
-            return cls.from_bytes(data)
-        except CiphertextError as error:
-            raise CiphertextError(f"{path.name}: {error}") from error
 
     def __repr__(self) -> str:
         return f"EncryptedInputs({', '.join(self.inputs)}; {self.facts}, patch_size {self.patch_size})"

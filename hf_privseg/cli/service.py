@@ -1,12 +1,15 @@
 """The command `privseg serve`: a service that segments encrypted images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..setr.errors import EncryptionStateError
 from .options import Model
+
+if TYPE_CHECKING:
+    from ..setr.configuration_setr import SetrConfig
 
 
 def serve(
@@ -43,22 +46,11 @@ def serve(
 ) -> None:
     """Run a service that segments encrypted images with an encrypted model, until it is interrupted.
 
-    The service has neither the key nor plain images; it does see the segmentation maps. Connections are not encrypted:
-    put a proxy with https before it. A plain model is refused, unless --public-demo says that it only shows the
-    method: anybody can invert what visitors of such a demonstration send.
+    The service has neither the key nor plain images; it does see the segmentation maps. Connections are encrypted with
+    --tls-certificate and --tls-key, or by a proxy with https before the service. A plain model is refused, unless
+    --public-demo says that it only shows the method: anybody can invert what visitors of such a demonstration send.
     """
-    from ..storage.models import load_settings
-
-    config, _ = load_settings(model)
-    if config.encryption is None and not public_demo:
-        raise EncryptionStateError(
-            f"expected an encrypted model, got the plain one {model}, with which nothing is protected; encrypt it "
-            "(privseg encrypt-model), or show the method with it by --public-demo"
-        )
-    if config.encryption is not None and public_demo:
-        raise EncryptionStateError(
-            f"expected a plain model for --public-demo, got the encrypted one {model}; leave the option out"
-        )
+    config = _settings_of(model, public_demo)
     try:
         from ..service import Limits
         from ..service.server import Settings, is_loopback
@@ -92,3 +84,20 @@ def serve(
     typer.echo(f"Serving at {scheme}://{host}:{port}; stop with Ctrl+C.", err=True)
     typer.echo(f"Clients: privseg segment IMAGES --server {scheme}://{host}:{port} -o results -k KEY_FILE", err=True)
     run_service(settings)
+
+
+def _settings_of(model: str, public_demo: bool) -> "SetrConfig":
+    """The configuration of a model that may be served: an encrypted one, or a plain one for a demonstration."""
+    from ..storage.models import load_settings
+
+    config, _ = load_settings(model)
+    if config.encryption is None and not public_demo:
+        raise EncryptionStateError(
+            f"expected an encrypted model, got the plain one {model}, with which nothing is protected; encrypt it "
+            "(privseg encrypt-model), or show the method with it by --public-demo"
+        )
+    if config.encryption is not None and public_demo:
+        raise EncryptionStateError(
+            f"expected a plain model for --public-demo, got the encrypted one {model}; leave the option out"
+        )
+    return config

@@ -1,4 +1,4 @@
-"""What a converted model calls its classes, and how it sees photos: as its source says, or its data set."""
+"""What a converted model calls its classes, and how it sees images: as its source says, or its data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from ..catalog.class_files import read_class_names
 from ..catalog.datasets import PRESETS
 from ..setr.errors import ConversionError
 
-# As SETR's published models see the photos of a data set: ADE20K's at 512 pixels a side, and its label 0 is what
+# As SETR's published models see the images of a data set: ADE20K's at 512 pixels a side, and its label 0 is what
 # belongs to no class; Cityscapes' at their own size.
 _PROCESSORS = {
     "ade20k": {"size": {"shortest_edge": 512, "longest_edge": 2048}, "do_reduce_labels": True},

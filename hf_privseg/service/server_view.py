@@ -116,4 +116,4 @@ class ServerView:
         except ImportError:
             return synthetic_prior(processor.patch_size, num_channels=processor.num_channels)
         images = [processor(sample, return_tensors="pt").pixel_values[0].numpy() for sample in samples]
-        return image_prior(images, processor.patch_size, name="photos")
+        return image_prior(images, processor.patch_size, name="unrelated")

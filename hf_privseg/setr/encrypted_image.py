@@ -1,18 +1,16 @@
 """An encrypted image and its public facts, for a server that has no key; `image_container` describes its file."""
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, TypeGuard
 
 import torch
 from PIL import Image
 
 from .ciphers import CIPHERS
+from .ciphertext_file import CiphertextFile
 from .errors import CiphertextError, EncryptionStateError, InvalidImageError
-from .files import write_whole
 from .image_container import FACTS, PNG_MODES, ImageContainer
 from .image_inputs import levels_to_picture
 from .public_facts import FORMAT_VERSION, KeyFacts
@@ -20,11 +18,9 @@ from .setting_checks import MAX_CHANNELS
 
 MAX_PIXELS = 2**26  # 8192 x 8192; read from the file's own header before anything is decoded
 
-_MAX_FILE_BYTES = 3 * 2 * MAX_PIXELS + 2**16
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class EncryptedImage:
+class EncryptedImage(CiphertextFile):
     """(channels, height, width) encrypted pixels, uint8 or float32 by family, and the public facts about them.
 
     Made by `SetrImageProcessor.encrypt`; `SetrImageProcessor` turns it into `pixel_values` without a key.
@@ -45,6 +41,7 @@ class EncryptedImage:
     """
 
     _privseg_kind: ClassVar[str] = "encrypted image"  # recognises the class in another copy of this module
+    _max_file_bytes: ClassVar[int] = 3 * 2 * MAX_PIXELS + 2**16
 
     pixels: torch.Tensor
     family: str
@@ -111,37 +108,6 @@ class EncryptedImage:
                 "compression, an editor or a transmission error; send the file exactly as to_file wrote it"
             )
         return image
-
-    def to_file(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the container to `path`, which ends in `suffix`; it appears as a whole or not at all.
-
-        Raises:
-            ValueError: another ending, which would make programs treat the file as what it is not.
-            FileExistsError: `path` exists and `overwrite` is False.
-        """
-        path = Path(path)
-        if path.suffix.lower() != self.suffix:
-            raise ValueError(
-                f"a ciphertext of the family '{self.family}' with {self.num_channels} channels is a {self.suffix} "
-                f"file, got {path.name!r}; use {path.with_suffix(self.suffix).name!r}"
-            )
-        write_whole(path, self.to_bytes(), overwrite=overwrite)
-
-    @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> "EncryptedImage":
-        """Path of a file that `to_file` wrote -> the encrypted image; the content decides, not the ending.
-
-        Raises:
-            CiphertextError: as `from_bytes`; names the file.
-            OSError: the file cannot be read.
-        """
-        path = Path(path)
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
-        try:
-            return cls.from_bytes(data)
-        except CiphertextError as error:
-            raise CiphertextError(f"{path.name}: {error}") from error
 
     def to_picture(self) -> Image.Image:
         """RGB picture that shows people what can be seen in it; float families lose data on the way (0 is grey).

@@ -71,7 +71,7 @@ def _of_model(name: str) -> dict[str, Any]:
     settings = ("decoder_type", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "image_size")
     facts: dict[str, Any] = {"kind": "model", "path": name, "encryption": config.encryption}
     facts |= {setting: getattr(config, setting) for setting in settings}
-    facts["photos_are_resized_to"] = _resizing(processor)
+    facts["images_are_resized_to"] = _resizing(processor)
     return facts | _of_labels_and_weights(name, config)
 
 

@@ -129,7 +129,7 @@ def test_files_that_were_changed_or_are_others_are_refused(tmp_path):
 
 
 def test_a_path_of_another_ending_and_an_existing_file_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"are a \.safetensors file, got 'x\.png'; use 'x\.safetensors'"):
+    with pytest.raises(ValueError, match=r"is a \.safetensors file, got 'x\.png'; use 'x\.safetensors'"):
         inputs().to_file(tmp_path / "x.png")
     inputs().to_file(tmp_path / "x.safetensors")
     with pytest.raises(FileExistsError, match="exists; choose another path or pass overwrite=True"):

@@ -27,7 +27,7 @@ def test_a_model(place, is_encrypted):
     assert facts["encryption"] == (facts_of(place.key) if is_encrypted else None)
     assert facts["labels"] == {"0": "sky", "1": "road", "2": "tree"}
     assert (facts["patch_size"], facts["hidden_size"], facts["decoder_type"]) == (4, 32, "naive")
-    assert facts["photos_are_resized_to"] == {"its own size times": 1.0}
+    assert facts["images_are_resized_to"] == {"its own size times": 1.0}
     assert facts["num_parameters"] == sum(value.numel() for value in network.state_dict().values())
     assert "F32" in facts["dtypes"]
     assert facts["num_bytes"] == sum(path.stat().st_size for path in folder.iterdir())
@@ -35,7 +35,7 @@ def test_a_model(place, is_encrypted):
 
 def test_a_model_whose_processor_sets_the_size(place):
     SetrImageProcessor(patch_size=4, size={"shortest_edge": 40}).save_pretrained(place.folder / "model")
-    assert place.run_json("info", place.folder / "model")["photos_are_resized_to"] == {"shortest_edge": 40}
+    assert place.run_json("info", place.folder / "model")["images_are_resized_to"] == {"shortest_edge": 40}
 
 
 def test_a_model_in_words(place):

@@ -111,7 +111,11 @@ def test_every_script_has_the_options_that_it_is_shown_with(path):
 
 def options_of(script: str) -> set[str]:
     """Every word that can be an option of a script: in its own source, or in the arguments that scripts share."""
-    shared = [*(ROOT / "hf_privseg/training").glob("*.py"), *(ROOT / "hf_privseg/experiments").glob("*.py")]
+    shared = [
+        ROOT / "tests/conftest.py",
+        *(ROOT / "hf_privseg/training").glob("*.py"),
+        *(ROOT / "hf_privseg/experiments").glob("*.py"),
+    ]
     text = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / script, *shared])
     return set(re.findall(r"\w+", text)) | set(re.findall(r"[\w-]+", text))
 

@@ -125,9 +125,7 @@ def test_suffix_and_first_bytes_tell_the_form():
 
 
 def test_file_ending_that_misleads_is_refused_with_the_right_one(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"family 'permutation' with 3 channels is a \.png file, got 'x\.jpg'; use 'x\.png'"
-    ):
+    with pytest.raises(ValueError, match=r"family='permutation'.* is a \.png file, got 'x\.jpg'; use 'x\.png'"):
         make().to_file(tmp_path / "x.jpg")
     with pytest.raises(ValueError, match=r"is a \.safetensors file, got 'x\.png'; use 'x\.safetensors'"):
         make("orthogonal").to_file(tmp_path / "x.png")
@@ -443,3 +441,10 @@ def test_the_leak_detector_finds_every_notation(notation):
             assert_no_secret(leaks[notation], known)
         assert_no_secret(str(caught.value), key)
     assert_no_secret(f"{key!r} {key.fingerprint}", key)
+
+
+def test_a_file_beyond_the_bound_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(EncryptedImage, "_max_file_bytes", 9)
+    (tmp_path / "x.png").write_bytes(bytes(10))
+    with pytest.raises(CiphertextError, match=r"^x\.png: expected at most 9 bytes, got more"):
+        EncryptedImage.from_file(tmp_path / "x.png")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from ...catalog.sample_images import SAMPLE_IMAGES
 from .blocks import to_grid
 from .metrics import luminance
 from .statistics import BlockStatistics, block_statistics, with_equal_channels
+
+PriorName = Literal["in-domain", "unrelated", "synthetic", ""]  # whose images an attacker knows; "" for nobody's
 
 COLOUR_CORRELATION = 0.95  # between two channels of one pixel, where an attacker has to assume it
 
@@ -18,7 +21,7 @@ class ImagePrior:
     """What an attacker knows of plain blocks.
 
     Attributes:
-        name: "in-domain", "unrelated" or "synthetic"; whose images they are.
+        name: whose images they are; attacks on permutations take no colours from unrelated ones.
         statistics: moments of plain blocks.
         num_channels: channels of an image.
         grids: plain grids (down, across, L), for attacks that need more than second moments; none where the moments
@@ -26,7 +29,7 @@ class ImagePrior:
         grids_per_image: so many successive grids show one image, and the first of them shows all of it.
     """
 
-    name: str
+    name: PriorName
     statistics: BlockStatistics
     num_channels: int
     grids: Sequence[np.ndarray] = ()
@@ -34,7 +37,7 @@ class ImagePrior:
 
 
 def image_prior(
-    images: Iterable[np.ndarray], patch_size: int, *, name: str = "in-domain", num_shifts: int = 1
+    images: Iterable[np.ndarray], patch_size: int, *, name: PriorName = "in-domain", num_shifts: int = 1
 ) -> ImagePrior:
     """Plain images of the attacker's own, each (channels, height, width) float in [-1, 1] -> prior.
 
@@ -83,7 +86,12 @@ def sample_prior(
 
 
 def prior_from_colours(
-    images: Iterable[np.ndarray], patch_size: int, *, num_channels: int, name: str = "unrelated", num_shifts: int = 8
+    images: Iterable[np.ndarray],
+    patch_size: int,
+    *,
+    num_channels: int,
+    name: PriorName = "unrelated",
+    num_shifts: int = 8,
 ) -> ImagePrior:
     """RGB images, each (3, height, width) float in [-1, 1] -> prior for victims of `num_channels` channels.
 
