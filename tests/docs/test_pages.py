@@ -117,7 +117,7 @@ def options_of(script: str) -> set[str]:
         *(ROOT / "hf_privseg/experiments").glob("*.py"),
     ]
     text = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / script, *shared])
-    return set(re.findall(r"\w+", text)) | set(re.findall(r"[\w-]+", text))
+    return set(re.findall(r"\w+", text)) | set(re.findall(r"\w[\w-]*", text))
 
 
 def run_python(text: str, names: dict) -> None:
