@@ -20,7 +20,7 @@ class QueueFullError(RuntimeError):
     """So many requests wait that another one is refused; it may come again later."""
 
 
-@dataclass
+@dataclass(eq=False)  # an item is found in its queue by identity, not by comparing images
 class _Waiting(Generic[_Item, _Result]):
     """An item in the queue, and the future that its result goes to."""
 
