@@ -10,13 +10,14 @@ from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from hf_privseg import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, SetrModel
-from hf_privseg.test_configuration_common import ConfigTester
-from hf_privseg.test_image_processing_common import (
+
+from ...test_configuration_common import ConfigTester
+from ...test_image_processing_common import (
     ImageProcessingTester,
     ImageProcessingTestMixin,
     PostProcessSemanticSegmentationTestMixin,
 )
-from hf_privseg.test_modeling_common import ModelTesterMixin, floats_tensor
+from ...test_modeling_common import ModelTesterMixin, floats_tensor
 
 # The training tests leave out the classes without a loss; they know them from this table of transformers' own models.
 MODEL_MAPPING_NAMES.setdefault("setr", "SetrModel")
