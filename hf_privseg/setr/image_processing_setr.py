@@ -32,6 +32,7 @@ from .processor_settings import (
     SetrImageProcessorKwargs,
     check_channels,
     refuse_secret_key,
+    with_channels,
 )
 from .segmentation_map_inputs import IGNORE_INDEX, segmentation_maps_to_indices
 from .setting_checks import check_settings
@@ -306,6 +307,7 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
     def _on_grid(self, images: Any, segmentation_maps: Any, settings: dict[str, Any]) -> ImagesOnGrid:
         """Plain images -> the batch on the grid. The library checks and completes the settings of the call."""
         check_settings(settings)
+        settings = with_channels(settings)
         return cast(ImagesOnGrid, super().preprocess(images, segmentation_maps, **settings))
 
     def _preprocess_image_like_inputs(  # type: ignore[override] # a BatchFeature is made once all is encrypted

@@ -57,6 +57,12 @@ def check_channels(settings: Mapping[str, Any]) -> None:
             )
 
 
+def with_channels(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of one call -> the same with `num_channels` where only the mean says it, by one number a channel."""
+    mean = settings.get("image_mean")
+    return {"num_channels": len(mean)} | dict(settings) if isinstance(mean, Sequence) and mean else dict(settings)
+
+
 @dataclass(frozen=True)
 class Centring:
     """The settings of an image processor that rescale and normalise; the defaults give pixels in [-1, 1].
