@@ -6,6 +6,7 @@ travels with a checkpoint as remote code: its files lie side by side and import 
 """
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -197,6 +198,17 @@ def test_an_attack_knows_ciphers_keys_errors_and_sample_images_alone(path):
 @pytest.mark.parametrize("path", sources("deploy", "examples", "space"), ids=identify)
 def test_examples_and_space_use_the_public_interface(path):
     assert user_violations(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", sources("tests", "examples", "benchmarks", "space"), ids=identify)
+def test_every_module_of_ours_that_is_imported_exists(path):
+    # Some of these files are run by hand alone.
+    found = [
+        ".".join(module)
+        for _, level, module, _ in imports(ast.parse(path.read_text(encoding="utf-8")))
+        if level == 0 and module[0] == "hf_privseg"
+    ]
+    assert [name for name in found if importlib.util.find_spec(name) is None] == []
 
 
 def test_there_are_no_star_imports():

@@ -58,7 +58,7 @@ def check_channels(settings: Mapping[str, Any]) -> None:
 
 
 def with_channels(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of one call -> the same with `num_channels` where only the mean says it, by one number a channel."""
+    """The settings of a call -> the same with `num_channels` where only the mean says it, by one number a channel."""
     mean = settings.get("image_mean")
     return {"num_channels": len(mean)} | dict(settings) if isinstance(mean, Sequence) and mean else dict(settings)
 
