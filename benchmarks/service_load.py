@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -40,6 +41,7 @@ from hf_privseg.setr.keys import FAMILIES
 
 IMAGE_SIZE = (96, 128)  # height, width
 MIB = 2**20
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def forget_peak(pid: int) -> None:
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
-def measured(pid: int, title: str, work: Callable[[], object]) -> object:
+def measured(pid: int, title: str, work: Callable[[], _Result]) -> _Result:
     """work() and its result, with the memory that the service took for it printed."""
     before, _ = memory_of(pid)
     forget_peak(pid)

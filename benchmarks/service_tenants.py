@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hf_privseg import SecretKey, SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg import EncryptedImage, SecretKey, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.service import EmbeddingFolder, SegmentationService
 from hf_privseg.service.embedding_store import RegisteredEmbedding
@@ -64,12 +64,13 @@ def measure_batches(service: SegmentationService, batch: int, size: int, rounds:
     """
     plain = service.model.setr.embeddings.patch_embeddings.projection.weight.detach()
     keys = [SecretKey.generate() for _ in range(batch)]
-    rng, images = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    images: list[EncryptedImage] = []
     for key in keys:
         weight = cipher_for(key, patch_size=service.processor.patch_size).encrypt_weight(plain)
         service.store.put(RegisteredEmbedding(weight, key.facts))
-        images.append(service.processor.encrypt(rng.integers(0, 256, (size, size, 3), np.uint8), key))
-    one_key = [service.processor.encrypt(rng.integers(0, 256, (size, size, 3), np.uint8), keys[0]) for _ in keys]
+        images += service.processor.encrypt([rng.integers(0, 256, (size, size, 3), np.uint8)], key)
+    one_key = service.processor.encrypt([rng.integers(0, 256, (size, size, 3), np.uint8) for _ in keys], keys[0])
     kinds = {"one key": one_key, "mixed keys": images}
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     service.segment_batch(images[:1])

@@ -15,7 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, CLIPSegForImageSegmentation
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPSegForImageSegmentation,
+    GenerationMixin,
+)
 
 from hf_privseg import EncryptingProcessor, SecretKey, encrypt_model
 from hf_privseg.training.arguments import parse_arguments, run_script
@@ -51,7 +57,7 @@ def segment(model: torch.nn.Module, processor: EncryptingProcessor, args: Argume
         print(f"{text}: {mask.float().mean():.1%} of the image, {path}")
 
 
-def answer(model: torch.nn.Module, processor: EncryptingProcessor, args: Arguments, key: SecretKey) -> None:
+def answer(model: GenerationMixin, processor: EncryptingProcessor, args: Arguments, key: SecretKey) -> None:
     """Print the answer to one question about the image."""
     content = [
         {"type": "image", "image": Image.open(args.image).convert("RGB")},
