@@ -17,7 +17,7 @@ from helpers.tiny_setr import tiny_model
 from hf_privseg import EncryptedImage, SecretKey, SetrImageProcessor
 from hf_privseg.cli import segmenters
 from hf_privseg.service import SegmentationService
-from hf_privseg.setr import encrypted_image
+from hf_privseg.setr import ciphertext_file
 from hf_privseg.storage import images as stored_images
 from hf_privseg.storage.models import load_model
 
@@ -76,7 +76,7 @@ def contents(folder):
 
 
 def test_what_is_ready_is_written_and_a_second_run_does_the_rest(many, job, worked_on, monkeypatch):
-    module = encrypted_image if job[0] == "encrypt" else stored_images
+    module = ciphertext_file if job[0] == "encrypt" else stored_images
     write, calls = module.write_whole, []
 
     def interrupted(*arguments, **settings):
@@ -150,7 +150,7 @@ def test_a_damaged_result_is_made_again(many, job):
 
 
 def test_a_full_disk_ends_the_job_at_once(many, job, worked_on, monkeypatch):
-    module = encrypted_image if job[0] == "encrypt" else stored_images
+    module = ciphertext_file if job[0] == "encrypt" else stored_images
 
     def disk_full(*_, **__):
         raise OSError(28, "No space left on device")
