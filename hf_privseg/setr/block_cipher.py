@@ -31,6 +31,9 @@ class BlockCipher(ABC):
     family: ClassVar[str]
     acts_on_uint8: ClassVar[bool]
     ends_in_zeros: ClassVar[bool] = False
+    patch_size: int
+    num_channels: int
+    block_length: int
     fingerprint: str | None
 
     def __init__(self, secret_key: EncryptionKey | bytes, *, patch_size: int, num_channels: int = 3) -> None:
