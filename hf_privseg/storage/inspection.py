@@ -1,7 +1,4 @@
-"""The public facts about a model or a file of this package. No secrets.
-
-Files are encrypted images and inputs, keys, client embeddings and rekey updates.
-"""
+"""The public facts about a model, an encrypted image or inputs, a key, a client embedding or a rekey update."""
 
 import math
 from pathlib import Path
@@ -34,7 +31,7 @@ def inspect(name: str) -> dict[str, Any]:
 
     Raises:
         OSError: there is no such file or model.
-        ValueError: the file or folder is damaged, or no work of this package.
+        ValueError: the file or folder is damaged, or is none of this package.
     """
     path = Path(name)
     if not path.is_file():
@@ -48,7 +45,7 @@ def _of_file(path: Path) -> dict[str, Any]:
             return _of_key(path)
     try:
         entries = header_from_file(path).metadata
-    except HeaderError:  # a PNG, or damaged, of which the reader of encrypted images knows how to complain
+    except HeaderError:  # a PNG or a damaged file; the reader of encrypted images says which
         entries = {}
     if "privseg_rekey_update" in entries:
         return _of_rekey_update(path)
