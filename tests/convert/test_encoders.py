@@ -174,8 +174,14 @@ def test_statistics_of_a_source_that_does_not_normalise_and_of_timm(tmp_path):
 @torch.no_grad()
 def test_layer_scale_in_the_names_of_timm():
     dinov2 = source_model(Dinov2Model, "dinov2")
-    renamed = {re.sub(r"^encoder\.layer\.", "layers.", name): value for name, value in dinov2.state_dict().items()}
-    weights = named_as("timm", renamed)
+    weights = dinov2.state_dict()
+    for pattern, replacement in (  # to the names of ViTModel, from those of transformers 5.16 and of later ones
+        (r"^encoder\.layer\.", "layers."),
+        (r"attention\.attention\.([qkv])\w+\.", r"attention.\1_proj."),
+        (r"attention\.output\.dense\.", "attention.o_proj."),
+    ):
+        weights = {re.sub(pattern, replacement, name): value for name, value in weights.items()}
+    weights = named_as("timm", weights)
     for name in list(weights):
         ours = re.sub(r"\.layer_scale(\d)\.lambda1", r".ls\1.gamma", name.removeprefix("embeddings."))
         weights[ours] = weights.pop(name)

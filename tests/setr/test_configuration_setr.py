@@ -217,7 +217,7 @@ def test_a_key_in_a_config_file_is_refused(name, tmp_path):
         ({"id2label": {0: "a", 1: "b", 3: "c"}}, r"got 0, 1, 3 \(2 missing\)"),
         ({"id2label": {"1": "a", "2": "b"}}, r"got 1, 2 \(0 missing\)"),
         ({"num_labels": 1}, "two or more classes, got one, 'LABEL_0'.*background be a class"),
-        ({"id2label": {0: "a", 1: 7}}, "class 1 to be a text, got 7|must be"),
+        ({"id2label": {0: "a", 1: 7}}, "class 1 to be a text, got 7|must be|Invalid key or value in dict 'id2label'"),
     ],
     ids=["0 and 255", "0, 1 and 3", "from 1", "one", "number"],
 )
