@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..setr.bounded_json import parse_json
@@ -87,12 +87,14 @@ class Grant:
             ForbiddenError: the token is for other keys, or not for registering.
         """
         if registers and not self.may_register:
-            raise ForbiddenError(f"the token {self.name} is not for registering patch embeddings")
+            who = f"the token {self.name}" if self is not VISITOR else "a service without tokens at a public address"
+            raise ForbiddenError(f"{who} is not for registering patch embeddings")
         if self.fingerprints is not None and fingerprint not in self.fingerprints:
             raise ForbiddenError(f"the token {self.name} is not for the key {fingerprint}")
 
 
 ANYONE = Grant("anyone", may_register=True, requests_per_minute=10**9, max_concurrent=10**9)
+VISITOR = replace(ANYONE, name="visitor", may_register=False)  # who may not change what belongs to tenants
 
 
 def add_token(path: Path, grant: Grant) -> str:
@@ -133,14 +135,17 @@ class Access:
 
     Args:
         path: the file of tokens; None where everybody may use the service.
+        everybody: what a request without a token may do, where there is no file.
         clock: seconds, never going back; tests put theirs here.
 
     Raises:
         OSError, ValueError: the file cannot be read.
     """
 
-    def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._clock = path, clock
+    def __init__(
+        self, path: Path | None = None, *, everybody: Grant = ANYONE, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._path, self._everybody, self._clock = path, everybody, clock
         self._lock = threading.Lock()
         self._tokens: dict[str, Grant] = {}
         self._stamp: tuple[int, int] | None = None
@@ -160,7 +165,7 @@ class Access:
             UnknownTokenError: there is no known token in it.
         """
         if self._path is None:
-            return ANYONE
+            return self._everybody
         self._read_again()
         scheme, _, token = (authorization or "").partition(" ")
         digest = _hash(token.strip()) if scheme.lower() == "bearer" else ""

@@ -27,8 +27,8 @@ from .batching import MicroBatcher
 from .embedding_store import UnknownEmbeddingError
 from .engine import SegmentationService
 from .metrics import Metrics
-from .problems import Problem, add_problem_handlers, problem_of
-from .requests import Accounting, BodyReader, until_disconnected
+from .problems import Problem, add_problem_handlers, fault, problem_of
+from .requests import Accounting, BodyReader, log, until_disconnected
 
 SAFETENSORS = "application/vnd.safetensors"
 _CONTAINER_TYPES = ("application/octet-stream", PNG, SAFETENSORS)
@@ -57,6 +57,7 @@ class Backend:
             max_wait_seconds=limits.max_wait_ms / 1000,
             max_queue=limits.max_queue,
             on_batch=self.metrics.batch_size.observe,
+            on_depth=self.metrics.queue_depth.set,
         )
         self.is_ready, self._num_between = False, 0
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="privseg-codec")
@@ -135,6 +136,10 @@ def _grant(request: Request, backend: Annotated[Backend, Depends(_backend)]) -> 
         grant = backend.access.identify(request.headers.get("authorization"))
     except UnknownTokenError as error:
         raise Problem(401, "unauthorized", str(error)) from None
+    except (OSError, ValueError) as error:
+        log.error("tokens", extra={"facts": {"event": "tokens", **fault(error)}})
+        text = "the service cannot read its file of access tokens; tell its operator"
+        raise Problem(503, "no_tokens", text, retry_after=10) from None
     if backend.access.needs_token:
         request.state.token = grant.name
     return grant
@@ -331,7 +336,7 @@ async def readiness(backend: UsedBackend) -> dict[str, Any]:
 @operation.get("/metrics", response_class=Response)
 async def metrics(backend: UsedBackend) -> Response:
     """Counters in Prometheus' text form."""
-    text = backend.metrics.text(queue_depth=lambda: backend.batcher.depth, tenants=lambda: len(backend.service.store))
+    text = backend.metrics.text(tenants=lambda: len(backend.service.store))
     return Response(text, media_type="text/plain; version=0.0.4")
 
 

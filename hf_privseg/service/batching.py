@@ -1,7 +1,8 @@
 """Micro-batching: requests of one size that arrive within milliseconds share one forward.
 
-The places of a batch go round between the tenants that wait, so that nobody who sends a thousand images keeps another
-from sending one. A request that was cancelled takes no place. Of a batch that fails, every item is tried by itself.
+The places of a batch go round between the tenants that wait, first those whose last turn is longest ago: nobody who
+sends a thousand images keeps another from sending one. A request that was cancelled takes no place. Of a batch that
+fails, every item is tried by itself.
 """
 
 import asyncio
@@ -39,6 +40,7 @@ class MicroBatcher(Generic[_Item, _Result]):
         max_wait_seconds: how long the first item of a batch waits for others.
         max_queue: items that wait at most; one tenant may hold half of the places.
         on_batch: is told the size of every batch.
+        on_depth: is told how many items wait, whenever that changes.
     """
 
     def __init__(
@@ -49,8 +51,9 @@ class MicroBatcher(Generic[_Item, _Result]):
         max_wait_seconds: float,
         max_queue: int,
         on_batch: Callable[[int], None] = lambda size: None,
+        on_depth: Callable[[int], None] = lambda depth: None,
     ) -> None:
-        self._run, self._on_batch = run, on_batch
+        self._run, self._on_batch, self._on_depth = run, on_batch, on_depth
         self._max_batch, self._max_wait, self._max_queue = max_batch, max_wait_seconds, max_queue
         self._queues: OrderedDict[Hashable, deque[_Waiting[_Item, _Result]]] = OrderedDict()
         self._changed = asyncio.Event()
@@ -70,6 +73,7 @@ class MicroBatcher(Generic[_Item, _Result]):
             for waiting in queue:
                 waiting.future.cancel()
         self._queues.clear()
+        self._on_depth(0)
         self._executor.shutdown(wait=False)
 
     @property
@@ -91,11 +95,13 @@ class MicroBatcher(Generic[_Item, _Result]):
         """
         queue = self._queues.setdefault(tenant, deque())
         if self.depth >= self._max_queue or len(queue) >= max(1, self._max_queue // 2):
-            whose = "of this tenant " if self.depth < self._max_queue else ""
-            raise QueueFullError(f"{self.depth} requests {whose}wait already; try again later")
+            is_full = self.depth >= self._max_queue
+            who = f"{self.depth} requests" if is_full else f"{len(queue)} requests of this tenant"
+            raise QueueFullError(f"{who} wait already; try again later")
         loop = asyncio.get_running_loop()
         waiting = _Waiting(item, size, loop.create_future(), loop.time())
         queue.append(waiting)
+        self._on_depth(self.depth)
         self._changed.set()
         try:
             return await waiting.future
@@ -103,6 +109,7 @@ class MicroBatcher(Generic[_Item, _Result]):
             waiting.future.cancel()
             if waiting in queue:
                 queue.remove(waiting)
+                self._on_depth(self.depth)
             raise
 
     async def run_between(self, work: Callable[[], _Other]) -> _Other:
@@ -119,6 +126,7 @@ class MicroBatcher(Generic[_Item, _Result]):
             await self._wait_for_more()
             batch = self._take()
             if batch:
+                self._on_depth(self.depth)
                 self._on_batch(len(batch))
                 await self._settle(batch)
 
@@ -142,39 +150,39 @@ class MicroBatcher(Generic[_Item, _Result]):
         self._forget_idle_tenants()
         if not self._queues:
             return []
-        leader = next(iter(self._queues))
-        size = self._queues[leader][0].size
+        size = next(iter(self._queues.values()))[0].size
         batch: list[_Waiting[_Item, _Result]] = []
         while len(batch) < self._max_batch:
             before = len(batch)
-            for queue in self._queues.values():
+            for tenant, queue in list(self._queues.items()):
                 found = next((waiting for waiting in queue if waiting.size == size), None)
                 if found is not None and len(batch) < self._max_batch:
                     queue.remove(found)
                     batch.append(found)
+                    self._queues.move_to_end(tenant)
             if len(batch) == before:
                 break
-        self._queues.move_to_end(leader)
         return batch
 
     async def _settle(self, batch: list[_Waiting[_Item, _Result]]) -> None:
         """Run a batch and hand out its results; where it fails, run each item by itself."""
         try:
-            results = await self.run_between(lambda: self._run([waiting.item for waiting in batch]))
+            try:
+                results = await self.run_between(lambda: self._run([waiting.item for waiting in batch]))
+            except Exception as error:
+                if len(batch) == 1 and not batch[0].future.done():
+                    batch[0].future.set_exception(error)
+                for waiting in batch:
+                    if not waiting.future.done():
+                        await self._settle([waiting])
+                return
+            for waiting, result in zip(batch, results, strict=True):
+                if not waiting.future.done():
+                    waiting.future.set_result(result)
         except asyncio.CancelledError:
             for waiting in batch:
                 waiting.future.cancel()
             raise
-        except Exception as error:
-            if len(batch) > 1:
-                for waiting in batch:
-                    await self._settle([waiting])
-            elif not batch[0].future.done():
-                batch[0].future.set_exception(error)
-            return
-        for waiting, result in zip(batch, results, strict=True):
-            if not waiting.future.done():
-                waiting.future.set_result(result)
 
     def _forget_idle_tenants(self) -> None:
         for tenant in [tenant for tenant, queue in self._queues.items() if not queue]:

@@ -4,7 +4,9 @@ The message says what was expected, what came and what to do. Whatever goes wron
 request, apart from the facts about keys, which are public.
 """
 
+import math
 import traceback
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -27,18 +29,28 @@ class Problem(Exception):
         message: for people: what was expected, what came and what to do.
         retry_after: seconds after which the same request may succeed.
         close: whether the connection is closed, since the rest of the request's body is not read.
+        headers: of HTTP, further ones.
     """
 
-    def __init__(self, status: int, code: str, message: str, *, retry_after: float = 0, close: bool = False) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        retry_after: float = 0,
+        close: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
-        self.retry_after, self.close = retry_after, close
+        self.retry_after, self.close, self.headers = retry_after, close, headers or {}
 
     def response(self, request: Request) -> JSONResponse:
         """The answer to a request."""
-        headers = {"Cache-Control": "no-store"}
+        headers = {"Cache-Control": "no-store", **self.headers}
         if self.retry_after:
-            headers["Retry-After"] = str(max(1, round(self.retry_after)))
+            headers["Retry-After"] = str(math.ceil(self.retry_after))
         if self.status == 401:
             headers["WWW-Authenticate"] = 'Bearer realm="hf-privseg"'
         if self.close:
@@ -77,7 +89,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     async def by_framework(request: Request, error: HTTPException) -> JSONResponse:
         code = _CODES.get(error.status_code, "bad_request")
         message = f"{error.detail}; the routes are listed at /openapi.json"
-        return Problem(error.status_code, code, message).response(request)
+        return Problem(error.status_code, code, message, headers=error.headers).response(request)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

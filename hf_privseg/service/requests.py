@@ -126,33 +126,31 @@ class BodyReader:
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and len(declared) < 20 and int(declared) > max_bytes:
             raise _too_large(max_bytes)
-        chunks: list[bytes] = []
-        count = 0
+        body = bytearray()  # one block, however small the chunks
         try:
             async with asyncio.timeout(self._seconds):
                 async for chunk in request.stream():
-                    count += len(chunk)
+                    body += chunk
                     self._held += len(chunk)
-                    chunks.append(chunk)
-                    if count > max_bytes:
+                    if len(body) > max_bytes:
                         raise _too_large(max_bytes)
                     if self._held > self._max_bytes:
                         raise Problem(
                             503, "busy", "the service has too many requests under way; try again later",
                             retry_after=1, close=True,
                         )  # fmt: skip
-            return b"".join(chunks)
+            return bytes(body)
         except ClientDisconnect:
-            self.release(count)
+            self.release(len(body))
             raise Problem(499, "gone", "the client closed the connection") from None
         except TimeoutError:
-            self.release(count)
+            self.release(len(body))
             raise Problem(
-                408, "too_slow", f"expected the request's body within {self._seconds:g} s, got {count} bytes of it; "
-                "send it again over a faster connection", close=True,
+                408, "too_slow", f"expected the request's body within {self._seconds:g} s, got {len(body)} bytes of "
+                "it; send it again over a faster connection", close=True,
             ) from None  # fmt: skip
         except BaseException:
-            self.release(count)
+            self.release(len(body))
             raise
 
     def release(self, count: int) -> None:

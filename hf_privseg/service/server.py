@@ -13,8 +13,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from ..storage.models import load_model
-from .access import Access
+from .access import ANYONE, VISITOR, Access
 from .api import create_app
+from .connections import Connection
 from .embedding_store import EmbeddingFolder, EmbeddingStore
 from .engine import SegmentationService
 from .limits import Limits
@@ -84,7 +85,9 @@ def build_app(settings: Settings, service: SegmentationService | None = None) ->
     Raises:
         OSError, ValueError: no such model, or a file of tokens that cannot be read.
     """
-    access = Access(settings.tokens)
+    # Without tokens, an address that others reach lets nobody change the tenants' folder.
+    is_open = settings.embeddings is not None and not is_loopback(settings.host)
+    access = Access(settings.tokens, everybody=VISITOR if is_open else ANYONE)
     if service is None:
         store: EmbeddingStore | None = None
         if settings.embeddings is not None:
@@ -105,8 +108,8 @@ def serve(settings: Settings) -> None:
     Raises:
         OSError, ValueError: as `build_app`.
     """
+    log_to_stderr()
     if settings.workers == 1:
-        log_to_stderr()
         uvicorn.run(build_app(settings), **_uvicorn_options(settings))
         return
     os.environ[_SETTINGS] = json.dumps(asdict(settings), default=str)
@@ -141,5 +144,6 @@ def _uvicorn_options(settings: Settings) -> dict[str, Any]:
         "server_header": False,
         "limit_concurrency": _CONNECTIONS,
         "timeout_graceful_shutdown": _GRACE_SECONDS,
+        "http": Connection,
         "ws": "none",
     }

@@ -184,6 +184,7 @@ def test_what_is_no_encrypted_image_is_refused(client, content, message, log):
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/segment", 405, "method_not_allowed"),
+        ("POST", "/v1/model", 405, "method_not_allowed"),
         ("GET", "/v1/nothing", 404, "not_found"),
         ("GET", "/gradio_api/call/segment", 404, "not_found"),
         ("POST", "/gradio_api/upload", 404, "not_found"),
@@ -199,6 +200,7 @@ def test_what_is_no_encrypted_image_is_refused(client, content, message, log):
 def test_every_refusal_has_one_form_and_one_line_in_the_log(client, method, path, status, code, log, capfd):
     response = client.request(method, path)
     assert "Traceback" not in refused(response, status, code)
+    assert (status == 405) == ("allow" in response.headers)
     (line,) = log(response)
     assert (line["status"], line["error_code"], line["method"]) == (status, code, method)
     assert path not in str(line) or path == line["route"]
@@ -408,5 +410,41 @@ def test_the_limit_of_a_token_is_said_with_a_time_to_come_again(tmp_path):
     with running(service(), tokens=file) as url:
         answers = [httpx.get(f"{url}/v1/model", headers={"Authorization": f"Bearer {token}"}) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [200] * 5 + [429]
-    assert 1 <= int(answers[-1].headers["retry-after"]) <= 6
+    assert int(answers[-1].headers["retry-after"]) == 6  # rounded up: not too early
     assert "10 requests a minute" in refused(answers[-1], 429, "rate_limit")
+
+
+def test_a_file_of_tokens_that_cannot_be_read_lets_nobody_in_and_is_said(tmp_path, log):
+    file = tmp_path / "tokens.json"
+    headers = {"Authorization": f"Bearer {add_token(file, Grant('one'))}"}
+    whole = file.read_bytes()
+    with running(service(), tokens=file) as url:
+        assert httpx.get(f"{url}/v1/model", headers=headers).status_code == 200
+        file.write_bytes(whole[:-9])
+        response = httpx.get(f"{url}/v1/model", headers=headers)
+        assert "cannot read its file of access tokens" in refused(response, 503, "no_tokens")
+        assert response.headers["retry-after"] == "10"
+        assert "tokens" in [line["message"] for line in log()]
+        file.unlink()
+        refused(httpx.get(f"{url}/v1/model", headers=headers), 503, "no_tokens")
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        file.write_bytes(whole)
+        file.chmod(0o600)
+        assert httpx.get(f"{url}/v1/model", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "folder", "status"), [("127.0.0.1", True, 201), ("0.0.0.0", True, 403), ("0.0.0.0", False, 201)]
+)
+def test_without_tokens_nobody_changes_the_tenants_of_a_public_address(tmp_path, host, folder, status):
+    embeddings, key = tmp_path / "embeddings", SecretKey.generate()
+    engine = service(store=EmbeddingFolder(embeddings)) if folder else service()
+    path = f"/v1/embeddings/{key.fingerprint}"
+    with running(engine, host=host, embeddings=embeddings if folder else None) as url:
+        response = httpx.put(url + path, content=embedding_for(key, engine))
+        assert response.status_code == status
+        if status == 403:
+            assert "is not for registering patch embeddings" in refused(response, 403, "forbidden")
+            register(engine, key)
+            refused(httpx.delete(url + path), 403, "forbidden")
+            assert httpx.post(f"{url}/v1/segment", content=ciphertext(key)).status_code == 200

@@ -87,6 +87,37 @@ def test_the_places_of_a_batch_go_round_between_tenants():
     assert batches[1] == [1, 10, 20, 2]
 
 
+def test_more_tenants_than_a_batch_has_places_all_get_one_before_anybody_gets_two():
+    gate = threading.Event()
+
+    async def work(batcher, batches):
+        first = submit(batcher, 0, tenant="first")
+        while not batches:
+            await asyncio.sleep(0.01)
+        waiting = [submit(batcher, 10 * tenant + n, tenant=tenant) for tenant in range(10) for n in range(1, 4)]
+        await asyncio.sleep(0)
+        gate.set()
+        return await asyncio.gather(first, *waiting)
+
+    _, batches = run(work, slow=gate, max_queue=100)
+    served = [item for batch in batches[1:] for item in batch]
+    assert [item % 10 for item in served] == [1] * 10 + [2] * 10 + [3] * 10
+    assert [len(batch) for batch in batches] == [1] + [4] * 7 + [2]
+
+
+def test_how_many_wait_is_told_whenever_it_changes():
+    depths = []
+
+    async def work(batcher, _):
+        one, two = submit(batcher, 1), submit(batcher, 2)
+        await asyncio.sleep(0)
+        two.cancel()
+        return await one
+
+    run(work, on_depth=depths.append)
+    assert depths == [1, 2, 1, 0, 0]  # the last when it closes
+
+
 def test_a_poisoned_request_fails_alone():
     async def work(batcher, _):
         return await asyncio.gather(*(submit(batcher, n) for n in (1, None, 3)), return_exceptions=True)
@@ -134,11 +165,34 @@ def test_a_full_queue_refuses_and_one_tenant_has_half_of_it():
         await asyncio.sleep(0)
         with pytest.raises(QueueFullError, match=r"^4 requests wait already; try again later$"):
             await batcher.submit(6, tenant="c", size=1)
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError, match=r"^2 requests of this tenant wait already; try again later$"):
+            await batcher.submit(7, tenant="b", size=1)
+        waiting[0] = submit(batcher, 1, tenant="a")
+        await asyncio.sleep(0)
         gate.set()
         return await asyncio.gather(running, *waiting)
 
     found, _ = run(work, slow=gate, max_queue=4)
     assert found == [0, 2, 4, 8, 10]
+
+
+def test_closing_while_a_failed_batch_is_tried_item_by_item_leaves_nobody_waiting():
+    gate = threading.Event()
+
+    async def work(batcher, batches):
+        waiting = [submit(batcher, item) for item in (1, None, 3)]
+        while not batches:
+            await asyncio.sleep(0.01)
+        gate.set()
+        while len(batches) < 2:
+            await asyncio.sleep(0)
+        await batcher.close()
+        return await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+
+    found, _ = run(work, slow=gate)
+    assert len(found) == 3
 
 
 def test_closing_cancels_what_waits():

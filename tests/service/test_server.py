@@ -121,6 +121,7 @@ def test_workers_share_tenants_and_count_together(tmp_path):
         text = httpx.get(f"{url}/metrics").text
         assert 'privseg_requests_total{route="/v1/segment",status="200"} 24.0' in text
         assert "privseg_tenants 2.0" in text
+        assert "privseg_queue_depth 0.0" in text
         assert httpx.delete(f"{url}/v1/embeddings/{keys[1].fingerprint}").status_code == 204
         assert {httpx.post(f"{url}/v1/segment", content=ciphertext(keys[1])).status_code for _ in range(8)} == {409}
 
