@@ -1,14 +1,16 @@
 """The file form of a processed batch with encrypted pixels: what a server needs to run the model, and no key.
 
 A safetensors file. A tensor of pixels `name` is stored as "name/values", int16 of its shape, and "name/scale", float32
-(1,), with pixels = values * scale, so that zeros stay zeros; other tensors are stored as they are, under their name.
-The i-th tensor of a list is called "name/i", from 0. The metadata entry "privseg_inputs" is a JSON object with exactly
-these entries:
+(1,), with pixels = values * scale, so that zeros stay zeros. Of the family "embedding", "name/values" are (n, r): of
+each of n blocks, in the order of the weight, the first r numbers; the others are 0. Other tensors are stored as they
+are, under their name. The i-th tensor of a list is called "name/i", from 0. The metadata entry "privseg_inputs" is a
+JSON object with exactly these entries:
 
     format         1, the version of this layout
     family, version, fingerprint    the public facts about the key
     patch_size     side of a block in pixels              num_channels   numbers of a block for each of its pixels
     encrypted      the names of the inputs that hold encrypted pixels
+    shapes         {name of a tensor of pixels: its shape}, for those that are stored block by block
     lengths        {name: number of tensors} for those inputs that are lists
     settings       {name: true, false, a number or a text} for the inputs that are no tensors
     target_sizes   [[height, width], ...] of the plain images, for post-processing; may be empty
@@ -19,25 +21,31 @@ The hash finds accidents, not attackers: it is not keyed. Nothing in the file is
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 
+from ..setr.ciphers import CIPHERS
 from ..setr.ciphertext_file import CiphertextFile
 from ..setr.errors import CiphertextError, HeaderError
 from ..setr.public_facts import KeyFacts, check_image_fits, check_key_fits
 from ..setr.stored_pixels import digest_of, restored, stored
 from ..setr.tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 from .model_facts import ModelFacts, key_facts
+from .pixel_blocks import from_rows, to_rows
 from .pixel_inputs import PIXEL_INPUTS
 
 _FORMAT = 1
 _MAX_SIDE = 2**16
 _ENTRY = "privseg_inputs"
 _KEY = ("family", "version", "fingerprint")
-_HEADER = {"format", *_KEY, "patch_size", "num_channels", "encrypted", "lengths", "settings", "target_sizes", "sha256"}
+_GEOMETRY = ("patch_size", "num_channels")
+_HEADER = {*("format", *_KEY, *_GEOMETRY, "encrypted", "shapes", "lengths", "settings", "target_sizes", "sha256")}
+_MAX_NUMBERS = 2**29  # of a tensor of pixels, as many as the largest file holds
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -105,10 +113,13 @@ class EncryptedInputs(CiphertextFile):
         the inputs that `from_bytes` returns keep their values through further round trips, up to float32 rounding.
         """
         tensors: dict[str, torch.Tensor] = {}
+        shapes: dict[str, list[int]] = {}
         for name, tensor in _named_tensors(self.inputs):
             if _input_name(name) in PIXEL_INPUTS:
-                values, scale = stored(tensor.float())
-                tensors |= {f"{name}/values": torch.from_numpy(values), f"{name}/scale": torch.from_numpy(scale)}
+                values, scale = map(torch.from_numpy, stored(tensor.float()))
+                if CIPHERS[self.facts.family].ends_in_zeros:
+                    shapes[name], values = list(values.shape), self._without_zeros(values)
+                tensors |= {f"{name}/values": values, f"{name}/scale": scale}
             else:
                 tensors[name] = tensor.detach().cpu().contiguous()
         settings = {name: value for name, value in self.inputs.items() if isinstance(value, bool | int | float | str)}
@@ -119,6 +130,7 @@ class EncryptedInputs(CiphertextFile):
             "patch_size": self.patch_size,
             "num_channels": self.num_channels,
             "encrypted": sorted(PIXEL_INPUTS & set(self.inputs)),
+            "shapes": shapes,
             "lengths": lengths,
             "settings": settings,
             "target_sizes": self.target_sizes,
@@ -145,12 +157,19 @@ class EncryptedInputs(CiphertextFile):
                     "editor or a transmission error; send the file exactly as to_file wrote it"
                 )
             facts = KeyFacts(*(header[name] for name in _KEY))
+            tensors = _with_zeros(tensors, header["shapes"], ModelFacts(facts, *(header[name] for name in _GEOMETRY)))
             inputs = {**header["settings"], **_inputs_of(tensors, header["encrypted"], header["lengths"])}
             return cls(inputs, facts, header["patch_size"], header["num_channels"], header["target_sizes"])
         except CiphertextError:
             raise
         except (ValueError, TypeError, KeyError) as error:
             raise CiphertextError(f"the header of the encrypted inputs does not fit its tensors: {error}") from error
+
+    def _without_zeros(self, values: torch.Tensor) -> torch.Tensor:
+        """Stored pixels of any form -> (n, r): of each block as far as any block has a number other than 0."""
+        rows = to_rows(values, self.patch_size, self.num_channels)
+        used = rows.any(dim=0).nonzero()
+        return rows[:, : int(used[-1]) + 1 if len(used) else 1].contiguous()
 
     def __repr__(self) -> str:
         return f"EncryptedInputs({', '.join(self.inputs)}; {self.facts}, patch_size {self.patch_size})"
@@ -181,6 +200,26 @@ def _named_tensors(inputs: Mapping[str, Any]) -> list[tuple[str, torch.Tensor]]:
 
 def _input_name(name: str) -> str:
     return name.partition("/")[0]
+
+
+def _with_zeros(
+    tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, Sequence[int]], facts: ModelFacts
+) -> dict[str, torch.Tensor]:
+    """The tensors of a file -> the same, those of `shapes` in that shape; anyone may have written the header."""
+    found = dict(tensors)
+    for name, shape in shapes.items():
+        rows = found[f"{name}/values"]
+        if rows.ndim != 2 or rows.shape[1] > facts.block_length:
+            raise ValueError(f"{name} is stored in rows of at most {facts.block_length} numbers, got {rows.shape}")
+        is_shape = isinstance(shape, list) and len(shape) > 1 and all(type(side) is int and side > 0 for side in shape)
+        if not is_shape or math.prod(shape) != len(rows) * facts.block_length or math.prod(shape) > _MAX_NUMBERS:
+            raise ValueError(f"{name} has {len(rows)} blocks of {facts.block_length}, but the shape {shape!r:.80}")
+        is_flat, side = len(shape) == 2 or facts.patch_size == 1, facts.patch_size
+        if (shape[-1] != facts.block_length) if is_flat else any(each % side for each in shape[-2:]):
+            raise ValueError(f"{name} has {len(rows)} blocks of {facts.block_length}, but the shape {shape!r:.80}")
+        whole = F.pad(rows, (0, facts.block_length - rows.shape[1]))
+        found[f"{name}/values"] = from_rows(whole, torch.Size(shape), facts.patch_size, facts.num_channels)
+    return found
 
 
 def _inputs_of(
@@ -219,7 +258,7 @@ def _check_header(header: Any) -> None:
             f"expected a header of format {_FORMAT} with exactly the entries {sorted(_HEADER)}, got {found!r:.200}; a "
             "later version may have written it"
         )
-    kinds = {"encrypted": list, "lengths": dict, "settings": dict, "target_sizes": list}
+    kinds = {"encrypted": list, "shapes": dict, "lengths": dict, "settings": dict, "target_sizes": list}
     wrong = [name for name, kind in kinds.items() if not isinstance(header[name], kind)]
     if wrong or not all(type(length) is int and 0 < length <= 2**16 for length in header["lengths"].values()):
         raise CiphertextError(f"the header of the encrypted inputs is damaged: {', '.join(wrong) or 'lengths'}")

@@ -153,10 +153,10 @@ def _check_tested(model: PreTrainedModel, projection: str | None) -> None:
     around = [type(owner).__name__ for owner in owners(model, projection_name(model, projection))]
     unknown = untested(around)
     if projection is not None or unknown:
-        what = f"{', '.join(unknown)} is not among them" if unknown else "a named projection is not among them"
+        what = " and ".join(unknown) if unknown else "a named projection"
         raise ValueError(
             f"{type(model).__name__} is not encrypted unproven: only classes that the tests of this package have "
-            f"encrypted are, and {what}. Pass example_inputs=processor(images=..., return_tensors='pt'), which proves "
+            f"encrypted are, not {what}. Pass example_inputs=processor(images=..., return_tensors='pt'), which proves "
             "that no output changes, or unverified=True"
         )
 

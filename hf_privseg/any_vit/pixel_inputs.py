@@ -15,6 +15,7 @@ from ..setr.encryption_key import EncryptionKey
 from ..setr.errors import InvalidImageError
 from ..setr.patch_grid import check_on_grid
 from .model_facts import ModelFacts
+from .pixel_blocks import from_rows, to_rows
 
 # What is encrypted. "hidden_states" is what the vision towers of Qwen-VL and GLM-V call their pixels.
 # fmt: off
@@ -83,15 +84,17 @@ def encrypt_pixels(pixels: Any, secret_key: EncryptionKey, facts: ModelFacts, *,
     """(..., channels, height, width) or (..., L) float -> the same shape and dtype, encrypted; lists of them as well.
 
     Args:
-        pixels: normalised as the model's processor does it: images of any number of leading sides, or flattened
-            patches for a model whose processor makes these.
+        pixels: normalised as the model's processor does it: images or frames of any number of leading sides, or
+            flattened patches for a model whose processor makes these. Where a block spans several frames, the side
+            before the channels counts frames, whole groups of them.
         secret_key: the key of the model.
         facts: of the model.
         pad: whether sides are first padded with zeros, at the bottom and right, to whole blocks; the result is
             larger then. None pads where the model would do the same.
 
     Raises:
-        InvalidImageError: no float tensor, wrong channels or length, or sides off the grid and no padding.
+        InvalidImageError: no float tensor, wrong channels or length, frames that make no whole groups, or sides off
+            the grid and no padding.
     """
     if isinstance(pixels, Sequence) and not isinstance(pixels, str | bytes):
         return [encrypt_pixels(item, secret_key, facts, pad=pad) for item in pixels]
@@ -100,14 +103,16 @@ def encrypt_pixels(pixels: Any, secret_key: EncryptionKey, facts: ModelFacts, *,
             f"expected normalised float pixels in a torch.Tensor, got {getattr(pixels, 'dtype', type(pixels))}; let "
             "the processor rescale and normalise, with return_tensors='pt'"
         )
+    if pixels.ndim > 2 and facts.patch_size > 1:
+        pixels = _in_whole_blocks(pixels, facts, pad)
+    geometry = (facts.patch_size, facts.num_channels)
     cipher = cipher_for(secret_key, patch_size=facts.patch_size, num_channels=facts.num_channels)
-    if pixels.ndim == 2 or facts.patch_size == 1:
-        if pixels.shape[-1] != facts.block_length:
-            raise InvalidImageError(
-                f"expected flattened patches of {facts.block_length} numbers each, got shape {tuple(pixels.shape)}"
-            )
-        blocks = pixels.reshape(-1, facts.num_channels, facts.patch_size, facts.patch_size)
-        return cipher.encrypt(blocks).reshape(pixels.shape)
+    blocks = to_rows(pixels, *geometry).unflatten(1, (facts.num_channels, facts.patch_size, facts.patch_size))
+    return from_rows(cipher.encrypt(blocks).flatten(1), pixels.shape, *geometry)
+
+
+def _in_whole_blocks(pixels: torch.Tensor, facts: ModelFacts, pad: bool | None) -> torch.Tensor:
+    """(..., height, width) -> the same, padded if wanted; refused off the grid otherwise."""
     if facts.pads if pad is None else pad:
         height, width = pixels.shape[-2:]
         pixels = F.pad(pixels, (0, -width % facts.patch_size, 0, -height % facts.patch_size))
@@ -118,7 +123,7 @@ def encrypt_pixels(pixels: Any, secret_key: EncryptionKey, facts: ModelFacts, *,
         advice="let the processor resize or crop the plain image to whole blocks, or pass pad=True to add zeros",
         error=InvalidImageError,
     )
-    return cipher.encrypt(pixels)
+    return pixels
 
 
 def _encrypt_named(name: str, pixels: Any, secret_key: EncryptionKey, facts: ModelFacts, pad: bool | None) -> Any:

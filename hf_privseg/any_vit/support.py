@@ -9,7 +9,6 @@ from .tested_classes import TESTED_CLASSES
 
 _MOVES_PIXELS = "its forward pass changes pixels before they reach the patch embedding"
 _COORDINATES = "its patches carry their row and column beside the pixels, so that a block is more than pixels"
-_TUBES = "its patches span several frames of a video that the processor does not flatten"
 _TARGETS = "its head is trained against the pixels themselves; encrypt the model without this head"
 
 # Beginning of the class name of any module inside -> why structure alone would be wrong.
@@ -20,10 +19,6 @@ REFUSED_PARTS = {
     "NeoMME": f"{_MOVES_PIXELS}: it normalises each patch, which is no linear map",
     "Pix2Struct": _COORDINATES,
     "Tvp": f"{_MOVES_PIXELS}: it adds prompts to them",
-    "VJEPA2": _TUBES,
-    "VideoMAE": _TUBES,
-    "VideoPrism": _TUBES,
-    "Vivit": _TUBES,
 }
 
 # End of the class name of the model -> why.

@@ -33,9 +33,11 @@ TESTED_CLASSES: frozenset[str] = frozenset({
     "SiglipForImageClassification", "SiglipModel", "SiglipVisionModel", "SwinBackbone",
     "SwinForImageClassification", "SwinModel", "Swinv2Backbone", "Swinv2ForImageClassification", "Swinv2Model",
     "TimesformerForVideoClassification", "TimesformerModel", "UperNetForSemanticSegmentation",
-    "ViTForImageClassification", "ViTMAEModel", "ViTModel", "VideomtForUniversalSegmentation",
-    "ViltForImageAndTextRetrieval", "ViltForMaskedLM", "ViltForQuestionAnswering", "ViltForTokenClassification",
-    "ViltModel", "VitDetBackbone", "VitDetModel", "YolosForObjectDetection", "YolosModel",
+    "VJEPA2ForVideoClassification", "VJEPA2Model", "ViTForImageClassification", "ViTMAEModel", "ViTModel",
+    "VideoMAEForVideoClassification", "VideoMAEModel", "VideoPrismForVideoClassification", "VideoPrismVideoModel",
+    "VideoPrismVisionModel", "VideomtForUniversalSegmentation", "ViltForImageAndTextRetrieval", "ViltForMaskedLM",
+    "ViltForQuestionAnswering", "ViltForTokenClassification", "ViltModel", "VitDetBackbone", "VitDetModel",
+    "VivitForVideoClassification", "VivitModel", "YolosForObjectDetection", "YolosModel",
     "ZoeDepthForDepthEstimation",
 })
 # fmt: on

@@ -20,7 +20,11 @@ from hf_privseg import (
     KeyMismatchError,
     encrypt_model,
 )
+from hf_privseg.any_vit.model_encryption import generate_client_embedding
+from hf_privseg.any_vit.model_facts import ModelFacts
+from hf_privseg.any_vit.pixel_inputs import PIXEL_INPUTS
 from hf_privseg.any_vit.proof import difference, outputs_of
+from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore:the blocks of:UserWarning")
@@ -70,6 +74,46 @@ def test_a_further_round_trip_changes_nothing_and_half_precision_becomes_single(
     torch.testing.assert_close(twice.inputs["pixel_values"], once.inputs["pixel_values"], rtol=1e-6, atol=0)
     half = EncryptedInputs({"pixel_values": pixels(1, 3, 8, 8).to(torch.bfloat16)}, KEY.facts, 8, 3)
     assert EncryptedInputs.from_bytes(half.to_bytes()).inputs["pixel_values"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["dinov2", "videomae", "qwen2_vl", "mask2former_on_swin"])
+def test_of_a_client_embedding_only_the_numbers_that_the_model_sees_are_stored(name):
+    case = CASES[name]()
+    plain = outputs_of(randomize(case.model), case.inputs)
+    embedding = generate_client_embedding(case.model)
+    encrypt_model(case.model, embedding, example_inputs=case.inputs)
+    facts, given = ModelFacts.of(case.model), encrypted_inputs(case, embedding)
+    made = EncryptedInputs(given, facts.key, facts.patch_size, facts.num_channels)
+    found, (pixel_input,) = EncryptedInputs.from_bytes(made.to_bytes()), PIXEL_INPUTS & set(given)
+    values = tensors_from_bytes(made.to_bytes())[f"{pixel_input}/values"]
+    assert values.shape == (given[pixel_input].numel() // facts.block_length, embedding.shape[1])
+    assert embedding.shape[1] < facts.block_length / 1.4
+    step = given[pixel_input].abs().max() / 32767
+    torch.testing.assert_close(found.inputs[pixel_input], given[pixel_input], rtol=0, atol=float(step))
+    after = outputs_of(case.model, found.inputs)
+    assert max(difference(*pair) for pair in zip(after, plain, strict=True)) < 2e-2
+
+
+def test_blocks_and_a_shape_that_do_not_belong_together_are_refused():
+    embedding = generate_client_embedding(randomize(CASES["dinov2"]().model))
+    block = torch.randn(2, 3, 14, 14)
+    pixels_ = cipher_for(embedding, patch_size=14).encrypt(block)
+    data = EncryptedInputs({"pixel_values": pixels_}, embedding.facts, 14, 3).to_bytes()
+    for shape in (
+        [2, 3, 14, 15],
+        [3, 2, 14, 14],
+        [2, 3, 28, 7],
+        [588, 2],
+        [1176],
+        5,
+        [2, 3, 14, -14],
+        [2, 3, 14, 14.0],
+    ):
+        with pytest.raises(CiphertextError, match="does not fit its tensors"):
+            EncryptedInputs.from_bytes(rewritten(data, {"shapes": {"pixel_values": shape}}))
+    rows = torch.ones(2, 589, dtype=torch.int16)
+    with pytest.raises(CiphertextError, match="SHA-256"):
+        EncryptedInputs.from_bytes(rewritten(data, **{"pixel_values/values": rows}))
 
 
 def test_lists_settings_and_other_tensors_are_kept_as_they_are():

@@ -85,6 +85,18 @@ def qwen2_vl():
     return hf.Qwen2VLImageProcessor(size={"shortest_edge": 28**2, "longest_edge": 84**2})
 
 
+def video(num_frames, seed=0):
+    frames = np.random.default_rng(seed).integers(0, 256, (num_frames, 3, 40, 60), dtype=np.uint8)
+    return {"videos": [torch.from_numpy(frames)]}
+
+
+def qwen2_vl_video():
+    processor = hf.Qwen2VLVideoProcessor(
+        size={"shortest_edge": 28**2, "longest_edge": 84**2 * 4}, do_sample_frames=False
+    )
+    return processor, video(4)
+
+
 # name of a tiny model -> its processor, and what a user passes to it
 PROCESSORS = {
     "vit": lambda: (hf.ViTImageProcessor(**sized(32)), {"images": [image(), image(seed=1)]}),
@@ -99,6 +111,11 @@ PROCESSORS = {
     "clipseg": clipseg,
     "pixtral": lambda: (pixtral(), {"images": image()}),
     "qwen2_vl_tower": lambda: (qwen2_vl(), {"images": [image(), image(90, 60)]}),
+    "qwen2_5_vl_tower": qwen2_vl_video,
+    "timesformer": lambda: (hf.TimesformerVideoProcessor(**sized(32), do_center_crop=False), video(2)),
+    "videomae": lambda: (hf.VideoMAEVideoProcessor(**sized(32), do_center_crop=False), video(4)),
+    "vjepa2": lambda: (hf.VJEPA2VideoProcessor(crop_size={"height": 32, "width": 32}), video(4)),
+    "videomt": lambda: (hf.VideomtVideoProcessor(**sized(32)), video(2)),
 }
 
 
@@ -112,8 +129,9 @@ def encrypted(name):
 
 def run(model, batch):
     batch = dict(batch)
-    if "image_grid_thw" in batch and "hidden_states" in CASES["qwen2_vl_tower"]().inputs:  # a tower's own names
-        batch = {"hidden_states": batch["pixel_values"], "grid_thw": batch["image_grid_thw"]}
+    for kind, name in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+        if f"{kind}_grid_thw" in batch:  # a tower has names of its own
+            batch = {"hidden_states": batch[name], "grid_thw": batch[f"{kind}_grid_thw"]}
     known = {"original_sizes", "reshaped_input_sizes", "patch_offsets"}
     extra = {"task_inputs": torch.full((1, 7), 5)} if "OneFormer" in type(model).__name__ else {}
     return outputs_of(model, {name: value for name, value in batch.items() if name not in known} | extra)
@@ -126,7 +144,8 @@ def test_encrypted_inputs_give_the_plain_model_s_outputs(name):
     batch = EncryptingProcessor(processor, model)(**arguments, secret_key=KEY)
     assert type(batch) is type(expected)
     assert set(batch) == set(expected)
-    assert difference(batch["pixel_values"], expected["pixel_values"]) > 0.1
+    (pixels,) = {"pixel_values", "pixel_values_videos"} & set(batch)
+    assert difference(batch[pixels], expected[pixels]) > 0.1
     pairs = zip(run(model, batch), run(plain, expected), strict=True)
     assert max(difference(*pair) for pair in pairs) < ROUNDING
 
@@ -208,6 +227,13 @@ def test_pixels_that_cannot_be_encrypted_are_refused(arguments, message):
     processor, _ = vit()
     with pytest.raises(InvalidImageError, match=message):
         processor(image(), secret_key=KEY, **arguments)
+
+
+def test_frames_that_make_no_whole_groups_are_refused():
+    model = encrypt_model(randomize(CASES["videomae"]().model), KEY)
+    processor = EncryptingProcessor(hf.VideoMAEVideoProcessor(**sized(32), do_center_crop=False), model)
+    with pytest.raises(InvalidImageError, match=r"pixel_values: expected whole groups of 2 frames, .* got 3 frames"):
+        processor(**video(3), secret_key=KEY)
 
 
 def test_flattened_patches_of_another_length_and_images_for_a_model_of_flattened_patches_are_refused():

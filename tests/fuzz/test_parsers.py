@@ -19,13 +19,14 @@ from PIL import Image
 from helpers.mutations import mutated_bytes, mutated_json, mutated_safetensors, mutated_value
 from helpers.sources import mmseg_source
 from helpers.tiny_setr import tiny_config, tiny_model
-from hf_privseg import ClientEmbedding, EncryptedImage, SecretKey, SetrConfig, SetrImageProcessor
+from hf_privseg import ClientEmbedding, EncryptedImage, EncryptedInputs, SecretKey, SetrConfig, SetrImageProcessor
 from hf_privseg.client.http_calls import parsed
 from hf_privseg.client.preparation import Preparation
 from hf_privseg.client.service_info import ServiceInfo
 from hf_privseg.convert import Checkpoint, ConversionError, mmseg, pickle_child
 from hf_privseg.convert.normalization import find_statistics
 from hf_privseg.service.embedding_file import embedding_from_bytes, embedding_to_bytes
+from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.errors import CiphertextError, InvalidKeyError, ServiceError
 from hf_privseg.setr.public_facts import FAMILIES
 from hf_privseg.setr.rekey_update import RekeyUpdate
@@ -83,6 +84,27 @@ class Container(Target):
         EncryptedImage.from_bytes(data, max_pixels=2**16)
 
 
+class Batch(Target):
+    documented = CiphertextError
+    share = 3
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        embedding, size = ClientEmbedding.generate(tiny_model()), tiny_config().patch_size
+        noise = torch.randn(2, 3, 4 * size, 2 * size, generator=torch.Generator().manual_seed(0))
+        self.sound = []
+        for key in (KEYS["orthogonal"], embedding):
+            pixels = cipher_for(key, patch_size=size).encrypt(noise)
+            inputs = {"pixel_values": pixels, "prompt_masks": [pixels], "input_ids": torch.ones(2, 3), "flag": True}
+            self.sound.append(EncryptedInputs(inputs, key.facts, size, 3, [(9, 8), (7, 6)]).to_bytes())
+
+    def make(self, rng):
+        return mutated_safetensors(rng.choice(self.sound), rng)
+
+    def parse(self, data):
+        EncryptedInputs.from_bytes(data)
+
+
 class Rekeying(Target):
     share = 2
 
@@ -132,7 +154,7 @@ class Info(Target):
 
     def __init__(self, folder):
         super().__init__(folder)
-        self.targets = [KeyText(folder), Container(folder), Rekeying(folder), Embedding(folder)]
+        self.targets = [KeyText(folder), Container(folder), Batch(folder), Rekeying(folder), Embedding(folder)]
         self.model = folder / "model"
         tiny_model().save_pretrained(self.model)
         SetrImageProcessor(patch_size=4).save_pretrained(self.model)

@@ -9,7 +9,8 @@ from .parts import Case, randomize
 from .refused import REFUSED
 from .segmentation import SEGMENTATION_MODELS
 from .transformers_on_patches import PATCH_TRANSFORMERS
+from .video import VIDEO_MODELS
 
-CASES = {**PATCH_TRANSFORMERS, **BACKBONES, **SEGMENTATION_MODELS, **LANGUAGE_MODELS}
+CASES = {**PATCH_TRANSFORMERS, **BACKBONES, **SEGMENTATION_MODELS, **LANGUAGE_MODELS, **VIDEO_MODELS}
 
 __all__ = ["CASES", "REFUSED", "Case", "randomize"]

@@ -10,14 +10,14 @@ TESTED_FOLDERS = frozenset({
     "dinov2_with_registers", "dinov3_convnext", "dinov3_vit", "dpt", "eomt", "eomt_dinov3", "focalnet",
     "grounding_dino", "groupvit", "idefics3", "internvl", "llama4", "llava", "mask2former", "maskformer", "mllama",
     "oneformer", "owlv2", "owlvit", "paligemma", "pixtral", "pvt", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "rf_detr",
-    "sam", "sam3", "sam_hq", "seggpt", "siglip", "siglip2", "swin", "swinv2", "timesformer", "upernet", "videomt",
-    "vilt", "vit", "vit_mae", "vitdet", "yolos", "zoedepth",
+    "sam", "sam3", "sam_hq", "seggpt", "siglip", "siglip2", "swin", "swinv2", "timesformer", "upernet", "videomae",
+    "videomt", "videoprism", "vilt", "vit", "vit_mae", "vitdet", "vivit", "vjepa2", "yolos", "zoedepth",
 })
 
 # Structure or the forward pass stands in the way, as the tests or `support` say.
 REFUSED_FOLDERS = frozenset({
     "depth_pro", "gemma4", "hiera", "kosmos2_5", "mobilevit", "neomme", "pix2struct", "resnet", "sam2",
-    "segformer", "tvp", "videomae", "videoprism", "vitmatte", "vitpose", "vivit", "vjepa2",
+    "segformer", "tvp", "vitmatte", "vitpose",
 })
 
 # Nobody has encrypted one: `encrypt_model` asks for a proof with example inputs, or refuses it by its structure.

@@ -84,7 +84,7 @@ def _pix2struct() -> hf.PreTrainedModel:
 REFUSED = {
     "vit_mae_pretraining": (lambda: hf.ViTMAEForPreTraining(hf.ViTMAEConfig(**PATCHES)), "against the pixels"),
     "vit_masked": (lambda: hf.ViTForMaskedImageModeling(hf.ViTConfig(**PATCHES)), "against the pixels"),
-    "videomae": (lambda: hf.VideoMAEModel(hf.VideoMAEConfig(**PATCHES, num_frames=4)), "several frames"),
+    "videomae_pretraining": (lambda: hf.VideoMAEForPreTraining(hf.VideoMAEConfig(**PATCHES)), "against the pixels"),
     "mask2former_on_resnet": (_mask2former_on_resnet, "encoder.embedder.embedder.convolution = Conv2d(3, 8"),
     "vit_pose": (_vit_pose, "stride=(8, 8), padding=(2, 2)"),
     "vit_matte": (_vit_matte, "decoder.convstream.convs.0.conv"),

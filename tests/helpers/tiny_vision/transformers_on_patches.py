@@ -111,11 +111,6 @@ def _group_vit() -> Case:
     return Case(hf.GroupViTVisionModel(config), {"pixel_values": pixels(2, 3, 32, 32)})
 
 
-def _timesformer() -> Case:
-    config = hf.TimesformerConfig(**PATCHES, num_frames=2)
-    return Case(hf.TimesformerModel(config), {"pixel_values": pixels(1, 2, 3, 32, 32)})
-
-
 def _clip() -> Case:
     text = TEXT | {"bos_token_id": 0, "eos_token_id": 49, "pad_token_id": 1}
     config = hf.CLIPConfig(text_config=text, vision_config=PATCHES, projection_dim=16)
@@ -160,7 +155,6 @@ PATCH_TRANSFORMERS: dict[str, Builder] = {
     "llama4_vision": _llama4_vision,
     "mllama_vision": _mllama_vision,
     "group_vit": _group_vit,
-    "timesformer": _timesformer,
     "clip": _clip,
     "siglip": _siglip,
     "vilt": _vilt,
