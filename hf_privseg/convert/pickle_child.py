@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+_STARTS = (b"PK\3\4", b"\x80")  # of a zip archive, and of a pickle
 _NESTED = ("state_dict", "model")  # where files keep the weights beside other things
 _META = ("cfg", "config", "dataset_meta", "CLASSES", "PALETTE")  # what the conversion reads
 _SPARE_BYTES = 2**31  # what the process may take beside a few copies of the file
@@ -85,13 +86,17 @@ def read_pickle(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     Raises:
         Refused: the checkpoint is unsafe, damaged, or has no weights.
     """
+    with path.open("rb") as file:
+        start = file.read(24)
+    if not start.startswith(_STARTS):  # a web page, a pointer of Git LFS, nothing at all
+        raise Refused("damaged", f"it begins with {start!r}, as no checkpoint does" if start else "it is empty")
     try:
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Refused("unsafe", _asked_for(error)) from None
     except Exception as error:  # a damaged file makes the unpickler raise whatever its instructions lead to
-        raise Refused("damaged", f"{type(error).__name__}: {error!s:.300}") from None
+        raise Refused("damaged", f"its pickle cannot be read ({type(error).__name__}: {error!s:.300})") from None
     if not isinstance(content, Mapping):
         raise Refused("content", f"expected a dictionary of weights, got a {type(content).__name__}")
     nested = next((content[name] for name in _NESTED if isinstance(content.get(name), Mapping)), content)

@@ -31,6 +31,7 @@ from .processor_settings import (
     ImagesOnGrid,
     SetrImageProcessorKwargs,
     check_channels,
+    check_settings_files,
     refuse_secret_key,
     with_channels,
 )
@@ -91,10 +92,11 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
         self._validate_preprocess_kwargs(**{name: getattr(self, name) for name in self._valid_kwargs_names})
 
     @classmethod
-    def get_image_processor_dict(cls, *args: Any, **kwargs: Any) -> Any:
+    def get_image_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """As in transformers, whose `from_pretrained` calls it; raises ValueError for other JSON than settings."""
+        check_settings_files(pretrained_model_name_or_path, kwargs)
         try:
-            return super().get_image_processor_dict(*args, **kwargs)
+            return super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
         except (RecursionError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"expected the settings of an image processor in JSON, got something else ({error})"

@@ -31,6 +31,7 @@ from .configuration_setr import SetrConfig
 from .model_card import write_model_card
 from .model_encryption import EncryptableEmbedding
 from .patch_grid import check_on_grid
+from .stored_weights import check_stored_weights
 
 # The image-segmentation pipeline looks the class name up here and logs an error where it is missing.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault("setr", "SetrForSemanticSegmentation")
@@ -450,9 +451,15 @@ class SetrPreTrainedModel(EncryptableEmbedding, PreTrainedModel):
             init.zeros_(module.conv_seg.bias)  # type: ignore[arg-type] # it has one
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, from safetensors alone: a pickled checkpoint is refused unless asked for."""
-        return super().from_pretrained(*args, **{"use_safetensors": True} | kwargs)
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, from safetensors alone: a pickled checkpoint is refused unless asked for.
+
+        Raises:
+            ValueError: the weights have other shapes than the configuration says. Nothing is allocated before.
+        """
+        options = {"use_safetensors": True} | kwargs
+        check_stored_weights(cls, pretrained_model_name_or_path, options)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **options)
 
     def save_pretrained(
         self, save_directory: str | PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any

@@ -1,5 +1,6 @@
 """The settings of the image processor beside sizes, and a batch together with the settings that it was made with."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 import torch
 from transformers.image_transforms import reorder_images
 from transformers.processing_utils import ImagesKwargs
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
+from .bounded_json import object_from_file
+from .hub_files import model_file
 from .patch_grid import PatchGrid
 
 
@@ -40,6 +44,26 @@ def refuse_secret_key(settings: Mapping[str, Any]) -> None:
             "secret_key is no setting of an image processor, for settings are saved and shown; pass it to the call: "
             "processor(images, secret_key=key)"
         )
+
+
+def check_settings_files(name: str | os.PathLike[str], options: Mapping[str, Any]) -> None:
+    """Refuse settings' files beyond the bounds of `bounded_json`, which transformers would read without any.
+
+    Args:
+        name: folder, file or Hub id of the settings.
+        options: of `from_pretrained`; those that say where on the Hub they lie are used.
+
+    Raises:
+        HeaderError: a file is no JSON object within the bounds; names it.
+        OSError: there is no such folder or id.
+    """
+    if os.path.isfile(name):
+        object_from_file(name)
+        return
+    for part in (PROCESSOR_NAME, options.get("image_processor_filename", IMAGE_PROCESSOR_NAME)):
+        found = model_file(name, part, options)
+        if found is not None:
+            object_from_file(found)
 
 
 def check_channels(settings: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -10,10 +10,12 @@ from transformers import PreTrainedModel
 
 from ..checkpoints import default_checkpoint
 from ..setr.configuration_setr import SetrConfig
+from ..setr.errors import HeaderError
 from ..setr.files import new_folder
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.modeling_setr import SetrForSemanticSegmentation
 from ..setr.public_facts import check_processor_fits
+from ..setr.stored_weights import missing_weights
 
 
 def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
@@ -56,17 +58,17 @@ def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImage
         ValueError: the model is of another type, lacks its segmentation head, or has damaged weights.
     """
     config, processor = load_settings(name)
+    source, cls = source_of(name), SetrForSemanticSegmentation
     try:
-        loaded = SetrForSemanticSegmentation.from_pretrained(source_of(name), config=config, output_loading_info=True)
-    except (SafetensorError, RuntimeError) as error:
+        missing = sorted(w for w in missing_weights(cls, config, source) if not w.startswith("auxiliary_head."))
+        if missing:
+            raise ValueError(
+                f"expected a SETR model with its segmentation head, got {name}, which lacks {len(missing)} weights "
+                f"({missing[0]}, ...); a bare encoder has to be trained first, or config.json is of another model"
+            )
+        model = cls.from_pretrained(source, config=config)
+    except (SafetensorError, RuntimeError, HeaderError) as error:
         raise ValueError(f"the weights of {name} are damaged, or do not fit its config.json: {error}") from error
-    model, report = cast(Any, loaded)  # the library's annotation knows the model alone
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("auxiliary_head."))
-    if missing:
-        raise ValueError(
-            f"expected a SETR model with its segmentation head, got {name}, which lacks {len(missing)} weights "
-            f"({missing[0]}, ...); a bare encoder has to be trained first"
-        )
     return model.to(accelerator()).eval(), processor
 
 

@@ -207,12 +207,17 @@ def test_a_folder_with_a_pickle(tmp_path):
         ("a", lambda path: path.mkdir(), FileNotFoundError, r"model\*\.safetensors or pytorch_model\*\.bin in"),
         ("a.safetensors", lambda path: path.write_bytes(b"no"), ConversionError, r"a\.safetensors is damaged"),
         ("a.pth", lambda path: path.write_bytes(b"PK\3\4 no"), ConversionError, r"a\.pth is damaged"),
-        ("a.pth", lambda path: path.write_bytes(b""), ConversionError, r"a\.pth is damaged"),
+        ("a.pth", lambda path: path.write_bytes(b""), ConversionError, r"a\.pth is damaged, .*: it is empty;"),
+        ("a.pth", lambda path: path.write_bytes(b"\x80\2."), ConversionError,
+         r"a\.pth is damaged, .*: its pickle cannot be read \(IndexError: "),
+        ("a.pth", lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1"), ConversionError,
+         r"a\.pth is damaged, .*: it begins with b'version https://git-lfs\.', as no checkpoint does; download"),
         ("a.pth", lambda path: torch.save([torch.ones(1)], path), ConversionError, r"weights, got a list"),
         ("a.pth", lambda path: torch.save({"epoch": 1}, path), ConversionError, r"weights at its top .*, got 'epoch'"),
         ("a.pth", lambda path: path.write_bytes(pickle.dumps({}, 2)), ConversionError, r"a\.pth is .*"),
     ],
-    ids=["nothing", "empty folder", "safetensors", "zip", "empty file", "list", "no weights", "plain pickle"],
+    ids=["nothing", "empty folder", "safetensors", "zip", "empty file", "empty stack", "pointer", "list", "no weights",
+         "plain pickle"],
 )  # fmt: skip
 def test_files_that_cannot_be_read(tmp_path, name, write, error, message):
     write(tmp_path / name)

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import pickle
+import re
 import sys
 import types
 from pathlib import Path
@@ -579,3 +580,25 @@ def test_another_copy_of_the_modules_understands_keys_and_images(monkeypatch, ke
         other.encrypt(encrypted, key)
     for name in [name for name in sys.modules if name.startswith("privseg_copy.")]:
         monkeypatch.delitem(sys.modules, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("preprocessor_config.json", '{"patch_size": 4, "patch_size": 8}', "every name once .*'patch_size' twice"),
+        ("preprocessor_config.json", '{"rescale_factor": NaN}', "expected finite numbers, got NaN"),
+        ("preprocessor_config.json", f'{{"patch_size": {"9" * 5000}}}', "integers of at most 64 bits"),
+        ("preprocessor_config.json", f'{{"x": {"[" * 9999}{"]" * 9999}}}', "JSON nested at most 16 deep"),
+        ("preprocessor_config.json", f'{{"x": "{"a" * 2**24}"}}', "JSON of at most 16777216 bytes"),
+        ("processor_config.json", '{"image_processor": {"size": Infinity}}', "expected finite numbers, got Infinity"),
+        ("mine.json", "[1]", "expected a JSON object"),
+    ],
+    ids=["twice", "NaN", "digits", "deep", "long", "nested", "named file"],
+)
+def test_the_file_of_settings_is_read_within_bounds(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    options = {"image_processor_filename": name} if name == "mine.json" else {}
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path / name))}: .*{message}"):
+        SetrImageProcessor.from_pretrained(tmp_path, **options)
+    with pytest.raises(ValueError, match=message):
+        SetrImageProcessor.from_pretrained(tmp_path / name)
