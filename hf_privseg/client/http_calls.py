@@ -6,11 +6,15 @@ control characters before they enter a message. No token of the machine, cookie 
 
 import asyncio
 import importlib.util
+import os
 import random
+import re
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import cache
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 try:
@@ -27,6 +31,7 @@ _SILENCE_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 _BACKOFF_SECONDS = (0.5, 15.0)  # the first pause and the longest
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
+_Result = TypeVar("_Result")
 
 
 class NotFoundError(RequestRefusedError):
@@ -89,11 +94,15 @@ class Attempts:
         """
         left = self._end - time.monotonic()
         if left <= 0:
-            raise ServiceUnavailableError(
-                f"no result from {self._url} within {self._timeout:g} s; it is busy or stuck: try again later, or "
-                "pass a larger timeout"
-            )
+            raise self.too_late()
         return left
+
+    def too_late(self) -> ServiceUnavailableError:
+        """The error that says that the time is over."""
+        return ServiceUnavailableError(
+            f"no result from {self._url} within {self._timeout:g} s; it is busy or stuck: try again later, or "
+            "pass a larger timeout"
+        )
 
     def pause_after(self, error: ServiceUnavailableError) -> float:
         """Seconds to wait after a failure.
@@ -109,8 +118,19 @@ class Attempts:
         return wait
 
 
-class _Address:
-    """The service's address with the settings of all calls to it."""
+class AsyncHttpCalls:
+    """Calls of one service from a program with an event loop; close it after use.
+
+    Args:
+        url: address of the service, http:// or https://.
+        timeout: seconds for one call, all its attempts and pauses together.
+        retries: how often a call is tried again after a failure that may pass.
+        headers: sent with every request, for instance the Authorization of a private Space.
+
+    Raises:
+        ValueError: an address of another form or with credentials in it, a header that cannot be sent, or numbers out
+            of range.
+    """
 
     def __init__(
         self, url: str, *, timeout: float = 120.0, retries: int = 4, headers: Mapping[str, str] | None = None
@@ -120,45 +140,13 @@ class _Address:
             raise ValueError(f"expected timeout > 0 and retries >= 0, got timeout={timeout!r} and retries={retries!r}")
         self._timeout, self._retries = timeout, retries
         own = {"User-Agent": "hf-privseg", "Accept-Encoding": "identity"}
-        self._options: dict[str, Any] = {
-            "headers": {**own, **(headers or {})},
-            "follow_redirects": False,
-            "http2": importlib.util.find_spec("h2") is not None,
-        }
-
-    def _attempts(self) -> Attempts:
-        return Attempts(self.url, self._timeout, self._retries)
-
-    def _unreachable(self, error: Exception) -> ServiceUnavailableError:
-        reason = printable(str(error)) or type(error).__name__
-        return ServiceUnavailableError(
-            f"no answer from {self.url} ({reason}); check the address, and that the service runs"
+        self._client = httpx.AsyncClient(
+            headers={**own, **_checked_headers(headers or {})},
+            follow_redirects=False,
+            http2=importlib.util.find_spec("h2") is not None,
         )
 
-    def _too_long(self, call: Call) -> ServiceError:
-        return ServiceError(f"{self.url} answers with more than the {call.max_bytes} bytes expected of it")
-
-
-class HttpCalls(_Address):
-    """Calls of one service. Safe to use from several threads; close it after use.
-
-    Args:
-        url: address of the service, http:// or https://.
-        timeout: seconds for one call, all its attempts and pauses together.
-        retries: how often a call is tried again after a failure that may pass.
-        headers: sent with every request, for instance the Authorization of a private Space.
-
-    Raises:
-        ValueError: an address of another form or with credentials in it, or numbers out of range.
-    """
-
-    def __init__(
-        self, url: str, *, timeout: float = 120.0, retries: int = 4, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(url, timeout=timeout, retries=retries, headers=headers)
-        self._client = httpx.Client(**self._options)
-
-    def send(self, call: Call) -> bytes:
+    async def send(self, call: Call) -> bytes:
         """The body of a successful answer.
 
         Raises:
@@ -166,17 +154,60 @@ class HttpCalls(_Address):
             RequestRefusedError: the service says why it refuses.
             ServiceError: any other answer than the one expected.
         """
-        attempts = self._attempts()
-        while True:
-            try:
-                return self._once(call, attempts)
-            except ServiceUnavailableError as error:
-                wait = attempts.pause_after(error)
-            time.sleep(wait)
+        attempts = Attempts(self.url, self._timeout, self._retries)
+        try:
+            async with asyncio.timeout(self._timeout):  # whatever the service does, headers without end included
+                while True:
+                    try:
+                        return await self._once(call, attempts)
+                    except ServiceUnavailableError as error:
+                        wait = attempts.pause_after(error)
+                    await asyncio.sleep(wait)
+        except TimeoutError:
+            raise attempts.too_late() from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _once(self, call: Call, attempts: Attempts) -> bytes:
+        content = bytearray()  # one block, however small the chunks
+        try:
+            async with self._client.stream(**call.arguments(self.url, attempts.remaining())) as response:
+                async for chunk in response.aiter_raw():
+                    content += chunk
+                    if len(content) > call.max_bytes:
+                        raise ServiceError(
+                            f"{self.url} answers with more than the {call.max_bytes} bytes expected of it"
+                        )
+        except httpx.TransportError as error:
+            attempts.remaining()
+            reason = printable(str(error)) or type(error).__name__
+            raise ServiceUnavailableError(
+                f"no answer from {self.url} ({reason}); check the address, and that the service runs"
+            ) from error
+        return _checked(response.status_code, response.headers, bytes(content), self.url)
+
+
+class HttpCalls:
+    """`AsyncHttpCalls` for programs without an event loop: all of them share one, in a thread of its own.
+
+    Only an event loop can leave a service in the middle of whatever it does. Safe to use from several threads.
+    """
+
+    def __init__(
+        self, url: str, *, timeout: float = 120.0, retries: int = 4, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._calls = AsyncHttpCalls(url, timeout=timeout, retries=retries, headers=headers)
+        self.url = self._calls.url
+
+    def send(self, call: Call) -> bytes:
+        """As `AsyncHttpCalls.send`."""
+        return _awaited(self._calls.send(call))
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        _awaited(self._calls.close())
 
     def __enter__(self) -> Self:
         return self
@@ -184,59 +215,28 @@ class HttpCalls(_Address):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _once(self, call: Call, attempts: Attempts) -> bytes:
-        chunks, count = [], 0
-        try:
-            with self._client.stream(**call.arguments(self.url, attempts.remaining())) as response:
-                for chunk in response.iter_raw():
-                    count += len(chunk)
-                    if count > call.max_bytes:
-                        raise self._too_long(call)
-                    attempts.remaining()
-                    chunks.append(chunk)
-        except httpx.TransportError as error:
-            attempts.remaining()
-            raise self._unreachable(error) from error
-        return _checked(response.status_code, response.headers, b"".join(chunks), self.url)
+
+def _awaited(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """What a coroutine returns in the shared event loop; Ctrl+C ends it there too."""
+    with _lock:
+        future = asyncio.run_coroutine_threadsafe(work, _shared_loop())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
 
 
-class AsyncHttpCalls(_Address):
-    """Calls of one service from a program with an event loop; arguments and errors are those of `HttpCalls`."""
+@cache
+def _shared_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="privseg-http", daemon=True).start()
+    return loop
 
-    def __init__(
-        self, url: str, *, timeout: float = 120.0, retries: int = 4, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(url, timeout=timeout, retries=retries, headers=headers)
-        self._client = httpx.AsyncClient(**self._options)
 
-    async def send(self, call: Call) -> bytes:
-        """As `HttpCalls.send`."""
-        attempts = self._attempts()
-        while True:
-            try:
-                return await self._once(call, attempts)
-            except ServiceUnavailableError as error:
-                wait = attempts.pause_after(error)
-            await asyncio.sleep(wait)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
-
-    async def _once(self, call: Call, attempts: Attempts) -> bytes:
-        chunks, count = [], 0
-        try:
-            async with self._client.stream(**call.arguments(self.url, attempts.remaining())) as response:
-                async for chunk in response.aiter_raw():
-                    count += len(chunk)
-                    if count > call.max_bytes:
-                        raise self._too_long(call)
-                    attempts.remaining()
-                    chunks.append(chunk)
-        except httpx.TransportError as error:
-            attempts.remaining()
-            raise self._unreachable(error) from error
-        return _checked(response.status_code, response.headers, b"".join(chunks), self.url)
+_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_shared_loop.cache_clear)  # a child has none of the parent's threads
 
 
 def parsed(content: bytes, url: str) -> Any:
@@ -269,6 +269,17 @@ def _checked_address(url: str) -> str:
             f"credentials, query or fragment, got {came if '@' in url or not is_address else repr(url)}"
         )
     return url.rstrip("/")
+
+
+def _checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers that can be sent; an error does not repeat their values, one of which may be a token."""
+    for name, value in headers.items():
+        if not re.fullmatch("[ -~]*", value):
+            raise ValueError(
+                f"expected printable ASCII characters in one line for the header {name}, got others; read_token reads "
+                "a token from a file"
+            )
+    return dict(headers)
 
 
 def _checked(status: int, headers: Mapping[str, str], content: bytes, url: str) -> bytes:

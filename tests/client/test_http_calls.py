@@ -1,7 +1,11 @@
 """Calls of a service: what is sent, what is tried again, and answers of services that mean no good."""
 
 import asyncio
+import contextlib
+import multiprocessing
+import os
 import re
+import socket
 import threading
 import time
 
@@ -148,6 +152,36 @@ def test_a_service_that_never_ends_is_left_at_the_deadline(service, send):
     assert len(service.requests) == 1
 
 
+@pytest.mark.parametrize("part", [b"HTTP/1.1 100 Continue\r\n\r\n", b"a"], ids=["continue", "status line"])
+def test_a_service_whose_headers_never_end_is_left_at_the_deadline(service, send, part):
+    def dribble(handler):
+        handler.close_connection = True
+        handler.wfile.write(b"HTTP/1.1 " if part == b"a" else b"")
+        with contextlib.suppress(OSError):
+            while not stop.wait(0.05):
+                handler.wfile.write(part)
+
+    stop = threading.Event()
+    service.faults = [dribble] * 9
+    start = time.monotonic()
+    try:
+        with pytest.raises(ServiceUnavailableError, match=r"within 0.5 s"):
+            send(service.url, timeout=0.5)
+    finally:
+        stop.set()
+    assert time.monotonic() - start < 5
+
+
+def test_a_service_that_does_not_read_is_left_at_the_deadline(send):
+    with socket.create_server(("127.0.0.1", 0), backlog=9) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        start = time.monotonic()
+        with pytest.raises(ServiceUnavailableError, match=r"within 0.5 s"):
+            send(url, Call("POST", "v1/segment", 7, content=bytes(2**25)), timeout=0.5)
+    assert time.monotonic() - start < 5
+
+
 def test_a_service_that_says_nothing_is_left_at_the_deadline(service, send):
     stop = threading.Event()
     service.faults = [lambda handler: stop.wait(20)] * 9
@@ -225,8 +259,29 @@ def test_an_address_of_another_form_is_refused_and_no_secret_repeated(url, came)
         HttpCalls(url)
 
 
+@pytest.mark.parametrize(
+    "value", ["Bearer secret\n", "Bearer sec\r\nret", "Bearer s\u00e9cret", "secret\0"], ids=ascii
+)
+def test_a_header_that_cannot_be_sent_is_named_and_not_repeated(value):
+    with pytest.raises(ValueError, match=r"^expected printable ASCII .* header Authorization, got [^\n]*$") as raised:
+        HttpCalls("http://localhost", headers={"Authorization": value})
+    assert "secret" not in str(raised.value)
+    assert "Bearer" not in str(raised.value)
+
+
 @pytest.mark.parametrize("settings", [{"timeout": 0}, {"timeout": float("inf")}, {"retries": -1}], ids=str)
 def test_numbers_out_of_range(settings):
     ((name, value),) = settings.items()
     with pytest.raises(ValueError, match=rf"expected timeout > 0 and retries >= 0, got .*{name}={value}"):
         HttpCalls("http://localhost", **settings)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_an_event_loop_of_its_own(service):
+    assert sent(service.url) == b"42"
+    child = multiprocessing.get_context("fork").Process(target=sent, args=(service.url,), daemon=True)
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+    assert len(service.requests) == 2
