@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from ..setr.errors import CiphertextError, KeyMismatchError
 from .batching import QueueFullError
@@ -89,7 +90,8 @@ def add_problem_handlers(app: FastAPI) -> None:
     async def by_framework(request: Request, error: HTTPException) -> JSONResponse:
         code = _CODES.get(error.status_code, "bad_request")
         message = f"{error.detail}; the routes are listed at /openapi.json"
-        return Problem(error.status_code, code, message, headers=error.headers).response(request)
+        headers = {"Allow": _allowed_methods(request)} if error.status_code == 405 else None
+        return Problem(error.status_code, code, message, headers=headers).response(request)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -97,6 +99,12 @@ def add_problem_handlers(app: FastAPI) -> None:
         places = sorted({".".join(map(str, item["loc"])) for item in error.errors()})
         expected = f"expected other values at {', '.join(places)[:200]}, as /openapi.json describes"
         return Problem(422, "bad_request", expected).response(request)
+
+
+def _allowed_methods(request: Request) -> str:
+    """The methods of all routes of a path; the framework names those of one."""
+    fitting = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in fitting for method in getattr(route, "methods", None) or ()}))
 
 
 def fault(error: BaseException) -> dict[str, object]:

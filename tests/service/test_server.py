@@ -1,5 +1,6 @@
 """The service as a process: SIGTERM finishes what runs, workers share tenants and metrics, TLS, and who is local."""
 
+import itertools
 import json
 import os
 import shutil
@@ -9,9 +10,11 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from helpers.paths import ROOT
 from helpers.tiny_service import ciphertext, embedding_for, processor, service
@@ -22,7 +25,10 @@ from hf_privseg.client.http_calls import httpx
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
+from hf_privseg.service import EmbeddingFolder
+from hf_privseg.service.embedding_file import embedding_to_bytes
 from hf_privseg.service.server import Settings, is_loopback
+from hf_privseg.setr.public_facts import KeyFacts
 
 SLOW_SERVICE = """
 import time
@@ -34,6 +40,17 @@ engine = service()
 register(engine, make_key())
 original, build_app = engine.segment_batch, server.build_app
 engine.segment_batch = lambda images: (time.sleep(2), original(images))[1]
+server.build_app = lambda settings: build_app(settings, engine)
+server.serve(server.Settings(port=PORT, page=False))
+"""
+
+
+REGISTERING_SERVICE = """
+from pathlib import Path
+from hf_privseg.service import EmbeddingFolder, server
+from helpers.tiny_service import service
+
+engine, build_app = service(store=EmbeddingFolder(Path("FOLDER"))), server.build_app
 server.build_app = lambda settings: build_app(settings, engine)
 server.serve(server.Settings(port=PORT, page=False))
 """
@@ -99,6 +116,48 @@ def test_sigterm_finishes_what_runs_and_refuses_the_rest(tmp_path):
     found = lines(tmp_path / "log")
     assert "Invalid HTTP request received." in [line["message"] for line in found]
     assert {line["route"] for line in found if line["message"] == "request"} == {"/readyz", "/v1/segment"}
+
+
+def register_until_gone(url, number, begun, acknowledged):
+    """Registers under three fingerprints in turn, each time a weight of another number, until the service is gone."""
+    with httpx.Client(base_url=url) as client:
+        for version in itertools.count(max(begun.values(), default=-1) + 1):
+            facts = KeyFacts("orthogonal", 1, f"{number:x}{version % 3:015x}")
+            begun[facts.fingerprint] = version
+            content = embedding_to_bytes(torch.full((32, 3, 4, 4), float(version)), facts)
+            try:
+                response = client.put(f"/v1/embeddings/{facts.fingerprint}", content=content)
+            except httpx.HTTPError:
+                return
+            assert response.status_code in (200, 201), response.text
+            acknowledged[facts.fingerprint] = version
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_registrations_loses_nothing_that_was_acknowledged(tmp_path):
+    folder, kills = tmp_path / "embeddings", 2
+    begun, acknowledged = [{} for _ in range(4)], {}
+    for attempt in range(kills + 1):
+        port = free_port()
+        script = REGISTERING_SERVICE.replace("FOLDER", str(folder)).replace("PORT", str(port))
+        with process([sys.executable, "-c", script], port, tmp_path / f"log{attempt}") as started:
+            url = f"http://127.0.0.1:{port}"
+            assert all(httpx.get(f"{url}/v1/embeddings/{name}").status_code == 200 for name in acknowledged)
+            if attempt == kills:
+                break
+            goal = sum(acknowledged.values()) + 100
+            with ThreadPoolExecutor(len(begun)) as pool:
+                tasks = [pool.submit(register_until_gone, url, n, each, acknowledged) for n, each in enumerate(begun)]
+                while sum(acknowledged.values()) < goal:
+                    time.sleep(0.01)
+                started.kill()
+            assert [task.result() for task in tasks] == [None] * len(begun)
+        store = EmbeddingFolder(folder)
+        found = {name: int(store.get(name).weight.flatten()[0]) for name in store.fingerprints()}
+        assert len(acknowledged) == 12
+        for name, version in acknowledged.items():
+            last = begun[int(name[0], 16)][name]
+            assert found[name] in (version, last)  # the last may have arrived without an answer
 
 
 @pytest.mark.slow
