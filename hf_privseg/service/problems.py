@@ -12,7 +12,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
-from starlette.routing import Match
 
 from ..setr.errors import CiphertextError, KeyMismatchError
 from .batching import QueueFullError
@@ -102,9 +101,9 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 def _allowed_methods(request: Request) -> str:
-    """The methods of all routes of a path; the framework names those of one."""
-    fitting = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return ", ".join(sorted({method for route in fitting for method in getattr(route, "methods", None) or ()}))
+    """The methods of a request's path, as described; the framework names those of one of its routes."""
+    described = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None), {})
+    return ", ".join(sorted(map(str.upper, described)))
 
 
 def fault(error: BaseException) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Requests made up from the service's own description, by schemathesis: none is a fault, all answers are as described."""
+"""Requests made up from the service's own description, by schemathesis: none is a fault of the service."""
 
 import shutil
 import subprocess
