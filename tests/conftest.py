@@ -35,8 +35,8 @@ def inputs(tmp_path_factory) -> Path:
             Image.fromarray(labels).save(root / "data/annotations" / split / f"{index}.png")
     (root / "data" / "classes.json").write_text('{"classes": ["a", "b", "c"]}')
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-    ViTModel(ViTConfig(**sizes, image_size=32), add_pooling_layer=False).save_pretrained(root / "vit")
+    config = ViTConfig(hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=32)
+    ViTModel(config, add_pooling_layer=False).save_pretrained(root / "vit")
     ViTImageProcessor().save_pretrained(root / "vit")
     return root
 

@@ -70,9 +70,10 @@ def lay_out(source: Path, target: Path) -> None:
         (package / "__init__.py").touch()
 
 
-def summary(report: Path) -> tuple[Counter, Counter]:
+def summary(report: Path) -> tuple[Counter[str], Counter[str]]:
     """A JUnit report -> how many passed, failed and were skipped, and the skips by reason."""
-    outcomes, reasons = Counter(), Counter()
+    outcomes: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for case in ElementTree.parse(report).iter("testcase"):
         skipped = case.find("skipped")
         if skipped is not None:

@@ -49,7 +49,7 @@ HEAVY = (
 
 def imports(tree):
     """[(node, how many dots, module as a list of names, imported names)] of every import at any depth."""
-    found = []
+    found: list[tuple[ast.Import | ast.ImportFrom, int, list[str], list[str]]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [(node, 0, alias.name.split("."), []) for alias in node.names]
@@ -222,6 +222,7 @@ def test_the_package_file_names_what_is_public_registers_and_does_nothing_else()
 
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     docstring, *statements = tree.body
+    assert isinstance(docstring, ast.Expr)
     assert isinstance(docstring.value, ast.Constant)
     for statement in statements:
         text = ast.unparse(statement)

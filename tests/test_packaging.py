@@ -30,7 +30,7 @@ maps = processor.post_process_semantic_segmentation(model(**inputs), target_size
 
 
 def test_the_extra_of_lowest_versions_pins_every_lower_bound():
-    bounds = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in PROJECT["dependencies"])
+    bounds = dict(re.findall(r"^([\w-]+)>=([\d.]+)", line)[0] for line in PROJECT["dependencies"])
     pins = dict(line.split("==") for line in PROJECT["optional-dependencies"]["lowest"] if "==" in line)
     padded = {name: bound + ".0" * (2 - bound.count(".")) for name, bound in bounds.items()}
     assert pins == padded

@@ -81,8 +81,10 @@ class EncryptingProcessor:
         return EncryptedInputs(dict(inputs), facts.key, facts.patch_size, facts.num_channels, target_sizes)
 
     @contextmanager
-    def with_key(self, secret_key: EncryptionKey | bytes) -> Iterator["EncryptingProcessor"]:
+    def with_key(self, secret_key: EncryptionKey | bytes) -> Iterator[Any]:
         """A processor that holds the key until the block ends, for code that cannot pass one, as a pipeline.
+
+        Its type is `Any`, for a pipeline's types name the processors of transformers alone.
 
         with processor.with_key(key) as holding:
             pipeline("image-segmentation", model=model, image_processor=holding)(image)

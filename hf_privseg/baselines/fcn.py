@@ -6,7 +6,7 @@ stages (output stride 8) and an auxiliary head it is the FCN that model zoos pub
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -50,6 +50,9 @@ class FcnConfig(PreTrainedConfig):
     use_auxiliary_head: bool = True
     auxiliary_loss_weight: float = 0.4
     semantic_loss_ignore_index: int | None = None
+
+    if TYPE_CHECKING:  # an argument that is no field
+        num_labels: int = 2
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)

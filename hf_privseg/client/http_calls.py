@@ -25,6 +25,18 @@ except ImportError:  # pragma: no cover
 from ..setr.bounded_json import parse_json
 from ..setr.errors import RequestRefusedError, ServiceError, ServiceUnavailableError
 
+__all__ = [
+    "MAX_ANSWER_BYTES",
+    "AsyncHttpCalls",
+    "Attempts",
+    "Call",
+    "HttpCalls",
+    "NotFoundError",
+    "httpx",
+    "parsed",
+    "printable",
+]
+
 MAX_ANSWER_BYTES = 2**22  # of an answer in JSON
 
 _SILENCE_SECONDS = 60.0

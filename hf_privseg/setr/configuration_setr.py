@@ -1,7 +1,7 @@
 """The configuration of SETR: encoder and decoder sizes, and the public facts about the key of an encrypted model."""
 
 import os
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -81,6 +81,9 @@ class SetrConfig(PreTrainedConfig):
     auxiliary_loss_weight: float = 0.4
     semantic_loss_ignore_index: int | None = None
     encryption: dict[str, Any] | None = None
+
+    if TYPE_CHECKING:  # an argument that is no field
+        num_labels: int = 2
 
     def __new__(cls, *_: Any, **settings: Any) -> Self:
         """Refuse settings out of range before anything is made of them."""

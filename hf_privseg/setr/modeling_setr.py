@@ -272,7 +272,7 @@ class ConvNormReLU(nn.Module):
 
 def make_classifier(config: SetrConfig, in_channels: int) -> nn.Conv2d:
     """`(batch, in_channels, h, w)` -> `(batch, labels, h, w)`."""
-    return nn.Conv2d(in_channels, config.num_labels, kernel_size=1)  # type: ignore[arg-type] # it is an int by now
+    return nn.Conv2d(in_channels, config.num_labels, kernel_size=1)
 
 
 def normalize_channels(norm: nn.Module, feature_map: torch.Tensor) -> torch.Tensor:

@@ -38,10 +38,10 @@ class SegmentationPostProcessing:
         self,
         outputs: HasLogits,
         target_sizes: Iterable[tuple[int, int]] | torch.Tensor | None = None,
-        return_segmentation_scores: bool = True,
+        return_segmentation_scores: Literal[True] = True,
         *,
         valid_regions: Iterable[tuple[int, int]] | None = None,
-    ) -> list[torch.Tensor] | list[Output]: ...
+    ) -> list[Output]: ...
 
     def post_process_semantic_segmentation(
         self,

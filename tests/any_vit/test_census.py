@@ -93,8 +93,8 @@ def test_the_list_of_tested_classes_is_what_these_tests_encrypt():
 def test_a_class_beside_the_list_and_one_that_is_refused_are_told_apart():
     assert untested(["ViTModel", "PaperViT"]) == ["PaperViT"]
     assert refusal("ViTModel", ["ViTModel", "Linear"]) is None
-    assert refusal("SwinForMaskedImageModeling", []).startswith("its head is trained")
-    assert refusal("A", ["TvpVisionModel"]).endswith("it adds prompts to them")
+    assert "its head is trained" in str(refusal("SwinForMaskedImageModeling", []))
+    assert "it adds prompts to them" in str(refusal("A", ["TvpVisionModel"]))
 
 
 # ------------------------------------------------------------------------------ what a later transformers may add

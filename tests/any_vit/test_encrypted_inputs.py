@@ -83,6 +83,7 @@ def test_of_a_client_embedding_only_the_numbers_that_the_model_sees_are_stored(n
     embedding = generate_client_embedding(case.model)
     encrypt_model(case.model, embedding, example_inputs=case.inputs)
     facts, given = ModelFacts.of(case.model), encrypted_inputs(case, embedding)
+    assert facts is not None
     made = EncryptedInputs(given, facts.key, facts.patch_size, facts.num_channels)
     found, (pixel_input,) = EncryptedInputs.from_bytes(made.to_bytes()), PIXEL_INPUTS & set(given)
     values = tensors_from_bytes(made.to_bytes())[f"{pixel_input}/values"]
@@ -117,10 +118,11 @@ def test_blocks_and_a_shape_that_do_not_belong_together_are_refused():
 
 
 def test_lists_settings_and_other_tensors_are_kept_as_they_are():
+    scores = torch.tensor([1.5, -2.0], dtype=torch.bfloat16)
     given = {
         "pixel_values": [pixels(3, 16, 24), pixels(3, 8, 8)],
         "mask_labels": [torch.tensor([[1, 2]]), torch.tensor([3])],
-        "scores": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+        "scores": scores,
         "interpolate_pos_encoding": True,
         "labels": None,
     }
@@ -128,7 +130,7 @@ def test_lists_settings_and_other_tensors_are_kept_as_they_are():
     assert set(found) == set(given) - {"labels"}
     assert [item.shape for item in found["pixel_values"]] == [(3, 16, 24), (3, 8, 8)]
     assert torch.equal(found["mask_labels"][1], torch.tensor([3]))
-    assert torch.equal(found["scores"], given["scores"])
+    assert torch.equal(found["scores"], scores)
     assert found["interpolate_pos_encoding"] is True
 
 

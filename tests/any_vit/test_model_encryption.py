@@ -35,7 +35,7 @@ FACTS = {"family": "orthogonal", "version": 1, "fingerprint": KEY.fingerprint}
 
 
 def vit(**kwargs):
-    return randomize(hf.ViTModel(hf.ViTConfig(**PATCHES | kwargs)))
+    return randomize(hf.ViTModel(hf.ViTConfig(**{**PATCHES, **kwargs})))
 
 
 def weight_of(model):
@@ -56,7 +56,7 @@ def test_the_facts_stand_in_the_configuration_of_the_backbone_that_owns_the_laye
     assert model.config.backbone_config.encryption == FACTS | {"patch_size": 4, "num_channels": 3}
     assert not hasattr(model.config, "encryption")
     assert ModelFacts.of(model.config) == ModelFacts(KEY.facts, 4, 3, pads=True)
-    assert ModelFacts.of(model).block_length == 48
+    assert ModelFacts(KEY.facts, 4, 3).block_length == 48
 
 
 def test_frames_count_as_channels_and_flattened_patches_as_one_pixel():

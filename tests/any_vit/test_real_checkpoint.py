@@ -56,18 +56,11 @@ def image():
 @pytest.fixture(scope="module")
 def dpt(vit):
     """A DPT with the weights of the ViT; its decoder is random."""
-    names = (
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-        "image_size",
-        "patch_size",
-    )
-    sizes = {name: getattr(vit.config, name) for name in names}
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "image_size")
+    sizes = {name: getattr(vit.config, name) for name in (*names, "patch_size", "layer_norm_eps")}
     torch.manual_seed(0)
-    config = hf.DPTConfig(**sizes, layer_norm_eps=vit.config.layer_norm_eps, num_labels=11, fusion_hidden_size=32,
-                          neck_hidden_sizes=[16, 32, 64, 64], auxiliary_loss_weight=0.0)  # fmt: skip
+    head = {"num_labels": 11, "fusion_hidden_size": 32, "neck_hidden_sizes": [16, 32, 64, 64]}
+    config = hf.DPTConfig.from_dict({**sizes, **head, "auxiliary_loss_weight": 0.0})
     model = hf.DPTForSemanticSegmentation(config)
     renamed = {}
     for name, tensor in vit.state_dict().items():
@@ -148,8 +141,9 @@ def test_one_ciphertext_file_serves_the_encoder_here_and_a_dpt_in_another_proces
         )[0]
         for logits in (found, plain.logits)
     ]
-    assert (maps[0] == maps[1]).float().mean() > 0.99
-    assert maps[1].unique().numel() > 1
+    ours, theirs = map(torch.as_tensor, maps)
+    assert torch.eq(ours, theirs).float().mean() > 0.99
+    assert theirs.unique().numel() > 1
 
     inputs = EncryptedInputs.from_file(tmp_path / "image.safetensors").inputs_for(encoder)
     after = outputs_of(encoder, inputs | {"interpolate_pos_encoding": True})

@@ -32,6 +32,7 @@ def test_a_seed_is_found_by_its_fingerprint_and_undoes_the_cipher(family, recwar
     key = seeded(41, family)
     photo, ciphertext = encrypted_photo(key)
     found = seed_of_fingerprint(key.fingerprint, range(100), family)
+    assert found is not None
     assert (found.guess, found.num_tried, found.secret_key) == (41, 42, key)
     np.testing.assert_allclose(to_image(found.decoder(patch_size=4).decode(ciphertext), 4), photo, atol=1e-12)
     assert not recwarn.list
@@ -41,6 +42,7 @@ def test_a_seed_is_found_by_its_fingerprint_and_undoes_the_cipher(family, recwar
 def test_a_seed_is_found_without_a_fingerprint_because_images_are_smooth(family):
     _, ciphertext = encrypted_photo(seeded(41, family))
     found = seed_of_ciphertext(ciphertext, range(30, 50), family, patch_size=4)
+    assert found is not None
     assert (found.guess, found.num_tried) == (41, 20)
 
 
@@ -57,6 +59,7 @@ def test_a_passphrase_from_a_list_is_found_and_not_shown():
     salt = bytes(16)
     key = SecretKey.from_passphrase("tr0ub4dor", family="permutation", salt=salt)
     found = passphrase_of_fingerprint(key.fingerprint, ["letmein", "tr0ub4dor", "x"], "permutation", salt=salt)
+    assert found is not None
     assert (found.guess, found.num_tried) == ("tr0ub4dor", 2)
     assert "tr0ub4dor" not in repr(found)
     assert passphrase_of_fingerprint(key.fingerprint, ["letmein"], "permutation", salt=salt) is None

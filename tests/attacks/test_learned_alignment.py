@@ -37,7 +37,7 @@ def prior():
 
 
 def test_it_corrects_the_alignment_of_a_key_that_it_never_met(plain, ciphertexts, prior):
-    told = []
+    told: list[int] = []
     found = refine_orthogonal(ciphertexts, prior, num_keys=60, budget=SMALL, progress=told.append)
     assert told == [*range(1, 61), *range(100, 301, 40)]  # keys, then updates
     assert found.inverter.succeeded

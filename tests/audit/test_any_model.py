@@ -8,7 +8,7 @@ import transformers as hf
 pytest.importorskip("skimage", reason="the attacks extra is not installed")
 
 from helpers.tiny_vision import CASES, randomize
-from helpers.tiny_vision.parts import PATCHES
+from helpers.tiny_vision.parts import ENCODER
 from hf_privseg.audit.audit import audit
 from hf_privseg.audit.subject import Subject
 from hf_privseg.catalog.sample_images import sample_image
@@ -19,7 +19,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @pytest.fixture(scope="module")
 def model():
-    return randomize(hf.ViTModel(hf.ViTConfig(**PATCHES | {"image_size": 64, "patch_size": 4})))
+    return randomize(hf.ViTModel(hf.ViTConfig(**ENCODER, image_size=64, patch_size=4)))
 
 
 @pytest.fixture(scope="module")

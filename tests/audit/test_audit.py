@@ -117,8 +117,14 @@ def test_agreement_is_the_share_of_labels_that_the_plain_model_keeps(report):
     assert exact.metrics["agreement"] == 1.0
 
     image = np.linspace(-1, 1, 3 * 8 * 8).reshape(3, 8, 8)
-    fields = {"embedding": np.eye(48), "priors": [], "counts": (1,), "segment": lambda x: x[0] > image[0].mean()}
-    scene = Scene(images=[image], patch_size=PATCH_SIZE, **fields)
+    scene = Scene(
+        images=[image],
+        patch_size=PATCH_SIZE,
+        embedding=np.eye(48),
+        priors=[],
+        counts=(1,),
+        segment=lambda x: x[0] > image[0].mean(),
+    )
     assert scene.score({0: to_grid(image, PATCH_SIZE)})["agreement"] == 1.0
     assert scene.score({0: to_grid(np.zeros_like(image) - 1, PATCH_SIZE)})["agreement"] == 0.5
 
@@ -167,8 +173,13 @@ def test_a_target_shows_the_server_what_the_plain_model_computes(model, family):
 
 def test_a_target_knows_its_own_order_and_signs(model):
     images = [np.random.default_rng(0).uniform(-1, 1, (3, 16, 20))]
-    fields = {"embedding": embedding_matrix_of(model), "priors": [image_prior(images, PATCH_SIZE)], "counts": (1,)}
-    scene = Scene(images=images, patch_size=PATCH_SIZE, **fields)
+    scene = Scene(
+        images=images,
+        patch_size=PATCH_SIZE,
+        embedding=embedding_matrix_of(model),
+        priors=[image_prior(images, PATCH_SIZE)],
+        counts=(1,),
+    )
     key = SecretKey.generate("signed_permutation")
     order, signs = Target(scene, key).order_and_signs
     np.testing.assert_array_equal(order, key.permutation(48))
@@ -289,7 +300,9 @@ def test_a_model_with_a_public_patch_embedding_protects_nothing_and_its_report_s
 
 def test_the_embedded_checkpoint_is_recognised_as_public(model):
     shipped = load_embedding("default")
-    name, weights = public_source(shipped.astype(np.float16).astype(float), None)
+    source = public_source(shipped.astype(np.float16).astype(float), None)
+    assert source is not None
+    name, weights = source
     assert name == "the checkpoint that this package ships"
     np.testing.assert_array_equal(weights, shipped)
     noise = np.random.default_rng(0).standard_normal(shipped.shape)

@@ -20,6 +20,7 @@ def test_every_class_has_a_name_and_a_colour(name, count):
 
 def test_cityscapes_maps_what_is_evaluated():
     label_map = PRESETS["cityscapes"].label_map
+    assert label_map is not None
     assert set(label_map) == set(range(34)) - VOID_IDS
     assert list(label_map.values()) == list(range(19))
 

@@ -48,6 +48,7 @@ def test_a_model_in_words(place):
 def test_the_embedded_model(place):
     config = SetrConfig.from_pretrained(default_checkpoint())
     facts = place.run_json("info", "default")
+    assert config.id2label is not None
     assert facts["labels"] == {str(index): label for index, label in config.id2label.items()}
 
 

@@ -45,8 +45,15 @@ def test_a_process_that_ends_in_the_middle_changes_no_folder(model, ending):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", WRITES_FOREVER, str(model)]
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells have background processes ignore it
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, env=environment, preexec_fn=listen, **pipes) as process:
+    with subprocess.Popen(
+        command,
+        env=environment,
+        preexec_fn=listen,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "writing\n"
         process.send_signal(ending)
         assert process.wait(timeout=60) != 0

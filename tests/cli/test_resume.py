@@ -16,6 +16,7 @@ from helpers.paths import ROOT
 from helpers.tiny_setr import tiny_model
 from hf_privseg import EncryptedImage, SecretKey, SetrImageProcessor
 from hf_privseg.cli import segmenters
+from hf_privseg.inference.segmentation import segment_image
 from hf_privseg.service import SegmentationService
 from hf_privseg.setr import ciphertext_file
 from hf_privseg.storage import images as stored_images
@@ -56,7 +57,7 @@ def worked_on(monkeypatch):
         return counted
 
     monkeypatch.setattr(SetrImageProcessor, "encrypt", counting("encrypt", SetrImageProcessor.encrypt))
-    monkeypatch.setattr(segmenters, "segment_image", counting("segment", segmenters.segment_image))
+    monkeypatch.setattr(segmenters, "segment_image", counting("segment", segment_image))
     return counts
 
 
@@ -263,6 +264,7 @@ def kill_after(num_results, command, output):
     """Run a program until so many files are in `output`, and kill it."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
         deadline = time.monotonic() + 240
         while not output.is_dir() or len(results(output)) < num_results:
             assert process.poll() is None, process.stderr.read()

@@ -236,7 +236,7 @@ def test_serve_says_what_is_missing(run, monkeypatch):
 def test_serve_passes_on_what_it_is_told(run, monkeypatch, model, options, tmp_path):
     from hf_privseg.service import server
 
-    started = []
+    started: list[server.Settings] = []
     monkeypatch.setattr(server, "serve", started.append)
     told = ["--host", "0.0.0.0", "--port", 8000, "--max-pixels", 1000, "--max-batch", 3, "--max-wait-ms", 0]
     told += ["--embeddings", tmp_path / "store", "--workers", 2, "--root-path", "/seg", "--no-page"]
@@ -298,9 +298,9 @@ def test_a_tenant_with_a_token_is_served_and_another_is_not(run, materials, tmp_
     assert f"clinic: {tenant.fingerprint}; 600 requests a minute, 8 at a time" in run("token", "list", tokens)[1]
     service = SegmentationService(*load_model(materials / "encrypted"), store=EmbeddingFolder(store))
     with running(service, tokens=tokens) as url:
-        job = ("segment", "one.png", "--server", url, "-o", tmp_path / "map.png", "--force")
+        job: tuple[object, ...] = ("segment", "one.png", "--server", url, "-o", tmp_path / "map.png", "--force")
         assert "expected an access token of this service" in run(*job, "-k", tmp_path / "tenant.key")[2]
-        job = (*job, "--token-file", tmp_path / "token")
+        job += ("--token-file", tmp_path / "token")
         code, _, err = run(*job, "-k", tmp_path / "tenant.key")
         assert code == 0, err
         here = run("segment", "one.png", "--model", "encrypted", "-o", tmp_path / "here.png", "-k", "secret.key")

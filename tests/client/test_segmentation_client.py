@@ -92,7 +92,8 @@ def test_a_service_returns_the_map_that_its_model_gives_here(family, image):
     engine = engine_for(key)
     with running(engine) as url:
         segmentation_map = segment(url, image, key)
-    assert (segmentation_map.shape, segmentation_map.dtype) == (SIZE, np.uint8)
+    assert segmentation_map.shape == SIZE
+    assert segmentation_map.dtype == np.uint8
     assert len(np.unique(segmentation_map)) == 3
     np.testing.assert_array_equal(segmentation_map, local_map(engine, key, image))
 

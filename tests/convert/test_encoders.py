@@ -104,7 +104,7 @@ def test_mla_takes_no_class_token(tmp_path):
     model = convert_checkpoint(saved(source, tmp_path), decoder="mla").model
     assert model.setr.embeddings.cls_token is None
     assert torch.equal(model.setr.embeddings.position_embeddings, source.embeddings.position_embeddings[:, 1:])
-    assert torch.equal(model.neck.norm[-1].weight, source.layernorm.weight)
+    assert torch.equal(model.get_parameter(f"neck.norm.{model.config.num_levels - 1}.weight"), source.layernorm.weight)
 
 
 @pytest.mark.parametrize(

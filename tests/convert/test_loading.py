@@ -79,7 +79,7 @@ def history_buffer(monkeypatch):
     HistoryBuffer.mean.__qualname__ = "HistoryBuffer.mean"
     names = ["mmengine", "mmengine.logging", "mmengine.logging.history_buffer"]
     modules = {name: types.ModuleType(name) for name in names}
-    modules[names[-1]].HistoryBuffer = HistoryBuffer
+    vars(modules[names[-1]])["HistoryBuffer"] = HistoryBuffer
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     yield HistoryBuffer
@@ -129,7 +129,7 @@ def test_the_lines_of_the_message_make_the_file_safe(tmp_path, monkeypatch):
     torch.save({"state_dict": weights, "meta": Unknown()}, path)
     with pytest.raises(ConversionError) as refused:
         read_checkpoint(path)
-    lines = re.search(r"import torch;.*?\"weights\.safetensors\"\)", str(refused.value))[0]
+    (lines,) = re.findall(r"import torch;.*?\"weights\.safetensors\"\)", str(refused.value))
     monkeypatch.chdir(tmp_path)
     exec(lines, {})  # noqa: S102 - what the message advises
     converted = convert_checkpoint(
@@ -141,14 +141,15 @@ def test_the_lines_of_the_message_make_the_file_safe(tmp_path, monkeypatch):
 
 def test_what_training_tools_leave_in_their_files_is_ignored(tmp_path, history_buffer):
     _, weights = mmseg_source()
+    state_dict = OrderedDict(weights)
+    vars(state_dict)["_metadata"] = OrderedDict(version=1)
     content = {
         "meta": {"CLASSES": tuple("abcde"), "seed": np.int64(3), "lr": np.float32(0.1), "epoch": 1},
-        "state_dict": OrderedDict(weights),
+        "state_dict": state_dict,
         "message_hub": {"log_scalars": OrderedDict(loss=history_buffer())},
         "args": argparse.Namespace(lr=0.1),
         "optimizer": {"state": {0: {"momentum": torch.ones(2)}}, "param_groups": [{"lr": np.float64(0.1)}]},
     }
-    content["state_dict"]._metadata = OrderedDict(version=1)
     torch.save(content, tmp_path / "iter_160000.pth")
     assert b"getattr" in (tmp_path / "iter_160000.pth").read_bytes()
     found = read_checkpoint(tmp_path / "iter_160000.pth")

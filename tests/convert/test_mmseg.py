@@ -2,7 +2,7 @@
 
 import json
 import re
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from hf_privseg.convert import Checkpoint, ConversionError, convert_checkpoint
 
 
 def converted(weights, meta=None, **kwargs):
-    settings = {"num_attention_heads": 2, "image_mean": HALF, "image_std": HALF} | kwargs
+    settings: dict[str, Any] = {"num_attention_heads": 2, "image_mean": HALF, "image_std": HALF, **kwargs}
     return convert_checkpoint(Checkpoint(weights, meta=meta or {}), **settings)
 
 
@@ -60,14 +60,15 @@ ZOO = {  # name: image size, classes, stages of the auxiliary heads, first and l
 @needs_golden
 @pytest.mark.parametrize("name", ZOO)
 def test_every_weight_of_the_published_models_has_its_place(name):
-    shapes = json.loads((Path(GOLDEN) / "zoo_keys" / f"keys_{name}.json").read_text())
+    shapes = json.loads((GOLDEN / "zoo_keys" / f"keys_{name}.json").read_text())
     weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     result = convert_checkpoint(Checkpoint(weights))
     image_size, num_labels, stages, first, last = ZOO[name]
     config = result.model.config
     decoder = name.split("_")[0]
     assert (config.decoder_type, config.image_size, config.num_labels) == (decoder, image_size, num_labels)
-    assert (config.id2label[0], config.id2label[num_labels - 1]) == (first, last)
+    names = list((config.id2label or {}).values())
+    assert (names[0], names[-1]) == (first, last)
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (1024, 24, 16)
     assert config.out_indices == ([5, 11, 17, 23] if decoder == "mla" else [9, 14, 19, 23])
     assert stages is None or config.auxiliary_num_stages == stages
@@ -249,10 +250,12 @@ BAD_SETTINGS = [
 @pytest.mark.parametrize(("text", "message"), BAD_SETTINGS, ids=range(len(BAD_SETTINGS)))
 def test_a_configuration_of_wrong_types_is_refused_field_by_field(text, message):
     _, weights = mmseg_source(out_indices=[0, 1, 2, 3])
-    settings = {} if "num_heads" in text else {"num_attention_heads": 2}
-    settings |= {} if "out_indices" in text else {"out_indices": [0, 1, 2, 3]}
+    num_attention_heads = None if "num_heads" in text else 2
+    out_indices = None if "out_indices" in text else [0, 1, 2, 3]
     with pytest.raises(ConversionError, match=re.escape(message)):
-        convert_checkpoint(Checkpoint(weights, meta={"cfg": text}), **settings)
+        convert_checkpoint(
+            Checkpoint(weights, meta={"cfg": text}), num_attention_heads=num_attention_heads, out_indices=out_indices
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """What deploy/ holds: commands that the command line takes, limits that fit each other, and the endpoint's handler."""
 
 import base64
-import importlib.util
 import io
 import json
 import re
@@ -11,12 +10,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from helpers.module_files import module_of_file
 from helpers.paths import ROOT
 from helpers.tiny_service import ciphertext, processor
 from helpers.tiny_setr import tiny_model
 from hf_privseg import KeyMismatchError, SecretKey
 from hf_privseg.cli.app import main
 from hf_privseg.service import Limits, SegmentationService
+from hf_privseg.service.server import Settings
 
 pytest.importorskip("fastapi")
 DEPLOY = ROOT / "deploy"
@@ -28,8 +29,9 @@ def commands():
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
     kubernetes = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")))
     (container,) = kubernetes[0]["spec"]["template"]["spec"]["containers"]
+    (command,) = re.findall(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)
     return {
-        "Dockerfile": json.loads(re.search(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)[1]),
+        "Dockerfile": json.loads(command),
         "compose": compose["services"]["privseg"]["command"],
         "kubernetes": container["args"],
     }
@@ -41,7 +43,7 @@ def test_the_command_line_takes_the_commands(name, monkeypatch, tmp_path, capsys
 
     tiny_model().encrypt_model(SecretKey.generate()).save_pretrained(tmp_path / "model")
     processor().save_pretrained(tmp_path / "model")
-    started = []
+    started: list[Settings] = []
     monkeypatch.setattr(server, "serve", started.append)
     arguments = [str(tmp_path / "model") if text == "/model" else text for text in commands()[name]]
     with pytest.raises(SystemExit) as ended:
@@ -55,15 +57,16 @@ def test_the_command_line_takes_the_commands(name, monkeypatch, tmp_path, capsys
 
 def test_the_proxy_lets_through_what_the_service_takes_and_hides_its_metrics():
     text = (DEPLOY / "nginx.conf").read_text(encoding="utf-8")
-    megabytes = int(re.search(r"client_max_body_size (\d+)m;", text)[1])
-    assert megabytes * 2**20 >= max(Limits().max_upload_bytes, Limits().max_embedding_bytes)
+    (megabytes,) = re.findall(r"client_max_body_size (\d+)m;", text)
+    assert int(megabytes) * 2**20 >= max(Limits().max_upload_bytes, Limits().max_embedding_bytes)
     assert re.search(r"location /metrics \{\s+return 404;", text)
 
 
 def test_the_container_does_not_run_as_root_and_tells_whether_it_is_ready():
     text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
     assert re.search(r"^USER 10001$", text, re.MULTILINE)
-    assert "/readyz" in re.search(r"^HEALTHCHECK .*?(?=^[A-Z])", text, re.MULTILINE | re.DOTALL)[0]
+    (healthcheck,) = re.findall(r"^HEALTHCHECK .*?(?=^[A-Z])", text, re.MULTILINE | re.DOTALL)
+    assert "/readyz" in healthcheck
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +77,7 @@ def endpoint(tmp_path_factory):
     model.save_pretrained(folder)
     processor().save_pretrained(folder)
     (folder / "handler.py").write_bytes((DEPLOY / "inference-endpoint" / "handler.py").read_bytes())
-    spec = importlib.util.spec_from_file_location("handler", folder / "handler.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_of_file(folder / "handler.py", "handler")
     return module.EndpointHandler(path=str(folder)), key, SegmentationService(model, processor())
 
 

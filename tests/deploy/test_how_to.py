@@ -50,7 +50,7 @@ class Command(socketserver.StreamRequestHandler):
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 main(arguments)
         except SystemExit as ended:
-            code = ended.code or 0
+            code = int(ended.code or 0)
         self.wfile.write(json.dumps([code, out.getvalue(), err.getvalue()]).encode())
 
 

@@ -1,13 +1,14 @@
 """Table 1, run for real on generated images: its figures, its files, what a second run keeps, and two processes."""
 
 import csv
-import importlib.util
 import json
 
 import numpy as np
 import pytest
 
-from helpers.example_runs import EXAMPLES, run, run_here
+from helpers.example_runs import run, run_here
+from helpers.module_files import module_of_file
+from helpers.paths import EXAMPLES
 from helpers.tiny_setr import tiny_model
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
@@ -126,17 +127,10 @@ def test_another_experiment_is_not_mixed_into_it(first, models):
 # --------------------------------------------------------------------------- what it stands on, in this process
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("evaluate_encrypted", EXAMPLES / "evaluate_encrypted.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_a_condition_that_was_killed_goes_on_where_it_was(inputs, models, tmp_path):
     from accelerate import Accelerator
 
-    script = load_script()
+    script = module_of_file(EXAMPLES / "evaluate_encrypted.py", "evaluate_encrypted")
     arguments = script.Arguments(
         dataset=str(inputs / "data"), split="val", model=str(models / "naive"), output_dir=str(tmp_path), cpu=True
     )
@@ -212,6 +206,6 @@ def test_results_of_other_weights_under_one_name_are_refused(models, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["records"] == {"row": {"mean_iou": None}}
     again = Records(tmp_path / "results.json", {"seed": 0}, writes=False)
     again.bind(plain)
-    plain.model.decode_head.conv_seg.bias.data += 1
+    plain.model.get_parameter("decode_head.conv_seg.bias").data += 1
     with pytest.raises(ValueError, match=r"another experiment .model naive: weights_sha256 '[0-9a-f]{64}', not '"):
         again.bind(plain)

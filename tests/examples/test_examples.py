@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.example_runs import EXAMPLES, run, run_here
+from helpers.example_runs import run, run_here
+from helpers.paths import EXAMPLES
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 

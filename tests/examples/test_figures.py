@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.example_runs import EXAMPLES, run_here
+from helpers.example_runs import run_here
+from helpers.paths import EXAMPLES
 from helpers.tiny_setr import tiny_model
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
@@ -119,7 +120,7 @@ def test_a_box_follows_the_papers_rule():
     low, high = first - 1.5 * (third - first), third + 1.5 * (third - first)
     axes = Figure().subplots()
     draw_box(axes, sample, 0, "matrix")
-    ends = {float(y) for line in axes.lines for y in line.get_ydata()}
+    ends = {float(y) for line in axes.lines for y in np.asarray(line.get_ydata())}
     inside = sample[(sample >= low) & (sample <= high)]
     outliers = set(sample) - set(inside)
     assert {inside.min(), inside.max(), np.median(sample)} | outliers <= ends

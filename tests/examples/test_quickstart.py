@@ -39,13 +39,15 @@ def test_it_runs_and_holds_what_it_promises(tmp_path):
     texts = [printed(cell) for cell in cells]
     assert "danielbuechele" in texts[0]
     for number in (5, 7, 8):  # ties may fall the other way
-        assert float(re.search(r"([\d.]+)% of the pixels", texts[number - 1])[1]) > 99
+        (share,) = re.findall(r"([\d.]+)% of the pixels", texts[number - 1])
+        assert float(share) > 99
     without_key = [float(share) for share in re.findall(r"([\d.]+)% of the pixels", texts[5])]
     assert len(without_key) == 2
     assert max(without_key) < 90
     assert "KeyMismatchError: the secret key" in texts[5]
     assert float(texts[8].rpartition(" ")[2]) < 1e-6
-    assert float(re.search(r"without the key at ([\d.]+) dB", texts[9])[1]) > 15
+    (decibels,) = re.findall(r"without the key at ([\d.]+) dB", texts[9])
+    assert float(decibels) > 15
     pictures = [sum("image/png" in output.get("data", {}) for output in cell.outputs) for cell in cells]
     assert pictures == [1, 1, 0, 1, 1, 0, 0, 0, 0, 1]
     assert not re.search(r"privseg1\.\w+\.[\w-]{8}", nbformat.writes(notebook))

@@ -61,6 +61,7 @@ def test_a_mask_for_every_text(image, tmp_path):
 
 def test_an_answer_to_a_question(image, tmp_path):
     model = randomize(CASES["llava"]().model)
+    assert isinstance(model, hf.LlavaForConditionalGeneration)
     image_processor = hf.CLIPImageProcessor(
         size={"height": SIDE, "width": SIDE}, crop_size={"height": SIDE, "width": SIDE}
     )

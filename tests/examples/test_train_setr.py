@@ -12,6 +12,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,7 +23,8 @@ from safetensors.torch import load_file
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
-from helpers.example_runs import EXAMPLES, run_here
+from helpers.example_runs import run_here
+from helpers.paths import EXAMPLES
 from helpers.preloaded import launcher
 from hf_privseg import SecretKey, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 
@@ -161,8 +163,7 @@ def test_images_of_other_channels_are_trained_on_encrypted_and_segmented(inputs,
         for index in range(count):
             labels = np.kron(rng.integers(0, 3, (3, 4)), np.ones((16, 16))).astype(np.uint8)
             pages = [Image.fromarray((labels * (20 + 5 * k)).astype(np.uint8)) for k in range(num_channels)]
-            more = {"save_all": True, "append_images": pages[1:]} if num_channels > 1 else {}
-            pages[0].save(tmp_path / "data/images" / split / f"{index}.tif", **more)
+            pages[0].save(tmp_path / "data/images" / split / f"{index}.tif", save_all=True, append_images=pages[1:])
             Image.fromarray(labels).save(tmp_path / "data/annotations" / split / f"{index}.png")
     (tmp_path / "data/classes.json").write_text('["a", "b", "c"]')
     given = ("--dataset", str(tmp_path / "data"), "--num_channels", str(num_channels), "--epochs", "1")
@@ -272,13 +273,22 @@ def test_a_configuration_runs_on_cpu_processes(inputs, tmp_path, name):
     assert SetrForSemanticSegmentation.from_pretrained(tmp_path).config.num_labels == 3
 
 
-class HubOnLoopback(BaseHTTPRequestHandler):
+class HubOnLoopback(ThreadingHTTPServer):
     """The four answers that an upload needs; keeps what was asked and what was committed."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), HubCalls)
+        self.created: dict[str, Any] = {}
+        self.files: dict[str, bytes] = {}
+
+
+class HubCalls(BaseHTTPRequestHandler):
+    server: HubOnLoopback
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         place = urlsplit(self.path).path.rpartition("/api/")[2]
-        answer = {"url": "http://127.0.0.1/owner/name", "warnings": [], "errors": []}
+        answer: dict[str, Any] = {"url": "http://127.0.0.1/owner/name", "warnings": [], "errors": []}
         if place == "repos/create":
             self.server.created = json.loads(body)
         elif "/preupload/" in place:
@@ -305,7 +315,7 @@ class HubOnLoopback(BaseHTTPRequestHandler):
 
 @pytest.mark.slow
 def test_what_is_published_is_private_and_is_the_final_model(inputs, tmp_path, monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), HubOnLoopback)
+    server = HubOnLoopback()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)

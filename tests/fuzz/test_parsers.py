@@ -264,8 +264,10 @@ class Metadata(Target):
         text = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
         if rng.random() < 0.3:
             text = mutated_bytes(text.encode("utf-8", "replace"), rng).decode(errors="replace")
-        described = {"dataset_meta": {"classes": ["a", "b"], "palette": [[1, 2, 3], [4, 5, 6]]}}
-        described |= {"CLASSES": ["a", "b"], "PALETTE": [[1, 2, 3], [4, 5, 6]]}
+        described = {
+            "dataset_meta": {"classes": ["a", "b"], "palette": [[1, 2, 3], [4, 5, 6]]},
+            **{"CLASSES": ["a", "b"], "PALETTE": [[1, 2, 3], [4, 5, 6]]},
+        }
         described = mutated_value(described, rng) if rng.random() < 0.5 else described
         return {"cfg": text} | (described if isinstance(described, dict) else {})
 
@@ -307,7 +309,8 @@ def test_a_mutated_input_is_read_or_refused(cls, tmp_path, request):
     total = request.config.getoption("--fuzz-inputs")
     num_inputs = round(total * cls.share / sum(target.share for target in TARGETS)) if total else round(60 * cls.share)
     target, rng = cls(tmp_path), random.Random(num_inputs)
-    outcomes, escapes = collections.Counter(), {}
+    outcomes: collections.Counter[str] = collections.Counter()
+    escapes: dict[str, str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(num_inputs):

@@ -16,8 +16,8 @@ from helpers.preloaded import launcher
 def run_here(script: str, *options: object) -> subprocess.CompletedProcess:
     """Run a script of examples/ as `__main__` with these options -> exit code, stdout and stderr."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    argv = mock.patch.object(sys, "argv", [f"examples/{script}", *map(str, options)])
-    with argv, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    argv = [f"examples/{script}", *map(str, options)]
+    with mock.patch.object(sys, "argv", argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             runpy.run_path(str(EXAMPLES / script), run_name="__main__")
         except SystemExit as ended:
@@ -33,6 +33,6 @@ def run(script: str, *options: object, processes: int = 1) -> subprocess.Complet
     """The same in a new process, or in several."""
     if processes > 1:
         return launcher().run(EXAMPLES / script, *options, processes=processes)
-    command = [sys.executable, EXAMPLES / script, *options]
+    command = [sys.executable, str(EXAMPLES / script), *map(str, options)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(map(str, command), env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)

@@ -6,7 +6,7 @@ import json
 _EXTREMES = (b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\0", b"\x80\0\0\0", b"\0\0\xff\xff")
 _SYNTAX = b'0123456789[]{},:"-eE.\\ \xff\x00a'
 _DIGITS, _DEEP, _TWICE = "@digits@", "@deep@", "@twice@"  # JSON that Python does not write; `json_text` puts it in
-_VALUES = (
+_VALUES: tuple[object, ...] = (
     None, True, False, 0, 1, -1, 2, 3.5, -0.5, 255, 256, 2**31, 2**63, -(2**63), 2**64, 10**30, 1e308, 1e-308,
     float("nan"), float("inf"), "", "x", "0", "-1", "\0", "\ud800", "x" * 3000, "float32", "Tensor", "cpu",
     [], {}, [None], [[]], {"": None}, [1, 2], [2**40, 2**40], [0, 0], [1.5, "a"], ["a"] * 3, {"a": {"b": [1]}},

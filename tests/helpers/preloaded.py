@@ -27,9 +27,11 @@ class Launcher:
     def __init__(self) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, __file__]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._process = subprocess.Popen(command, **pipes, env=environment, text=True)
-        atexit.register(self._process.kill)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._jobs, self._answers = process.stdin, process.stdout
+        atexit.register(process.kill)
 
     def run(
         self, script: Path, *options: object, processes: int, until: Callable[[], bool] | None = None
@@ -43,18 +45,19 @@ class Launcher:
             until: asked again and again; all processes are killed, without a warning, once it is true.
         """
         with tempfile.TemporaryDirectory() as folder:
-            job = {"script": str(script), "options": [*map(str, options)], "processes": processes, "folder": folder}
-            self._process.stdin.write(json.dumps(job) + "\n")
-            self._process.stdin.flush()
-            group = int(self._process.stdout.readline())
+            arguments = [*map(str, options)]
+            job = {"script": str(script), "options": arguments, "processes": processes, "folder": folder}
+            self._jobs.write(json.dumps(job) + "\n")
+            self._jobs.flush()
+            group = int(self._answers.readline())
             if until is not None:
-                while not until() and not select.select([self._process.stdout], [], [], 0)[0]:
+                while not until() and not select.select([self._answers], [], [], 0)[0]:
                     pass  # `until` sleeps
                 with contextlib.suppress(ProcessLookupError):  # it ended before it could be killed
                     os.killpg(group, signal.SIGKILL)
-            code = int(self._process.stdout.readline())
+            code = int(self._answers.readline())
             texts = [(Path(folder) / name).read_text() for name in ("out", "err")]
-        return subprocess.CompletedProcess(job["options"], code, *texts)
+        return subprocess.CompletedProcess(arguments, code, *texts)
 
 
 @cache

@@ -6,10 +6,20 @@ import torch
 from transformers import DeiTConfig, Dinov2Config, Dinov2WithRegistersConfig, ViTConfig, ViTModel
 
 from helpers.tiny_setr import randomize, tiny_model
+from helpers.tiny_vision.parts import Attention
 from hf_privseg.convert import FORMATS
 
 HALF = (0.5, 0.5, 0.5)
-SIZES = {
+
+
+class Sizes(Attention):
+    """Sizes of any of the encoders."""
+
+    image_size: int
+    patch_size: int
+
+
+SIZES: Sizes = {
     "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 16, "patch_size": 4,
 }  # fmt: skip
 CONFIGS = {
@@ -28,7 +38,8 @@ def source_model(cls, config="vit", **kwargs):
 
 def named_as(format, weights):
     """Our state dict -> the same in the names of a format; query, key and value packed where it packs them."""
-    named, packed = {}, {}
+    named: dict[str, torch.Tensor] = {}
+    packed: dict[str, dict[int, torch.Tensor]] = {}
     for name, value in weights.items():
         key, part = FORMATS[format].source_key(name)
         if part is None:

@@ -4,6 +4,8 @@ Every number in a model is random, norms and running statistics included, so tha
 zero or one.
 """
 
+from typing import TypedDict
+
 import torch
 
 from hf_privseg import SecretKey, SetrConfig, SetrForSemanticSegmentation
@@ -11,10 +13,18 @@ from hf_privseg import SecretKey, SetrConfig, SetrForSemanticSegmentation
 DECODERS = ["naive", "pup", "mla"]
 SECRET = bytes(range(32))
 
+
+class Tolerance(TypedDict):
+    """How far apart two tensors may be, in the names of `torch.testing.assert_close`."""
+
+    rtol: float
+    atol: float
+
+
 # fp32 sums of about 50 products round by some 1e-6 relative to the result, and nothing in these models amplifies that
 # tenfold: logits are of order 1.
-FP32 = {"rtol": 1e-4, "atol": 1e-5}
-FP64 = {"rtol": 1e-10, "atol": 1e-12}
+FP32: Tolerance = {"rtol": 1e-4, "atol": 1e-5}
+FP64: Tolerance = {"rtol": 1e-10, "atol": 1e-12}
 
 
 def tiny_config(decoder="naive", **kwargs):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import pipeline
-from transformers.pipelines import ImageSegmentationPipeline
+from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 
 from helpers.leaks import assert_no_secret
 from helpers.second_copy import second_copy

@@ -68,7 +68,7 @@ class TestAgainstMmsegmentation:
         (result,) = self.ready.post_process_semantic_segmentation(
             SemanticSegmenterOutput(logits=logits), [(60, 90)], True, valid_regions=[(64, 96)]
         )
-        torch.testing.assert_close(result["segmentation_scores"], tensors["odd60x90.resized"][0], **TOLERANCE)
+        torch.testing.assert_close(result.segmentation_scores, tensors["odd60x90.resized"][0], **TOLERANCE)
 
 
 class TestWholeImage:

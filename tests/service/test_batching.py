@@ -106,7 +106,7 @@ def test_more_tenants_than_a_batch_has_places_all_get_one_before_anybody_gets_tw
 
 
 def test_how_many_wait_is_told_whenever_it_changes():
-    depths = []
+    depths: list[int] = []
 
     async def work(batcher, _):
         one, two = submit(batcher, 1), submit(batcher, 2)

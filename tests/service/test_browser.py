@@ -205,7 +205,9 @@ def test_a_visitor_without_an_image_takes_the_sample_which_is_encrypted_as_any_o
     assert key_facts == f"orthogonal, fingerprint {image.fingerprint}"
     assert image.original_size == shown.shape[:2]
     assert len(recorder.bodies()) == 2  # the embedding and this image
-    for plain in (shown[200, 60:90].tobytes(), sample_file()[5000:5100]):
+    file = sample_file()
+    assert file is not None
+    for plain in (shown[200, 60:90].tobytes(), file[5000:5100]):
         assert plain not in recorder.sent()
     assert [urlsplit(a).path for a in recorder.asked_for].count("/privseg/sample.jpg") == 1
     assert recorder.complaints == []
@@ -475,7 +477,7 @@ def test_few_attacks_wait_at_a_time(monkeypatch):
     gate, key, engine = threading.Event(), SecretKey.generate(), tiny_service()
     monkeypatch.setattr(ServerView, "views", lambda view, image: [] if gate.wait(20) else None)
     register(engine, key, patch_size=16)
-    content = SetrImageProcessor().encrypt(np.zeros((32, 32, 3), np.uint8), key).to_bytes()
+    content = SetrImageProcessor().encrypt(Image.new("RGB", (32, 32)), key).to_bytes()
     with running(engine, page=True) as url, ThreadPoolExecutor(6) as pool:
         post = partial(httpx.post, f"{url}/privseg/server-view", content=content, timeout=60)
         answers = [pool.submit(post) for _ in range(6)]

@@ -129,6 +129,7 @@ for number in range(10**6):
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     last = -1
+    assert process.stdout is not None
     for line in process.stdout:
         last = int(line)
         if last >= 20:

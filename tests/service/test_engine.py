@@ -19,7 +19,7 @@ from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.public_facts import KeyFacts
 
 FAMILIES = ["permutation", "signed_permutation", "orthogonal", "matrix"]
-FACTS = {"family": "orthogonal", "version": 1, "fingerprint": "0123456789abcdef"}
+FACTS = KeyFacts("orthogonal", 1, "0123456789abcdef")
 
 
 # ------------------------------------------------------------------------------------------------------- mixed keys
@@ -159,7 +159,8 @@ def test_images_beyond_the_limits_are_refused():
 def with_metadata(**changes):
     """An embedding's file whose metadata say otherwise."""
     return safetensors.torch.save(
-        {"weight": torch.zeros(32, 3, 4, 4)}, metadata={name: str(value) for name, value in FACTS.items()} | changes
+        {"weight": torch.zeros(32, 3, 4, 4)},
+        metadata={name: str(value) for name, value in FACTS.to_dict().items()} | changes,
     )
 
 
@@ -177,8 +178,8 @@ def test_a_limit_is_positive():
         (with_metadata(version="2"), "the version of a key is the number 1, got a str of 1 characters"),
         (with_metadata(fingerprint="x" * 16), "16 hexadecimal characters, got a str of 16 characters"),
         (with_metadata(family="rot13"), "got 'rot13'"),
-        (embedding_to_bytes(torch.full((32, 3, 4, 4), torch.nan), KeyFacts(**FACTS)), "got NaN or infinity"),
-        (embedding_to_bytes(torch.zeros(8, 3, 4, 4), KeyFacts(**FACTS)), r"shape \(32, 3, 4, 4\), got \(8, 3, 4, 4\)"),
+        (embedding_to_bytes(torch.full((32, 3, 4, 4), torch.nan), FACTS), "got NaN or infinity"),
+        (embedding_to_bytes(torch.zeros(8, 3, 4, 4), FACTS), r"shape \(32, 3, 4, 4\), got \(8, 3, 4, 4\)"),
         (with_metadata(sha256="0" * 64), "expected the projection weight of the file's checksum, got another one"),
         (safetensors.torch.save({"a": torch.zeros(2).half()}), r"one float32 tensor.*F16 \(2,\)"),
         (safetensors.torch.save({"a": torch.zeros(2), "b": torch.zeros(1)}), "one float32 tensor"),
@@ -199,7 +200,7 @@ def test_a_limit_is_positive():
 def test_a_bad_embedding_is_refused(data, message):
     public = service()
     with pytest.raises(ValueError, match=message):
-        public.register(FACTS["fingerprint"], data)
+        public.register(FACTS.fingerprint, data)
     assert len(public.store) == 0
 
 

@@ -26,9 +26,12 @@ print(metrics.text(tenants=lambda: 7).decode(), flush=True)
 def test_the_queue_of_a_killed_process_counts_no_longer(tmp_path):
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     command = [sys.executable, "-c", WORKER, str(ROOT / "hf_privseg" / "service" / "metrics.py")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    workers = [subprocess.Popen(command, env=environment, **pipes) for _ in range(3)]
+    workers = [
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
     for worker in workers:
+        assert worker.stdout is not None
         worker.stdout.readline()
     alive, _ = workers[0].communicate("\n")
     assert "privseg_queue_depth 9.0" in alive

@@ -136,7 +136,8 @@ def register_until_gone(url, number, begun, acknowledged):
 @pytest.mark.slow
 def test_a_kill_in_the_middle_of_registrations_loses_nothing_that_was_acknowledged(tmp_path):
     folder, kills = tmp_path / "embeddings", 2
-    begun, acknowledged = [{} for _ in range(4)], {}
+    begun: list[dict[str, int]] = [{} for _ in range(4)]
+    acknowledged: dict[str, int] = {}
     for attempt in range(kills + 1):
         port = free_port()
         script = REGISTERING_SERVICE.replace("FOLDER", str(folder)).replace("PORT", str(port))

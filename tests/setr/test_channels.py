@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,7 +165,7 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
 
 def test_a_call_may_say_the_channels_by_its_mean_alone():
     image = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
-    settings = {"image_mean": [0.0] * 4, "image_std": [1.0] * 4, "do_convert_rgb": False}
+    settings: dict[str, Any] = {"image_mean": [0.0] * 4, "image_std": [1.0] * 4, "do_convert_rgb": False}
     found = SetrImageProcessor(patch_size=4)(image, return_tensors="pt", **settings).pixel_values[0]
     torch.testing.assert_close(found, torch.from_numpy(image) / 255)
 

@@ -411,7 +411,7 @@ def test_cipher_for_takes_the_family_from_the_key_and_makes_each_cipher_once(fam
 def test_cipher_for_takes_bare_bytes_as_the_default_family_and_nothing_else():
     assert type(cipher_for(bytes(32), patch_size=4)) is OrthogonalCipher
     with pytest.raises(InvalidKeyError, match=r"got int; SecretKey\.from_seed"):
-        cipher_for(7, patch_size=4)
+        cipher_for(7, patch_size=4)  # type: ignore[arg-type]  # the mistake under test
 
 
 def test_cipher_for_refuses_a_key_of_a_family_that_a_newer_copy_knows():
@@ -422,7 +422,7 @@ def test_cipher_for_refuses_a_key_of_a_family_that_a_newer_copy_knows():
             return "privseg1.hadamard." + "A" * 43
 
     with pytest.raises(InvalidKeyError, match=r"names no known family \(choose one of permutation, .*, matrix"):
-        cipher_for(Newer(), patch_size=4)
+        cipher_for(Newer(), patch_size=4)  # type: ignore[arg-type]  # the mistake under test
 
 
 # A matrix that the user supplies

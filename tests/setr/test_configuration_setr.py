@@ -8,7 +8,8 @@ from huggingface_hub.errors import StrictDataclassError
 from hf_privseg import SecretKey, SetrConfig
 from hf_privseg.setr.public_facts import KeyFacts
 
-FACTS = {"family": "orthogonal", "version": 1, "fingerprint": "0123456789abcdef"}
+KEY_FACTS = KeyFacts("orthogonal", 1, "0123456789abcdef")
+FACTS = KEY_FACTS.to_dict()
 SECRET_NAMES = ["secret_key", "key", "private_key", "passphrase"]
 
 
@@ -37,6 +38,7 @@ def test_defaults_are_those_of_the_published_models(decoder, out_indices, use_cl
 @pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
 def test_default_layers_exist_at_every_depth_and_end_with_the_last(decoder, depth):
     indices = SetrConfig(decoder_type=decoder, num_hidden_layers=depth).out_indices
+    assert indices is not None
     assert indices == sorted(set(indices))
     assert indices[0] >= 0
     assert indices[-1] == depth - 1
@@ -80,7 +82,7 @@ def test_decoder_is_short_for_decoder_type_and_is_no_attribute():
 
 def test_a_wrong_type_is_refused():
     with pytest.raises(ValueError, match=r"^num_hidden_layers must be an int from 1 to 1024, got 'four'$"):
-        SetrConfig(num_hidden_layers="four")
+        SetrConfig(num_hidden_layers="four")  # type: ignore[arg-type]  # the mistake under test
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_encryption_facts_are_exactly_three_and_a_stray_value_is_not_shown(facts
 
 def test_the_facts_of_a_config_are_those_of_its_key():
     assert tiny().key_facts is None
-    assert tiny(encryption=FACTS).key_facts == KeyFacts(**FACTS)
+    assert tiny(encryption=FACTS).key_facts == KEY_FACTS
 
 
 @pytest.mark.parametrize("name", SECRET_NAMES)

@@ -21,7 +21,8 @@ def contents(folder):
 
 def race(num_writers, write):
     """Call `write(index)` in threads that start together -> what each of them raised, or None."""
-    barrier, outcomes = threading.Barrier(num_writers), [None] * num_writers
+    outcomes: list[Exception | None] = [None] * num_writers
+    barrier = threading.Barrier(num_writers)
 
     def run(index):
         barrier.wait()

@@ -3,6 +3,7 @@
 import base64
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from helpers.leaks import assert_no_secret
 from hf_privseg import InvalidImageError, SecretKey
+from hf_privseg.client.http_calls import httpx
 from hf_privseg.setr import image_files
 from hf_privseg.setr.image_inputs import flat_images, image_to_levels, is_single
 from hf_privseg.setr.segmentation_map_inputs import flat_segmentation_maps, segmentation_map_to_indices
@@ -20,7 +22,7 @@ PIXELS = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)  # height 20, width 3
 PHOTO = Image.fromarray(PIXELS)
 
 
-def levels(image: object, **options: object) -> np.ndarray:
+def levels(image: Any, **options: Any) -> np.ndarray:
     """image_to_levels, channels last."""
     result = image_to_levels(image, **options)
     assert result.dtype == torch.uint8
@@ -28,7 +30,7 @@ def levels(image: object, **options: object) -> np.ndarray:
     return result.permute(1, 2, 0).numpy()
 
 
-def file_bytes(image: Image.Image, format: str, **options: object) -> bytes:
+def file_bytes(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
@@ -250,12 +252,6 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
         image_to_levels(image)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert image_to_levels(PHOTO).shape == (3, 20, 30)
-
-
-try:
-    from huggingface_hub.utils import httpx
-except ImportError:  # huggingface_hub before 2.0 does not export it
-    import httpx
 
 
 class Web:

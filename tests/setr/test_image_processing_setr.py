@@ -9,8 +9,7 @@ import pickle
 import re
 import sys
 import types
-from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +18,10 @@ import torch.nn.functional as F
 import transformers
 from PIL import Image
 from transformers import AutoImageProcessor
+from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from helpers.leaks import assert_no_secret
+from helpers.paths import ROOT
 from hf_privseg import (
     CiphertextError,
     EncryptedImage,
@@ -32,9 +33,10 @@ from hf_privseg import (
     SetrImageProcessor,
 )
 from hf_privseg.setr.ciphers import CIPHERS, cipher_for
+from hf_privseg.setr.image_processing_setr import AnyImage
 from hf_privseg.setr.keys import FAMILIES
 
-IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet
 RNG = np.random.default_rng(3)
 PIXELS = RNG.integers(0, 256, (37, 50, 3), dtype=np.uint8)  # height 37, width 50: on no grid
 PHOTO = Image.fromarray(PIXELS)
@@ -46,7 +48,7 @@ def keys() -> dict[str, SecretKey]:
     return {family: SecretKey.generate(family) for family in FAMILIES}
 
 
-def pixel_values(processor: SetrImageProcessor, images: object, **options: object) -> torch.Tensor:
+def pixel_values(processor: SetrImageProcessor, images: Any, **options: Any) -> torch.Tensor:
     return processor(images, return_tensors="pt", **options).pixel_values
 
 
@@ -177,18 +179,19 @@ def test_what_is_no_key_is_refused(not_a_key):
 
 def test_encrypting_without_a_key_never_gives_plain_pixels():
     with pytest.raises(InvalidKeyError, match="got NoneType"):
-        SetrImageProcessor().encrypt(PHOTO, None)
+        SetrImageProcessor().encrypt(PHOTO, None)  # type: ignore[call-overload]  # the mistake under test
     with pytest.raises(TypeError, match="unexpected keyword argument 'key'"):
         SetrImageProcessor()(PHOTO, key=SecretKey.generate())
     with pytest.raises(TypeError, match="positional argument"):
-        SetrImageProcessor()(PHOTO, None, SecretKey.generate())
+        SetrImageProcessor()(PHOTO, None, SecretKey.generate())  # type: ignore[call-arg]  # the mistake under test
 
 
 def test_one_in_one_out_many_in_many_out(keys):
     processor, key = SetrImageProcessor(patch_size=4), keys["permutation"]
     for single in (PHOTO, PIXELS, PIXELS[..., 0]):
         assert isinstance(processor.encrypt(single, key), EncryptedImage)
-    for many in ([PHOTO], (PIXELS,), PIXELS[None]):
+    several: list[Any] = [[PHOTO], (PIXELS,), PIXELS[None]]
+    for many in several:
         assert [type(image) for image in processor.encrypt(many, key)] == [EncryptedImage]
     images = processor.encrypt([PHOTO, PHOTO.resize((20, 30))], key)
     assert [image.original_size for image in images] == [(37, 50), (30, 20)]
@@ -197,7 +200,7 @@ def test_one_in_one_out_many_in_many_out(keys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (IMAGENET, r"image_mean=0\.5, got \(0\.485, 0\.456, 0\.406\)"),
+        ({"image_mean": MEAN, "image_std": STD}, r"image_mean=0\.5, got \(0\.485, 0\.456, 0\.406\)"),
         ({"image_std": [0.5, 0.5, 0.4]}, r"image_std=0\.5, got \(0\.5, 0\.5, 0\.4\)"),
         ({"image_mean": 0.4}, r"image_mean=0\.5, got 0\.4"),
         ({"do_normalize": False}, "do_normalize=True, got False"),
@@ -228,8 +231,8 @@ def test_one_number_for_mean_and_deviation_will_do(keys):
 
 
 def test_plain_photos_may_have_other_statistics():
-    values = pixel_values(SetrImageProcessor(**IMAGENET, do_resize=False), PIXELS)[0]
-    mean, std = (torch.tensor(IMAGENET[name])[:, None, None] for name in ("image_mean", "image_std"))
+    values = pixel_values(SetrImageProcessor(image_mean=MEAN, image_std=STD, do_resize=False), PIXELS)[0]
+    mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (MEAN, STD))
     torch.testing.assert_close(values, (torch.from_numpy(PIXELS).permute(2, 0, 1) / 255 - mean) / std)
 
 
@@ -271,7 +274,8 @@ def test_encrypted_images_and_photos_do_not_mix(keys):
         SetrImageProcessor()([PHOTO, encrypted])
     with pytest.raises(EncryptionStateError, match="encrypting twice"):
         SetrImageProcessor()(encrypted, secret_key=keys["permutation"])
-    for images in (encrypted, [PHOTO, encrypted]):
+    mistakes: list[Any] = [encrypted, [PHOTO, encrypted]]
+    for images in mistakes:
         with pytest.raises(
             EncryptionStateError, match="expected plain images, got an EncryptedImage: encrypting twice"
         ):
@@ -307,7 +311,7 @@ def test_encrypted_images_are_batched(keys):
 
 
 def test_photos_of_several_sizes_need_a_size_for_one_tensor():
-    photos = [PHOTO, PHOTO.rotate(90, expand=True), PIXELS]
+    photos: list[AnyImage] = [PHOTO, PHOTO.rotate(90, expand=True), PIXELS]
     with pytest.raises(
         InvalidImageError, match=r"got \[\(32, 48\), \(48, 32\)\] .* pass size=.*or process the images one by one"
     ):
@@ -322,7 +326,7 @@ def test_photos_of_several_sizes_need_a_size_for_one_tensor():
 
 @pytest.mark.parametrize("family", [None, "permutation", "orthogonal"])
 def test_grouping_by_size_changes_nothing(family, keys):
-    photos = [PHOTO, PHOTO.rotate(90, expand=True), PIXELS, PHOTO.rotate(180)]
+    photos: list[AnyImage] = [PHOTO, PHOTO.rotate(90, expand=True), PIXELS, PHOTO.rotate(180)]
     processor = SetrImageProcessor(patch_size=4)
     key = keys.get(family)
     one_by_one = processor(photos, secret_key=key, disable_grouping=True).pixel_values
@@ -394,8 +398,8 @@ def test_label_maps_that_do_not_fit_are_refused(label_maps, message):
         SetrImageProcessor()(PHOTO, label_maps)
 
 
-def outputs(*logits: torch.Tensor) -> SimpleNamespace:
-    return SimpleNamespace(logits=torch.stack(logits))
+def outputs(*logits: torch.Tensor) -> SemanticSegmenterOutput:
+    return SemanticSegmenterOutput(logits=torch.stack(logits))
 
 
 def test_maps_are_the_best_class_of_the_resized_logits():
@@ -411,8 +415,10 @@ def test_maps_are_the_best_class_of_the_resized_logits():
     with_scores = processor.post_process_semantic_segmentation(
         outputs(*logits), sizes, return_segmentation_scores=True
     )
-    assert with_scores[1].segmentation_scores.shape == (5, 20, 30)
-    assert torch.equal(with_scores[1].segmentation_scores.argmax(0), with_scores[1].segmentation)
+    scores = with_scores[1].segmentation_scores
+    assert scores is not None
+    assert scores.shape == (5, 20, 30)
+    assert torch.equal(scores.argmax(0), with_scores[1].segmentation)
 
 
 def test_target_sizes_and_regions_are_one_for_each_image():
@@ -462,7 +468,7 @@ def test_a_key_is_no_setting(tmp_path, keys):
     SetrImageProcessor().save_pretrained(tmp_path)
     file = tmp_path / "preprocessor_config.json"
     for use in (
-        lambda: SetrImageProcessor(secret_key=key),
+        lambda: SetrImageProcessor(**{"secret_key": key}),
         lambda: SetrImageProcessor.from_dict({}, secret_key=key),
         lambda: SetrImageProcessor.from_dict({"secret_key": key.to_text()}),
         lambda: SetrImageProcessor.from_pretrained(tmp_path, secret_key=key),
@@ -515,7 +521,13 @@ def test_no_output_file_or_log_holds_the_key(family, tmp_path, every_log_line):
     encrypted.to_file(tmp_path / f"x{encrypted.suffix}")
     assert set(batch) == {"pixel_values", "labels"}
     assert set(again) == {"pixel_values"}
-    seen = [repr(batch), pickle.dumps(batch.data), repr(processor), processor.to_json_string(), str(vars(processor))]
+    seen: list[str | bytes] = [
+        repr(batch),
+        pickle.dumps(batch.data),
+        repr(processor),
+        processor.to_json_string(),
+        str(vars(processor)),
+    ]
     seen += [
         repr(encrypted),
         encrypted.to_bytes(),
@@ -534,8 +546,9 @@ def test_no_output_file_or_log_holds_the_key(family, tmp_path, every_log_line):
 def test_no_exception_holds_the_key(form):
     key = SecretKey.generate()
     secret = base64.urlsafe_b64decode(key.to_text().rpartition(".")[2] + "=")
-    value = {"key": key, "bytes": secret, "text": key.to_text()}[form]
-    processor = SetrImageProcessor(patch_size=4)
+    forms: dict[str, Any] = {"key": key, "bytes": secret, "text": key.to_text()}
+    value = forms[form]
+    processor: Any = SetrImageProcessor(patch_size=4)  # types would refuse most of these mistakes
     encrypted = processor.encrypt(PHOTO, key)
     mistakes = [
         lambda: processor(PHOTO, value),
@@ -553,7 +566,7 @@ def test_no_exception_holds_the_key(form):
         lambda: processor(PHOTO, secret_key=key, do_resize=False),
         lambda: processor([PHOTO, PHOTO.resize((10, 90))], secret_key=key, return_tensors="pt"),
         lambda: processor.decrypt(encrypted, SecretKey.generate()),
-        lambda: SetrImageProcessor(secret_key=value),
+        lambda: SetrImageProcessor(**{"secret_key": value}),
         lambda: EncryptedImage.from_bytes(secret * 10),
     ]
     for mistake in mistakes:
@@ -568,7 +581,7 @@ def test_no_exception_holds_the_key(form):
 def test_another_copy_of_the_modules_understands_keys_and_images(monkeypatch, keys):
     """With remote code the classes of processor, key and encrypted image may come from different copies."""
     copy = types.ModuleType("privseg_copy")
-    copy.__path__ = [str(Path(sys.modules["hf_privseg"].__file__).parent / "setr")]
+    copy.__path__ = [str(ROOT / "hf_privseg" / "setr")]
     monkeypatch.setitem(sys.modules, "privseg_copy", copy)
     other = importlib.import_module("privseg_copy.image_processing_setr").SetrImageProcessor(patch_size=4)
     assert not isinstance(other, SetrImageProcessor)

@@ -31,9 +31,7 @@ def test_every_intermediate_result_is_that_of_mmsegmentation(reference, case):
     names = {name.removeprefix(f"{case}.") for name in expected if name.startswith(f"{case}.")} - {"input"}
     assert {"logits"} <= names <= set(found)
     for name in names:
-        torch.testing.assert_close(
-            found[name], expected[f"{case}.{name}"], **TOLERANCE, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(found[name], expected[f"{case}.{name}"], **TOLERANCE, msg=f"{{}}, in {name}".format)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

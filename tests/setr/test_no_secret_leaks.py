@@ -102,9 +102,9 @@ REFUSED = {
     "text of a key, damaged": lambda key, model, photo: SecretKey.from_text(key.to_text()[:-3] + "!!!"),
     "text of a key as a path": lambda key, model, photo: SecretKey.from_file(key.to_text()),
     "text of a key as an image": lambda key, model, photo: SetrImageProcessor()(key.to_text(), return_tensors="pt"),
-    "a key in a configuration": lambda key, model, photo: SetrConfig(secret_key=key.to_text()),
+    "a key in a configuration": lambda key, model, photo: SetrConfig(**{"secret_key": key.to_text()}),
     "a key as facts": lambda key, model, photo: SetrConfig(encryption={"key": key.to_text()}),
-    "a key as a setting": lambda key, model, photo: SetrImageProcessor(secret_key=key.to_text()),
+    "a key as a setting": lambda key, model, photo: SetrImageProcessor(**{"secret_key": key.to_text()}),
     "a key for a pipeline": lambda key, model, photo: Pipeline(model=model, secret_key=key.to_text()),
     "a key for an encrypted image": lambda key, model, photo: SetrImageProcessor()(
         SetrImageProcessor().encrypt(photo, key), secret_key=key

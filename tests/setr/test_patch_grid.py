@@ -1,5 +1,7 @@
 """Sizes on the patch grid."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -86,7 +88,7 @@ def test_settings_out_of_range_are_refused(settings, message):
         grid(**settings)
 
 
-def pad_level(pad_value: object, dtype: torch.dtype = torch.uint8, **centring: object) -> object:
+def pad_level(pad_value: Any, dtype: torch.dtype = torch.uint8, **centring: Any) -> object:
     return Centring(**{"image_mean": 0.5, "image_std": 0.5, **centring}).before(pad_value, dtype)
 
 

@@ -140,13 +140,13 @@ def test_a_patch_embedding_of_another_shape_is_refused():
 
 def test_what_is_no_key_or_twice_the_same_is_refused():
     with pytest.raises(InvalidKeyError, match="got str"):
-        RekeyUpdate.between("secret", make_key(), patch_size=4)
+        RekeyUpdate.between("secret", make_key(), patch_size=4)  # type: ignore[arg-type]  # the mistake under test
     with pytest.raises(
         ValueError, match=rf"twice the one of fingerprint {make_key().fingerprint} \(family orthogonal"
     ):
         RekeyUpdate.between(make_key(), SECRET, patch_size=4)
     with pytest.raises(ValueError, match="patch_size of a rekey update is an int >= 1, got True"):
-        RekeyUpdate(*(key.facts for key in keys()), True, 3, {})
+        RekeyUpdate(make_key().facts, make_key("permutation").facts, True, 3, {})
 
 
 # ------------------------------------------------------------------------------------------------------------ the file

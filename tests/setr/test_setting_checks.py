@@ -15,7 +15,7 @@ NAMES = [
     *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb"),
     *("do_reduce_labels", "do_center_crop", "crop_size", "pad_size"),
 ]
-VALUES = [
+VALUES: list[object] = [
     *(None, True, 0, -1, 1, 3, 16, 2**31, 10**30, 10**400, 1e308, -1.5, 0.5, float("nan"), float("inf"), "", "16"),
     *([], [None], [1], [64, 64], [0.5] * 3, [0.5] * 4, ["a"] * 3, [[[]]], {}, {"a": {"b": {}}}),
     *({"height": None, "width": 3}, {"height": 16, "width": 16}, {"height": 10**9, "width": 10**9}),

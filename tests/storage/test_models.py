@@ -1,7 +1,9 @@
 """Models on disk: what loading and saving leave alone."""
 
+import logging
+
 import pytest
-from transformers.utils import logging
+from transformers.utils import logging as hf_logging
 
 from helpers.tiny_setr import tiny_model
 from hf_privseg import SetrImageProcessor
@@ -15,15 +17,15 @@ def folder(tmp_path):
 
 
 def test_loading_leaves_verbosity_and_progress_bars_of_transformers_alone(folder):
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_info()
-    logging.enable_progress_bar()
+    before = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_info()
+    hf_logging.enable_progress_bar()
     try:
         load_model(folder)
-        assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.INFO, True)
+        assert (hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()) == (logging.INFO, True)
     finally:
-        logging.set_verbosity(before[0])
-        (logging.enable_progress_bar if before[1] else logging.disable_progress_bar)()
+        hf_logging.set_verbosity(before[0])
+        (hf_logging.enable_progress_bar if before[1] else hf_logging.disable_progress_bar)()
 
 
 def test_a_model_that_somebody_wrote_meanwhile_stays(folder):

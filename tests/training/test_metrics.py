@@ -63,9 +63,11 @@ def test_equals_the_definition(seed, num_labels, ignore_index, reduce_labels):
         metric.add(prediction=prediction, reference=reference)
     streamed = metric.compute()
     at_once = MeanIoU(num_labels, ignore_index, reduce_labels).compute(predictions=predictions, references=references)
-    for name in RESULT_NAMES:
-        np.testing.assert_allclose(streamed[name], expected[name], rtol=1e-12, err_msg=name)
-        np.testing.assert_array_equal(streamed[name], at_once[name], err_msg=name)
+    assert set(streamed) == set(at_once) == set(RESULT_NAMES)
+    for name, value in streamed.items():
+        np.testing.assert_allclose(np.asarray(value), expected[name], rtol=1e-12, err_msg=name)
+    for name, value in at_once.items():
+        np.testing.assert_array_equal(value, {**streamed}[name], err_msg=name)
 
 
 def test_a_known_case():

@@ -1,10 +1,32 @@
 """Hierarchical backbones whose first layer reads separate patches."""
 
+from typing import TypedDict
+
 import transformers as hf
 
 from .parts import Builder, Case, pixels
 
-SWIN = {
+
+class Swin(TypedDict):
+    """Sizes of a Swin transformer, of either version."""
+
+    embed_dim: int
+    depths: list[int]
+    num_heads: list[int]
+    window_size: int
+    image_size: int
+    patch_size: int
+
+
+class ConvNext(TypedDict):
+    """Sizes of a ConvNeXt, of either version."""
+
+    hidden_sizes: list[int]
+    depths: list[int]
+    patch_size: int
+
+
+SWIN: Swin = {
     "embed_dim": 16,
     "depths": [1, 1, 1, 1],
     "num_heads": [1, 2, 2, 2],
@@ -12,7 +34,7 @@ SWIN = {
     "image_size": 64,
     "patch_size": 4,
 }
-CONVNEXT = {"hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "patch_size": 4}
+CONVNEXT: ConvNext = {"hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "patch_size": 4}
 
 
 def _on_64_pixels(model: type, config: object) -> Case:
@@ -25,8 +47,10 @@ def _dinov3_convnext() -> Case:
 
 
 def _pvt() -> Case:
-    sizes = {"hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 2]}
-    return _on_64_pixels(hf.PvtForImageClassification, hf.PvtConfig(image_size=64, **sizes))
+    config = hf.PvtConfig(
+        image_size=64, hidden_sizes=[16, 16, 32, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 2]
+    )
+    return _on_64_pixels(hf.PvtForImageClassification, config)
 
 
 def _focalnet() -> Case:

@@ -1,5 +1,7 @@
 """Vision-language models, and the vision towers whose processors flatten patches."""
 
+from typing import TypedDict
+
 import torch
 import transformers as hf
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
@@ -12,7 +14,24 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 from .parts import PATCHES, Builder, Case, pixels, tokens
 
 IMAGE = 58  # the token in whose place an image is put
-DECODER = {
+
+
+class Decoder(TypedDict):
+    """Sizes and special tokens of a language model."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    pad_token_id: int
+    bos_token_id: int
+    eos_token_id: int
+
+
+DECODER: Decoder = {
     "vocab_size": 60,
     "hidden_size": 32,
     "intermediate_size": 37,
@@ -59,7 +78,7 @@ def _tower(model: type, config: object, length: int) -> Case:
 def _qwen(model: type, config: type, vision: dict, length: int) -> Case:
     """One image of 4 x 6 patches, which become 6 tokens, and a question."""
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
-    text = DECODER | {"num_hidden_layers": 2, "rope_parameters": rope}
+    text = {**DECODER, "num_hidden_layers": 2, "rope_parameters": rope}
     special = {"image_token_id": IMAGE, "video_token_id": 57, "vision_start_token_id": 55, "vision_end_token_id": 56}
     ids = torch.cat([torch.tensor([[55]]), torch.full((1, 6), IMAGE), torch.tensor([[56]]), tokens(5, 1)], dim=1)
     inputs = {"pixel_values": pixels(24, length), "image_grid_thw": torch.tensor([[1, 4, 6]]), "input_ids": ids}
@@ -78,7 +97,7 @@ def _llava() -> Case:
 
 def _paligemma() -> Case:
     config = hf.PaliGemmaConfig(
-        vision_config=hf.SiglipVisionConfig(**PATCHES, projection_dim=32, vision_use_head=False),
+        vision_config=hf.SiglipVisionConfig.from_dict({**PATCHES, "projection_dim": 32, "vision_use_head": False}),
         text_config=hf.GemmaConfig(**DECODER), image_token_index=IMAGE, projection_dim=32,
     )  # fmt: skip
     ids = _question(16)
@@ -98,11 +117,13 @@ def _idefics3() -> Case:
 
 
 LANGUAGE_MODELS: dict[str, Builder] = {
-    "qwen2_vl_tower": lambda: _tower(Qwen2VisionTransformerPretrainedModel, Qwen2VLVisionConfig(**QWEN2), 1176),
-    "qwen2_5_vl_tower": lambda: _tower(
-        Qwen2_5_VisionTransformerPretrainedModel, Qwen2_5_VLVisionConfig(**QWEN2_5), 1176
+    "qwen2_vl_tower": lambda: _tower(
+        Qwen2VisionTransformerPretrainedModel, Qwen2VLVisionConfig.from_dict(QWEN2), 1176
     ),
-    "qwen3_vl_tower": lambda: _tower(Qwen3VLVisionModel, Qwen3VLVisionConfig(**QWEN3), 1536),
+    "qwen2_5_vl_tower": lambda: _tower(
+        Qwen2_5_VisionTransformerPretrainedModel, Qwen2_5_VLVisionConfig.from_dict(QWEN2_5), 1176
+    ),
+    "qwen3_vl_tower": lambda: _tower(Qwen3VLVisionModel, Qwen3VLVisionConfig.from_dict(QWEN3), 1536),
     "qwen2_vl": lambda: _qwen(hf.Qwen2VLForConditionalGeneration, hf.Qwen2VLConfig, QWEN2, 1176),
     "qwen2_5_vl": lambda: _qwen(hf.Qwen2_5_VLForConditionalGeneration, hf.Qwen2_5_VLConfig, QWEN2_5, 1176),
     "qwen3_vl": lambda: _qwen(hf.Qwen3VLForConditionalGeneration, hf.Qwen3VLConfig, QWEN3, 1536),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
-from hf_privseg import SecretKey
+from hf_privseg import ClientEmbedding, SecretKey
 from hf_privseg.any_vit.model_encryption import decrypt_model, encrypt_model
 from hf_privseg.any_vit.model_facts import ModelFacts
 from hf_privseg.any_vit.pixel_inputs import PIXEL_INPUTS, encrypt_inputs
@@ -28,9 +28,11 @@ class Measured(NamedTuple):
     after_decryption: float
 
 
-def encrypted_inputs(case: Case, key: SecretKey) -> dict:
+def encrypted_inputs(case: Case, key: SecretKey | ClientEmbedding) -> dict:
     """The inputs of a case whose model is encrypted, encrypted with any key."""
-    return encrypt_inputs(case.inputs, key, ModelFacts.of(case.model), plain_inputs=case.inputs.keys() - PIXEL_INPUTS)
+    facts = ModelFacts.of(case.model)
+    assert facts is not None, "the model is plain"
+    return encrypt_inputs(case.inputs, key, facts, plain_inputs=case.inputs.keys() - PIXEL_INPUTS)
 
 
 def measure(case: Case, key: SecretKey, wrong_key: SecretKey) -> Measured:

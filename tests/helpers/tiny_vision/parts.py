@@ -1,7 +1,7 @@
 """Sizes and tensors that the tiny models share."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from transformers import PreTrainedModel
@@ -16,10 +16,40 @@ class Case(NamedTuple):
 
 Builder = Callable[[], Case]
 
-ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
-DEEPER = ENCODER | {"num_hidden_layers": 4}
-PATCHES = ENCODER | {"image_size": 32, "patch_size": 8}
-TEXT = ENCODER | {"vocab_size": 50, "max_position_embeddings": 16}
+
+class Attention(TypedDict):
+    """Sizes of a transformer whose intermediate size follows from them."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+
+
+class Encoder(Attention):
+    """Sizes of a transformer."""
+
+    intermediate_size: int
+
+
+class Patches(Encoder):
+    """Sizes of a vision transformer."""
+
+    image_size: int
+    patch_size: int
+
+
+class Text(Encoder):
+    """Sizes of a text transformer."""
+
+    vocab_size: int
+    max_position_embeddings: int
+
+
+ATTENTION: Attention = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+ENCODER: Encoder = {**ATTENTION, "intermediate_size": 37}
+DEEPER: Encoder = {**ENCODER, "num_hidden_layers": 4}
+PATCHES: Patches = {**ENCODER, "image_size": 32, "patch_size": 8}
+TEXT: Text = {**ENCODER, "vocab_size": 50, "max_position_embeddings": 16}
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 # Values that are no weights: to make them random would change what a model computes, not what it has learned.

@@ -1,5 +1,7 @@
 """Models for segmentation, depth and detection on top of a backbone."""
 
+from typing import TypedDict
+
 import torch
 import transformers as hf
 
@@ -9,23 +11,43 @@ from helpers.tiny_setr import tiny_model as tiny_setr
 from .backbones import CONVNEXT, SWIN
 from .parts import DEEPER, ENCODER, PATCHES, STAGES, TEXT, Builder, Case, padded_pixels, pixels, tokens
 
-MASK_DECODER = {
+
+class MaskDecoder(TypedDict):
+    """Sizes of a decoder that predicts masks from queries."""
+
+    num_queries: int
+    encoder_layers: int
+    num_attention_heads: int
+    encoder_feedforward_dim: int
+    dim_feedforward: int
+    train_num_points: int
+
+
+class Dpt(TypedDict):
+    """Sizes of the head of a DPT."""
+
+    backbone_out_indices: list[int]
+    neck_hidden_sizes: list[int]
+    fusion_hidden_size: int
+    auxiliary_loss_weight: float
+
+
+MASK_DECODER: MaskDecoder = {
     "num_queries": 5,
-    "num_labels": 4,
     "encoder_layers": 1,
     "num_attention_heads": 2,
     "encoder_feedforward_dim": 32,
     "dim_feedforward": 32,
     "train_num_points": 10,
 }
-DPT = {
+DPT: Dpt = {
     "backbone_out_indices": [0, 1, 2, 3],
     "neck_hidden_sizes": [8, 8, 16, 16],
     "fusion_hidden_size": 16,
-    "num_labels": 5,
     "auxiliary_loss_weight": 0.0,
 }
-EOMT = ENCODER | {
+EOMT = {
+    **ENCODER,
     "num_hidden_layers": 3,
     "image_size": 32,
     "patch_size": 8,
@@ -38,11 +60,28 @@ EOMT = ENCODER | {
 
 
 def swin_backbone(stages: list[str] = STAGES) -> hf.SwinConfig:
-    return hf.SwinConfig(**SWIN, out_features=stages)
+    config = hf.SwinConfig(**SWIN)
+    config.out_features = stages
+    return config
+
+
+def convnext_backbone() -> hf.ConvNextConfig:
+    config = hf.ConvNextConfig(**CONVNEXT)
+    config.out_features = STAGES
+    return config
 
 
 def dinov2_backbone() -> hf.Dinov2Config:
-    return hf.Dinov2Config(**DEEPER, image_size=28, patch_size=14, out_features=STAGES, reshape_hidden_states=False)
+    config = hf.Dinov2Config(
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=14,
+        reshape_hidden_states=False,
+    )
+    config.out_features = STAGES
+    return config
 
 
 def _dpt() -> Case:
@@ -66,10 +105,11 @@ def _depth_anything() -> Case:
 def _zoe_depth() -> Case:
     backbone = hf.BeitConfig(
         **DEEPER, image_size=32, patch_size=8, use_relative_position_bias=True, use_mask_token=False,
-        out_features=STAGES, reshape_hidden_states=False,
+        reshape_hidden_states=False,
     )  # fmt: skip
+    backbone.out_features = STAGES
     config = hf.ZoeDepthConfig(
-        backbone_config=backbone, backbone_hidden_size=32, neck_hidden_sizes=[8, 8, 16, 16], fusion_hidden_size=16,
+        backbone_config=backbone, neck_hidden_sizes=[8, 8, 16, 16], fusion_hidden_size=16,
         bottleneck_features=16, num_patch_transformer_layers=None, patch_transformer_hidden_size=16,
         patch_transformer_intermediate_size=16, patch_transformer_num_attention_heads=2, bin_embedding_dim=16,
         num_attractors=[4, 2, 1, 1], add_projection=False, num_relative_features=8,
@@ -79,16 +119,16 @@ def _zoe_depth() -> Case:
 
 
 def _eomt() -> Case:
-    return Case(hf.EomtForUniversalSegmentation(hf.EomtConfig(**EOMT)), {"pixel_values": pixels(2, 3, 32, 32)})
+    return Case(hf.EomtForUniversalSegmentation(hf.EomtConfig.from_dict(EOMT)), {"pixel_values": pixels(2, 3, 32, 32)})
 
 
 def _eomt_dinov3() -> Case:
-    model = hf.EomtDinov3ForUniversalSegmentation(hf.EomtDinov3Config(**EOMT))
+    model = hf.EomtDinov3ForUniversalSegmentation(hf.EomtDinov3Config.from_dict(EOMT))
     return Case(model, {"pixel_values": pixels(2, 3, 32, 32)})
 
 
 def _videomt() -> Case:
-    model = hf.VideomtForUniversalSegmentation(hf.VideomtConfig(**EOMT, num_frames=2))
+    model = hf.VideomtForUniversalSegmentation(hf.VideomtConfig.from_dict(EOMT))
     return Case(model, {"pixel_values_videos": pixels(1, 2, 3, 32, 32)})
 
 
@@ -123,9 +163,9 @@ def _seggpt() -> Case:
 
 
 def _clipseg_model() -> hf.CLIPSegForImageSegmentation:
-    text = TEXT | {"bos_token_id": 0, "eos_token_id": 49, "pad_token_id": 1}
+    text = {**TEXT, "bos_token_id": 0, "eos_token_id": 49, "pad_token_id": 1}
     config = hf.CLIPSegConfig(
-        text_config=text, vision_config=PATCHES, projection_dim=16, reduce_dim=16, extract_layers=[0, 1],
+        text_config=text, vision_config={**PATCHES}, projection_dim=16, reduce_dim=16, extract_layers=[0, 1],
         decoder_num_attention_heads=2, decoder_intermediate_size=16,
     )  # fmt: skip
     return hf.CLIPSegForImageSegmentation(config)
@@ -140,9 +180,11 @@ def _clipseg_with_image_prompts() -> Case:
     return Case(_clipseg_model(), {"pixel_values": pixels(2, 3, 32, 32), **prompts})
 
 
-def _mask2former(backbone: object) -> Case:
-    sizes = {"hidden_size": 32, "feature_size": 32, "mask_feature_size": 32, "decoder_layers": 3}
-    config = hf.Mask2FormerConfig(backbone_config=backbone, **sizes, **MASK_DECODER)
+def mask2former(backbone: hf.PreTrainedConfig) -> Case:
+    config = hf.Mask2FormerConfig(
+        backbone_config=backbone, **MASK_DECODER, hidden_dim=32, feature_size=32, mask_feature_size=32,
+        decoder_layers=3,
+    )  # fmt: skip
     return Case(hf.Mask2FormerForUniversalSegmentation(config), padded_pixels())
 
 
@@ -156,7 +198,6 @@ def _maskformer() -> Case:
         decoder_config=decoder,
         fpn_feature_size=32,
         mask_feature_size=32,
-        num_labels=4,
     )
     return Case(hf.MaskFormerForInstanceSegmentation(config), padded_pixels())
 
@@ -166,14 +207,14 @@ def _oneformer() -> Case:
         backbone_config=swin_backbone(), **MASK_DECODER, hidden_dim=32, conv_dim=32, mask_dim=32, decoder_layers=3,
         text_encoder_width=16, text_encoder_context_length=7, text_encoder_num_layers=1, text_encoder_vocab_size=50,
         text_encoder_proj_layers=1, text_encoder_n_ctx=2, task_seq_len=7, use_auxiliary_loss=True,
-        num_feature_levels=3, query_dec_layers=1, is_training=False,
+        query_dec_layers=1, is_training=False,
     )  # fmt: skip
     return Case(hf.OneFormerForUniversalSegmentation(config), padded_pixels() | {"task_inputs": tokens()})
 
 
-def _upernet(backbone: object, channels: int) -> Case:
+def _upernet(backbone: hf.PreTrainedConfig, channels: int) -> Case:
     config = hf.UperNetConfig(
-        backbone_config=backbone, hidden_size=16, num_labels=5, auxiliary_in_channels=channels, auxiliary_channels=16,
+        backbone_config=backbone, hidden_size=16, auxiliary_in_channels=channels, auxiliary_channels=16,
         pool_scales=[1, 2],
     )  # fmt: skip
     return Case(hf.UperNetForSemanticSegmentation(config), {"pixel_values": pixels(2, 3, 64, 64)})
@@ -181,7 +222,8 @@ def _upernet(backbone: object, channels: int) -> Case:
 
 def _grounding_dino() -> Case:
     config = hf.GroundingDinoConfig(
-        backbone_config=swin_backbone(STAGES[1:]), text_config=hf.BertConfig(**TEXT | {"vocab_size": 2000}),
+        backbone_config=swin_backbone(STAGES[1:]),
+        text_config=hf.BertConfig(**ENCODER, vocab_size=2000, max_position_embeddings=16),
         d_model=32, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
         encoder_attention_heads=2, decoder_attention_heads=2, num_queries=5, num_feature_levels=3,
         encoder_n_points=2, decoder_n_points=2, max_text_len=7,
@@ -191,12 +233,12 @@ def _grounding_dino() -> Case:
 
 def _rf_detr() -> Case:
     backbone = hf.RfDetrDinov2Config(
-        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14,
-        out_features=["stage2", "stage4"], num_windows=2,
-    )  # fmt: skip
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14, num_windows=2
+    )
+    backbone.out_features = ["stage2", "stage4"]
     config = hf.RfDetrConfig(
         backbone_config=backbone, d_model=32, num_queries=5, decoder_layers=1, decoder_ffn_dim=32,
-        decoder_self_attention_heads=2, decoder_cross_attention_heads=2, num_labels=3, group_detr=1,
+        decoder_self_attention_heads=2, decoder_cross_attention_heads=2, group_detr=1,
         hidden_expansion=0.5,
     )  # fmt: skip
     inputs = {"pixel_values": pixels(1, 3, 56, 56), "pixel_mask": torch.ones(1, 56, 56, dtype=torch.long)}
@@ -217,11 +259,11 @@ SEGMENTATION_MODELS: dict[str, Builder] = {
     "seggpt": _seggpt,
     "clipseg": _clipseg,
     "clipseg_with_image_prompts": _clipseg_with_image_prompts,
-    "mask2former_on_swin": lambda: _mask2former(swin_backbone()),
+    "mask2former_on_swin": lambda: mask2former(swin_backbone()),
     "maskformer_on_swin": _maskformer,
     "oneformer_on_swin": _oneformer,
     "upernet_on_swin": lambda: _upernet(swin_backbone(), 64),
-    "upernet_on_convnext": lambda: _upernet(hf.ConvNextConfig(**CONVNEXT, out_features=STAGES), 32),
+    "upernet_on_convnext": lambda: _upernet(convnext_backbone(), 32),
     "grounding_dino": _grounding_dino,
     "rf_detr": _rf_detr,
 }

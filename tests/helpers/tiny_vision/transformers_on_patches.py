@@ -3,10 +3,9 @@
 import torch
 import transformers as hf
 
-from .parts import DEEPER, ENCODER, PATCHES, TEXT, Builder, Case, pixels, tokens
+from .parts import ATTENTION, DEEPER, ENCODER, PATCHES, TEXT, Builder, Case, pixels, tokens
 
-BEIT = DEEPER | {"image_size": 32, "patch_size": 8, "num_labels": 5, "use_relative_position_bias": True}
-DINOV2 = ENCODER | {"image_size": 28, "patch_size": 14}
+BEIT = {**PATCHES, **DEEPER, "num_labels": 5, "use_relative_position_bias": True, "use_mask_token": False}
 
 
 def _vit() -> Case:
@@ -23,21 +22,24 @@ def _deit() -> Case:
 
 
 def _beit() -> Case:
-    config = hf.BeitConfig(**BEIT, out_indices=[1, 2, 3, 4], use_mask_token=False)
+    config = hf.BeitConfig.from_dict(BEIT | {"out_indices": [1, 2, 3, 4]})
     return Case(hf.BeitForSemanticSegmentation(config), {"pixel_values": pixels(2, 3, 32, 32)})
 
 
 def _data2vec() -> Case:
-    config = hf.Data2VecVisionConfig(**BEIT, out_indices=[0, 1, 2, 3], use_mask_token=False)
+    config = hf.Data2VecVisionConfig.from_dict(BEIT | {"out_indices": [0, 1, 2, 3]})
     return Case(hf.Data2VecVisionForSemanticSegmentation(config), {"pixel_values": pixels(2, 3, 32, 32)})
 
 
 def _dinov2() -> Case:
-    return Case(hf.Dinov2Model(hf.Dinov2Config(**DINOV2)), {"pixel_values": pixels(2, 3, 42, 56)})
+    return Case(
+        hf.Dinov2Model(hf.Dinov2Config(**ATTENTION, image_size=28, patch_size=14)),
+        {"pixel_values": pixels(2, 3, 42, 56)},
+    )
 
 
 def _dinov2_with_registers() -> Case:
-    config = hf.Dinov2WithRegistersConfig(**DINOV2)
+    config = hf.Dinov2WithRegistersConfig(**ATTENTION, image_size=28, patch_size=14)
     return Case(hf.Dinov2WithRegistersModel(config), {"pixel_values": pixels(2, 3, 42, 56)})
 
 
@@ -51,13 +53,12 @@ def _vit_mae() -> Case:
 
 
 def _vit_det() -> Case:
-    sizes = {name: ENCODER[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
-    config = hf.VitDetConfig(**sizes, image_size=32, pretrain_image_size=32, patch_size=8)
+    config = hf.VitDetConfig(**ATTENTION, image_size=32, pretrain_image_size=32, patch_size=8)
     return Case(hf.VitDetModel(config), {"pixel_values": pixels(2, 3, 32, 32)})
 
 
 def _yolos() -> Case:
-    config = hf.YolosConfig(**PATCHES | {"image_size": [32, 48]}, num_detection_tokens=5, num_labels=3)
+    config = hf.YolosConfig(**ENCODER, patch_size=8, image_size=[32, 48], num_detection_tokens=5)
     return Case(hf.YolosForObjectDetection(config), {"pixel_values": pixels(2, 3, 32, 48)})
 
 
@@ -74,7 +75,7 @@ def _intern_vl() -> Case:
 
 
 def _pixtral() -> Case:
-    config = hf.PixtralVisionConfig(**ENCODER, image_size=64, patch_size=16, head_dim=16)
+    config = hf.PixtralVisionConfig(**ENCODER, image_size=64, patch_size=16)
     sizes = torch.tensor([[64, 64], [32, 48]])
     return Case(hf.PixtralVisionModel(config), {"pixel_values": pixels(2, 3, 64, 64), "image_sizes": sizes})
 
@@ -88,8 +89,10 @@ def _siglip2() -> Case:
 
 
 def _llama4_vision() -> Case:
-    sides = {"vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}
-    config = hf.Llama4VisionConfig(**ENCODER | {"intermediate_size": 128}, image_size=56, patch_size=14, **sides)
+    config = hf.Llama4VisionConfig(
+        **ATTENTION, intermediate_size=128, image_size=56, patch_size=14,
+        vision_output_dim=32, projector_input_dim=32, projector_output_dim=32,
+    )  # fmt: skip
     return Case(hf.Llama4VisionModel(config), {"pixel_values": pixels(2, 3, 56, 56)})
 
 
@@ -112,14 +115,14 @@ def _group_vit() -> Case:
 
 
 def _clip() -> Case:
-    text = TEXT | {"bos_token_id": 0, "eos_token_id": 49, "pad_token_id": 1}
-    config = hf.CLIPConfig(text_config=text, vision_config=PATCHES, projection_dim=16)
+    text = {**TEXT, "bos_token_id": 0, "eos_token_id": 49, "pad_token_id": 1}
+    config = hf.CLIPConfig(text_config=text, vision_config={**PATCHES}, projection_dim=16)
     return Case(hf.CLIPModel(config), {"pixel_values": pixels(2, 3, 32, 32), "input_ids": tokens()})
 
 
 def _siglip() -> Case:
-    text = TEXT | {"projection_size": 32, "bos_token_id": 0, "eos_token_id": 49}
-    config = hf.SiglipConfig(text_config=text, vision_config=PATCHES)
+    text = {**TEXT, "projection_size": 32, "bos_token_id": 0, "eos_token_id": 49}
+    config = hf.SiglipConfig(text_config=text, vision_config={**PATCHES})
     return Case(hf.SiglipModel(config), {"pixel_values": pixels(2, 3, 32, 32), "input_ids": tokens()})
 
 

@@ -30,10 +30,9 @@ def _vjepa2() -> Case:
 
 
 def _videoprism() -> Case:
-    sizes = {name: ENCODER[name] for name in ("hidden_size", "num_attention_heads", "intermediate_size")}
     config = hf.VideoPrismVisionConfig(
-        **sizes, image_size=32, num_frames=2, tubelet_size=[1, 8, 8], num_spatial_layers=2, num_temporal_layers=1,
-        num_auxiliary_layers=1,
+        hidden_size=32, num_attention_heads=2, intermediate_size=37, image_size=32, num_frames=2,
+        tubelet_size=[1, 8, 8], num_spatial_layers=2, num_temporal_layers=1, num_auxiliary_layers=1,
     )  # fmt: skip
     return Case(hf.VideoPrismVisionModel(config), {"pixel_values_videos": pixels(2, 2, 3, 32, 32)})
 
