@@ -88,7 +88,7 @@ class EncryptedInputs(CiphertextFile):
             )
         object.__setattr__(self, "target_sizes", tuple(sizes))
 
-    def inputs_for(self, model: Any) -> dict[str, Any]:
+    def inputs_for(self, model: Any) -> dict[str, object]:
         """The inputs for `model(**inputs)`, on its device, after a check that they belong together.
 
         Args:
@@ -191,7 +191,7 @@ def _check_input(name: str, value: Any) -> None:
         )
 
 
-def _named_tensors(inputs: Mapping[str, Any]) -> list[tuple[str, torch.Tensor]]:
+def _named_tensors(inputs: Mapping[str, object]) -> list[tuple[str, torch.Tensor]]:
     """The tensors of inputs under the names of the file."""
     found = [(name, value) for name, value in inputs.items() if isinstance(value, torch.Tensor)]
     lists = [(name, value) for name, value in inputs.items() if isinstance(value, list | tuple)]
@@ -224,7 +224,7 @@ def _with_zeros(
 
 def _inputs_of(
     tensors: Mapping[str, torch.Tensor], encrypted: Sequence[str], lengths: Mapping[str, int]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The tensors of a file -> the inputs that they make; all of them are used."""
     left = dict(tensors)
 
@@ -251,7 +251,7 @@ def _inputs_of(
     return inputs
 
 
-def _check_header(header: Any) -> None:
+def _check_header(header: object) -> None:
     if not isinstance(header, dict) or header.get("format") != _FORMAT or set(header) != _HEADER:
         found = sorted(header) if isinstance(header, dict) else type(header).__name__
         raise CiphertextError(
@@ -273,11 +273,11 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _is_side(value: Any) -> bool:
+def _is_side(value: object) -> bool:
     return type(value) is int and 0 < value <= _MAX_SIDE
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _moved(value: object, device: torch.device) -> Any:
     if isinstance(value, torch.Tensor):
         return value.to(device)
     return [item.to(device) for item in value] if isinstance(value, list | tuple) else value

@@ -32,7 +32,7 @@ def encrypt_model(
     secret_key: EncryptionKey | bytes,
     *,
     projection: str | None = None,
-    example_inputs: Mapping[str, Any] | None = None,
+    example_inputs: Mapping[str, object] | None = None,
     unverified: bool = False,
 ) -> Model:
     """Replace the patch embedding E of any vision model by E_hat = E_enc E, in place (paper section 3.2.1, eq. 3).

@@ -46,13 +46,13 @@ PLAIN_INPUTS = frozenset({
 
 
 def encrypt_inputs(
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, object],
     secret_key: EncryptionKey,
     facts: ModelFacts,
     *,
     pad: bool | None = None,
     plain_inputs: Collection[str] = (),
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What a processor returns -> the same with encrypted pixels, all names included.
 
     Args:

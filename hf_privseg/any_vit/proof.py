@@ -1,7 +1,6 @@
 """The proof that an encryption changes nothing but who can use the model: outputs before and after it."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -18,7 +17,7 @@ _HALF_TOLERANCE = 5e-2
 
 
 def encrypt_with_proof(
-    model: PreTrainedModel, projection: PatchProjection, secret_key: EncryptionKey, inputs: Mapping[str, Any]
+    model: PreTrainedModel, projection: PatchProjection, secret_key: EncryptionKey, inputs: Mapping[str, object]
 ) -> None:
     """Encrypt the projection, and undo it unless encrypted inputs give what plain ones gave.
 
@@ -41,7 +40,7 @@ def encrypt_with_proof(
 
 def _check_same(
     model: PreTrainedModel,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, object],
     plain: list[torch.Tensor],
     encrypted: list[torch.Tensor],
     without_key: list[torch.Tensor],
@@ -77,7 +76,7 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def outputs_of(model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
+def outputs_of(model: PreTrainedModel, inputs: Mapping[str, object]) -> list[torch.Tensor]:
     """All float tensors that a model returns, in evaluation mode and with the same random numbers each time."""
     was_training = model.training
     with torch.random.fork_rng():
@@ -88,7 +87,7 @@ def outputs_of(model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[torch.
             model.train(was_training)
 
 
-def _float_tensors(item: Any) -> Iterator[torch.Tensor]:
+def _float_tensors(item: object) -> Iterator[torch.Tensor]:
     if isinstance(item, torch.Tensor):
         if item.is_floating_point():
             yield item.clone()

@@ -38,7 +38,7 @@ def info(
     facts = inspect(thing)
     width = max(map(len, facts))
     lines = [f"{name.replace('_', ' '):<{width}}  {_shown(value)}" for name, value in facts.items()]
-    report(facts, *lines, _NOTES[facts["kind"]], as_json=as_json)
+    report(facts, *lines, _NOTES[str(facts["kind"])], as_json=as_json)
 
 
 def _shown(value: object) -> str:

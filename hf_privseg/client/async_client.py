@@ -11,7 +11,7 @@ from ..setr.encrypted_image import EncryptedImage
 from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import ServiceUnavailableError
 from ..setr.image_inputs import is_single
-from ..setr.image_processing_setr import SetrImageProcessor
+from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
 from ..setr.public_facts import KeyFacts
 from .http_calls import AsyncHttpCalls, Call, NotFoundError, parsed
 from .preparation import Preparation
@@ -57,13 +57,13 @@ class AsyncSegmentationClient:
                 self._info = ServiceInfo.from_json(parsed(answer, self.url), self.url)
             return self._info
 
-    async def encrypt(self, image: Any, secret_key: EncryptionKey | bytes) -> EncryptedImage:
+    async def encrypt(self, image: AnyImage, secret_key: EncryptionKey | bytes) -> EncryptedImage:
         """As `SegmentationClient.encrypt`."""
         key, preparation = as_encryption_key(secret_key), await self._preparation()
         await self._check_key(key.facts)
         return await asyncio.to_thread(preparation.encrypt, image, key)
 
-    async def segment(self, image: Any, secret_key: EncryptionKey | bytes | None = None) -> np.ndarray:
+    async def segment(self, image: AnyImage, secret_key: EncryptionKey | bytes | None = None) -> np.ndarray:
         """As `SegmentationClient.segment`. Cancelling it closes the connection, and the service drops the image."""
         preparation = await self._preparation()
         encrypted = await asyncio.to_thread(preparation.opened, image)

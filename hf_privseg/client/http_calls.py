@@ -14,7 +14,7 @@ import time
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 try:
@@ -50,6 +50,16 @@ class NotFoundError(RequestRefusedError):
     """The service does not know what was asked for."""
 
 
+class CallArguments(TypedDict):
+    """A request in the names of httpx."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    content: bytes | None
+    timeout: httpx.Timeout
+
+
 @dataclass(frozen=True)
 class Call:
     """One request.
@@ -68,7 +78,7 @@ class Call:
     accept: str = "application/json"
     content: bytes | None = None
 
-    def arguments(self, url: str, left: float) -> dict[str, Any]:
+    def arguments(self, url: str, left: float) -> CallArguments:
         """What httpx takes for it, with `left` seconds to go."""
         headers = {"Accept": self.accept}
         if self.content is not None:

@@ -8,7 +8,7 @@ import io
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,8 @@ from PIL import Image
 from ..setr.encrypted_image import EncryptedImage, is_encrypted_image
 from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import EncryptionStateError, InvalidImageError, ServiceError
-from ..setr.image_processing_setr import SetrImageProcessor
+from ..setr.image_inputs import PlainImage
+from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
 from ..setr.patch_grid import PatchGrid
 from ..setr.public_facts import check_image_fits, check_processor_fits
 from ..storage.images import is_ciphertext
@@ -66,7 +67,7 @@ class Preparation:
                 "owner's processor"
             ) from error
 
-    def opened(self, image: Any) -> EncryptedImage | None:
+    def opened(self, image: AnyImage) -> EncryptedImage | None:
         """An encrypted image, or the path of one -> the encrypted image; None where the image is plain.
 
         Raises:
@@ -90,7 +91,7 @@ class Preparation:
             )
         return as_encryption_key(secret_key)
 
-    def encrypt(self, image: Any, key: EncryptionKey) -> EncryptedImage:
+    def encrypt(self, image: AnyImage, key: EncryptionKey) -> EncryptedImage:
         """One image, of any kind that `SetrImageProcessor` takes -> the encrypted image.
 
         Raises:
@@ -98,7 +99,7 @@ class Preparation:
             ServiceError: the service asks for settings that would show too much.
         """
         check_processor_fits(self.processor, self._info, model=f"the model of {self._url}")
-        levels = self.processor.to_levels(image)
+        levels = self.processor.to_levels(cast(PlainImage, image))
         self._check_sizes((levels.shape[-2], levels.shape[-1]))
         (encrypted,) = self.processor.encrypt([levels], key, input_data_format="channels_first")
         return encrypted

@@ -29,7 +29,7 @@ from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import PartialFailureError, ServiceError, ServiceUnavailableError
 from ..setr.files import read_private_file
 from ..setr.image_inputs import is_single
-from ..setr.image_processing_setr import SetrImageProcessor
+from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
 from ..setr.public_facts import KeyFacts, check_key_fits
 from .http_calls import Call, HttpCalls, NotFoundError, parsed
 from .preparation import Preparation
@@ -105,7 +105,7 @@ class SegmentationClient:
         """
         self._check_key(as_encryption_key(secret_key).facts)
 
-    def encrypt(self, image: Any, secret_key: EncryptionKey | bytes) -> EncryptedImage:
+    def encrypt(self, image: AnyImage, secret_key: EncryptionKey | bytes) -> EncryptedImage:
         """One image, of any kind that `SetrImageProcessor` takes -> what `segment` sends; nothing is sent yet.
 
         Raises:
@@ -117,7 +117,7 @@ class SegmentationClient:
         self._check_key(key.facts)
         return self._preparation.encrypt(image, key)
 
-    def segment(self, image: Any, secret_key: EncryptionKey | bytes | None = None) -> np.ndarray:
+    def segment(self, image: AnyImage, secret_key: EncryptionKey | bytes | None = None) -> np.ndarray:
         """One image, encrypted image, or path of either -> (height, width) uint8 class indices, at the image's size.
 
         Args:
@@ -141,7 +141,7 @@ class SegmentationClient:
         return self._preparation.segmentation_map(content, encrypted)
 
     def segment_each(
-        self, images: Sequence[Any], secret_key: EncryptionKey | bytes | None = None, *, concurrency: int = 4
+        self, images: Sequence[AnyImage], secret_key: EncryptionKey | bytes | None = None, *, concurrency: int = 4
     ) -> Iterator[tuple[int, np.ndarray | Exception]]:
         """Images as `segment` takes them -> (position, segmentation map or error), each as soon as it is there.
 
@@ -227,7 +227,12 @@ class SegmentationClient:
 
 
 def segment(
-    url: str, image: Any, secret_key: EncryptionKey | bytes | None = None, *, timeout: float = 120.0, retries: int = 4
+    url: str,
+    image: AnyImage,
+    secret_key: EncryptionKey | bytes | None = None,
+    *,
+    timeout: float = 120.0,
+    retries: int = 4,
 ) -> np.ndarray:
     """One image, encrypted image, or path of either -> (height, width) uint8 class indices, at the image's size.
 
@@ -296,7 +301,7 @@ def served_key(
     return facts
 
 
-def all_maps(images: Sequence[Any], results: Mapping[int, np.ndarray | Exception]) -> list[np.ndarray]:
+def all_maps(images: Sequence[AnyImage], results: Mapping[int, np.ndarray | Exception]) -> list[np.ndarray]:
     """The segmentation maps of images, by position.
 
     Raises:
@@ -310,7 +315,7 @@ def all_maps(images: Sequence[Any], results: Mapping[int, np.ndarray | Exception
     return [result for result in found if not isinstance(result, Exception)]
 
 
-def _failures_text(images: Sequence[Any], failures: Mapping[int, Exception]) -> str:
+def _failures_text(images: Sequence[AnyImage], failures: Mapping[int, Exception]) -> str:
     """What went wrong with which images, one line, the first few by name."""
     lines = []
     for index in sorted(failures)[:_NAMED_FAILURES]:

@@ -43,35 +43,36 @@ class ServiceInfo:
     preprocessor: Mapping[str, Any]
 
     @classmethod
-    def from_json(cls, answer: Any, url: str) -> "ServiceInfo":
+    def from_json(cls, answer: object, url: str) -> "ServiceInfo":
         """The answer of /v1/model, from anyone -> the facts, their types checked.
 
         Raises:
             EncryptionStateError: the service runs a plain model.
             ServiceError: another version of the interface, or facts that are missing or make no sense.
         """
-        version = answer.get("version") if isinstance(answer, dict) else None
+        told = answer if isinstance(answer, dict) else {}
+        version = told.get("version")
         if version != API_VERSION:
             raise ServiceError(
                 f"expected version {API_VERSION} of the service's interface at {url}, got {version!r:.40}; "
                 "update hf-privseg, or check the address"
             )
-        if answer.get("encryption", "") is None:
+        if told.get("encryption", "") is None:
             raise EncryptionStateError(
                 f"the service at {url} runs a plain, public model, which is a demonstration for browsers and protects "
                 "nothing; this client needs a service whose model is encrypted (privseg serve ENCRYPTED_MODEL)"
             )
         try:
-            labels = tuple(str(answer["labels"][str(index)]) for index in range(len(answer["labels"])))
+            labels = tuple(str(told["labels"][str(index)]) for index in range(len(told["labels"])))
             facts = cls(
-                key_facts=KeyFacts.from_dict(answer["encryption"]),
-                patch_size=answer["patch_size"],
-                num_channels=answer["num_channels"],
+                key_facts=KeyFacts.from_dict(told["encryption"]),
+                patch_size=told["patch_size"],
+                num_channels=told["num_channels"],
                 labels=tuple("".join(c for c in name if c.isprintable())[:80] for name in labels),
-                palette=np.array(answer["palette"], np.uint8).reshape(-1, 3)[: len(labels)],
-                max_pixels=answer["max_pixels"],
-                max_upload_bytes=answer["max_upload_bytes"],
-                preprocessor={k: v for k, v in dict(answer["preprocessor"]).items() if k in SETTINGS},
+                palette=np.array(told["palette"], np.uint8).reshape(-1, 3)[: len(labels)],
+                max_pixels=told["max_pixels"],
+                max_upload_bytes=told["max_upload_bytes"],
+                preprocessor={k: v for k, v in dict(told["preprocessor"]).items() if k in SETTINGS},
             )
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise ServiceError(

@@ -7,7 +7,7 @@ what nobody asked for is either known to be of no use, or an error.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 
@@ -180,7 +180,7 @@ def fold_layer_scales(source: Weights, depth: int, format: Format) -> dict[str, 
     return folded
 
 
-def encoder_fields(source: Weights, format: Format, num_attention_heads: int | None) -> dict[str, Any]:
+def encoder_fields(source: Weights, format: Format, num_attention_heads: int | None) -> dict[str, object]:
     """The encoder's sizes by the shapes of its weights -> fields of `SetrConfig`.
 
     Args:

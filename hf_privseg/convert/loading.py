@@ -45,7 +45,7 @@ class Checkpoint:
     files: list[tuple[str, str]] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
-    preprocessor: dict[str, Any] = field(default_factory=dict)
+    preprocessor: dict[str, object] = field(default_factory=dict)
 
 
 def read_checkpoint(source: Path) -> Checkpoint:
@@ -115,7 +115,7 @@ def _run_child(path: Path, folder: Path) -> str | None:
     return None
 
 
-def _message(path: Path, problem: dict[str, Any]) -> str:
+def _message(path: Path, problem: dict[str, object]) -> str:
     """What `pickle_child` says is wrong with a file -> the text for people."""
     reason = str(problem["reason"])
     if problem["kind"] == "content":
@@ -133,7 +133,7 @@ def _message(path: Path, problem: dict[str, Any]) -> str:
     )
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path) -> dict[str, object]:
     """The object in a JSON file; empty where there is no such file."""
     try:
         return object_from_file(path) if path.is_file() else {}

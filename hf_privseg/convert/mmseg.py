@@ -47,7 +47,7 @@ FORMAT = Format(
 )
 
 
-def read_config(meta: dict[str, Any]) -> dict[str, Any]:
+def read_config(meta: dict[str, Any]) -> dict[str, object]:
     """What the checkpoint says of its making -> its configuration; empty where it says nothing.
 
     Args:
@@ -207,7 +207,7 @@ def classes_of(meta: dict[str, Any]) -> tuple[list[str] | None, list[list[int]] 
     )
 
 
-def section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+def section(settings: Mapping[str, object], name: str) -> dict[str, Any]:
     """The dictionary `name` among settings that anyone may have written; empty where there is none.
 
     Raises:
@@ -247,7 +247,7 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def _setting(settings: Mapping[str, Any], name: str) -> Any:
+def _setting(settings: Mapping[str, object], name: str) -> Any:
     """The value `name`, of the type in `_SETTINGS`; None where there is none."""
     value = settings.get(name)
     expected, holds = _SETTINGS[name]

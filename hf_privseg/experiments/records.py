@@ -103,7 +103,7 @@ class MapStore:
         return self.folder / f"{index}.npz"
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: object) -> Any:
     """JSON values with None in place of NaN, the figure of a class that does not occur."""
     if isinstance(value, dict):
         return {name: _without_nan(item) for name, item in value.items()}

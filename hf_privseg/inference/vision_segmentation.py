@@ -91,7 +91,7 @@ def segment_file(
 
 
 def _segmentation_map(
-    model: PreTrainedModel, processor: Any, inputs: Mapping[str, Any], size: tuple[int, int]
+    model: PreTrainedModel, processor: Any, inputs: Mapping[str, object], size: tuple[int, int]
 ) -> np.ndarray:
     accepted = inspect.signature(model.forward).parameters
     with torch.inference_mode():

@@ -193,7 +193,7 @@ async def read_image(request: Request, backend: Backend, grant: Grant) -> AsyncI
         yield image
 
 
-def _error(description: str) -> dict[str, Any]:
+def _error(description: str) -> dict[str, object]:
     error = {"status": 422, "code": "bad_ciphertext", "message": "expected ..., got ...; do ...", "request_id": "..."}
     return {"description": description, "content": {JSON: {"example": {"error": error}}}}
 
@@ -214,7 +214,7 @@ def _some(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _REFUSALS[status] for status in statuses}
 
 
-def _file_body(description: str) -> dict[str, Any]:
+def _file_body(description: str) -> dict[str, object]:
     content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _CONTAINER_TYPES}
     return {"requestBody": {"required": True, "description": description, "content": content}}
 
@@ -250,7 +250,7 @@ async def segment(request: Request, backend: UsedBackend, grant: UsedGrant) -> R
 
 
 @v1.get("/model")
-async def model(backend: UsedBackend, grant: UsedGrant) -> dict[str, Any]:
+async def model(backend: UsedBackend, grant: UsedGrant) -> dict[str, object]:
     """The public facts of the model: what a client has to know to prepare an image."""
     async with _admitted(backend, grant):
         return backend.service.model_info()
@@ -274,7 +274,7 @@ async def public_embedding(backend: UsedBackend, grant: UsedGrant) -> Response:
 )
 async def register(
     fingerprint: Fingerprint, request: Request, response: Response, backend: UsedBackend, grant: UsedGrant
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Register a tenant's encrypted patch embedding, or replace it. It counts from the next request on."""
     async with _admitted(backend, grant):
         _check_key(request, grant, fingerprint, registers=True)
@@ -286,7 +286,7 @@ async def register(
 @v1.get("/embeddings/{fingerprint}", responses={**_some(403, 422), 404: _error("None is registered.")})
 async def embedding(
     fingerprint: Fingerprint, request: Request, backend: UsedBackend, grant: UsedGrant
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The public facts of a registered patch embedding."""
     async with _admitted(backend, grant):
         _check_key(request, grant, fingerprint)
@@ -326,7 +326,7 @@ async def health() -> dict[str, str]:
 
 
 @operation.get("/readyz", responses={503: _error("The model is not loaded yet, or the service is ending.")})
-async def readiness(backend: UsedBackend) -> dict[str, Any]:
+async def readiness(backend: UsedBackend) -> dict[str, object]:
     """Whether requests are served."""
     if not backend.is_ready:
         raise Problem(503, "not_ready", "the service is starting or ending; try again later", retry_after=2)

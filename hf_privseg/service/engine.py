@@ -8,7 +8,6 @@ No key ever comes here. Nothing that was sent is kept, apart from registered emb
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +70,7 @@ class SegmentationService:
         """The name of each class."""
         return {int(index): str(name) for index, name in (self.model.config.id2label or {}).items()}
 
-    def model_info(self) -> dict[str, Any]:
+    def model_info(self) -> dict[str, object]:
         """What a client has to know to prepare an image; JSON."""
         config = self.model.config
         return {

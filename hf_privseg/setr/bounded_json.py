@@ -49,7 +49,9 @@ def parse_json(text: str | bytes, *, max_bytes: int, max_depth: int = _MAX_DEPTH
         raise HeaderError(f"expected JSON, got something else ({error})") from error
 
 
-def object_from_file(path: str | os.PathLike[str], *, max_bytes: int = 2**24, max_depth: int = 16) -> dict[str, Any]:
+def object_from_file(
+    path: str | os.PathLike[str], *, max_bytes: int = 2**24, max_depth: int = 16
+) -> dict[str, object]:
     """Path of a file with a JSON object, such as a config.json -> the object.
 
     The bounds are wide enough for a model of 65,536 classes with names and colours.
@@ -77,8 +79,8 @@ def _check_depth(text: str, max_depth: int) -> None:
             raise HeaderError(f"expected JSON nested at most {max_depth} deep, got deeper lists or objects")
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, object]:
+    found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:
             raise HeaderError(f"expected every name once in a JSON object, got {name!r:.80} twice")

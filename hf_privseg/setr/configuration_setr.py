@@ -85,7 +85,7 @@ class SetrConfig(PreTrainedConfig):
     if TYPE_CHECKING:  # an argument that is no field
         num_labels: int = 2
 
-    def __new__(cls, *_: Any, **settings: Any) -> Self:
+    def __new__(cls, *_: Any, **settings: object) -> Self:
         """Refuse settings out of range before anything is made of them."""
         _refuse_secrets(settings)
         check_model_settings(settings, cls)
@@ -125,7 +125,7 @@ class SetrConfig(PreTrainedConfig):
             raise ValueError(f"expected the settings of a SETR model, got others ({error!s:.300})") from error
 
     @classmethod
-    def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> dict[str, Any]:
+    def _dict_from_json_file(cls, json_file: str | os.PathLike[str]) -> dict[str, object]:
         """Read a config.json within bounds; transformers calls it."""
         return {name: cls._decode_special_floats(value) for name, value in object_from_file(json_file).items()}
 

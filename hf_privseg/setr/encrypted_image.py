@@ -206,7 +206,7 @@ def _check_facts(facts: dict[str, Any]) -> None:
             raise CiphertextError(f"{name} of an encrypted image is {expected}, got {facts[name]!r:.80}")
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: object) -> bool:
     """Whether value is (height, width), small enough that a server may allocate an image of this size."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         return False

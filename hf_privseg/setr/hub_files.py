@@ -3,14 +3,13 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from transformers.utils.hub import cached_file
 
 _OPTIONS = ("cache_dir", "local_files_only", "token", "revision", "subfolder")  # of `from_pretrained`
 
 
-def model_file(name: str | os.PathLike[str], part: str, options: Mapping[str, Any]) -> Path | None:
+def model_file(name: str | os.PathLike[str], part: str, options: Mapping[str, object]) -> Path | None:
     """Folder or Hub id -> the path of a file in it, fetched if need be; None where it has no such file.
 
     Args:

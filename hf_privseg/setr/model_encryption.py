@@ -34,7 +34,7 @@ class PatchProjection:
     patch_size: int
     num_channels: int
     config: Any
-    geometry: Mapping[str, Any] = field(default_factory=dict)
+    geometry: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def key_facts(self) -> KeyFacts | None:

@@ -37,7 +37,7 @@ class SetrImageProcessorKwargs(ImagesKwargs, total=False):
     do_reduce_labels: bool
 
 
-def refuse_secret_key(settings: Mapping[str, Any]) -> None:
+def refuse_secret_key(settings: Mapping[str, object]) -> None:
     """Refuse a key among settings, which are saved and shown."""
     if "secret_key" in settings:
         raise TypeError(
@@ -66,7 +66,7 @@ def check_settings_files(name: str | os.PathLike[str], options: Mapping[str, Any
             object_from_file(found)
 
 
-def check_channels(settings: Mapping[str, Any]) -> None:
+def check_channels(settings: Mapping[str, object]) -> None:
     """Refuse settings that have several numbers, but not one a channel.
 
     Raises:
@@ -81,7 +81,7 @@ def check_channels(settings: Mapping[str, Any]) -> None:
             )
 
 
-def with_channels(settings: Mapping[str, Any]) -> dict[str, Any]:
+def with_channels(settings: Mapping[str, object]) -> dict[str, object]:
     """The settings of a call -> the same with `num_channels` where only the mean says it, by one number a channel."""
     mean = settings.get("image_mean")
     return {"num_channels": len(mean)} | dict(settings) if isinstance(mean, Sequence) and mean else dict(settings)

@@ -7,7 +7,7 @@ dictionary in `config.encryption`. Every refusal to combine two of them is worde
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
+from typing import Protocol
 
 from .errors import CiphertextError, EncryptionStateError, KeyMismatchError
 
@@ -63,7 +63,7 @@ class KeyFacts:
             )
         return cls(**facts)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """{"family", "version", "fingerprint"}, for JSON."""
         return asdict(self)
 

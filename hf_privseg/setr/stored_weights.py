@@ -22,7 +22,7 @@ _SHOWN = 3  # weights that a message lists
 Shape = tuple[int, ...]
 
 
-def check_stored_weights(cls: type[PreTrainedModel], name: Any, options: Mapping[str, Any]) -> None:
+def check_stored_weights(cls: type[PreTrainedModel], name: Any, options: Mapping[str, object]) -> None:
     """Refuse, before `from_pretrained` allocates a model, weights of other shapes than its configuration says.
 
     Args:
@@ -46,7 +46,7 @@ def missing_weights(
     cls: type[PreTrainedModel],
     config: PreTrainedConfig,
     name: str | os.PathLike[str],
-    options: Mapping[str, Any] = MappingProxyType({}),
+    options: Mapping[str, object] = MappingProxyType({}),
 ) -> list[str]:
     """The weights of a model that its checkpoint lacks; [] too where it has no safetensors files.
 
@@ -81,7 +81,7 @@ def missing_weights(
     return [weight for weight in shapes if weight not in stored]
 
 
-def _stored_shapes(name: str | os.PathLike[str], options: Mapping[str, Any]) -> dict[str, Shape]:
+def _stored_shapes(name: str | os.PathLike[str], options: Mapping[str, object]) -> dict[str, Shape]:
     """{name of a weight: its shape} in all files of a checkpoint, by their headers alone."""
     single = model_file(name, SAFE_WEIGHTS_NAME, options)
     files = [single]

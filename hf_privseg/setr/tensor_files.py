@@ -135,7 +135,7 @@ def _checked_header(text: bytes, num_data_bytes: int) -> TensorHeader:
     return TensorHeader(metadata, tensors)
 
 
-def _checked_entry(name: str, entry: Any) -> TensorEntry:
+def _checked_entry(name: str, entry: object) -> TensorEntry:
     """A value of the header -> the entry, of a known dtype and as many bytes as dtype and shape make."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise HeaderError(f"expected dtype, shape and data_offsets of {name!r:.80}, got {entry!r:.80}")
@@ -157,5 +157,5 @@ def _checked_entry(name: str, entry: Any) -> TensorEntry:
     return TensorEntry(dtype, tuple(shape), *offsets)
 
 
-def _are_natural(values: Any) -> bool:
+def _are_natural(values: object) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)

@@ -23,7 +23,7 @@ _KEY_MARK = b"privseg"  # the first bytes of a key's text form
 _SPACE_BEFORE_KEY = b"\xef\xbb\xbf \t\r\n"
 
 
-def inspect(name: str) -> dict[str, Any]:
+def inspect(name: str) -> dict[str, object]:
     """Path of a file or folder, Hub id or "default" -> the facts about it, as values that JSON has.
 
     The entry "kind" says what it is. The content of a file decides, not its ending. A damaged file is refused, as it
@@ -39,7 +39,7 @@ def inspect(name: str) -> dict[str, Any]:
     return {**_of_file(path), "path": name, "num_bytes": path.stat().st_size}
 
 
-def _of_file(path: Path) -> dict[str, Any]:
+def _of_file(path: Path) -> dict[str, object]:
     with path.open("rb") as file:
         if file.read(64).lstrip(_SPACE_BEFORE_KEY).startswith(_KEY_MARK):
             return _of_key(path)
@@ -56,7 +56,7 @@ def _of_file(path: Path) -> dict[str, Any]:
     return _of_encrypted_image(path)
 
 
-def _of_model(name: str) -> dict[str, Any]:
+def _of_model(name: str) -> dict[str, object]:
     try:
         if not is_setr(name):
             return _of_vision_model(name)
@@ -66,26 +66,26 @@ def _of_model(name: str) -> dict[str, Any]:
             raise
         raise FileNotFoundError(f"{error}, which is no file either") from None
     settings = ("decoder_type", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "image_size")
-    facts: dict[str, Any] = {"kind": "model", "path": name, "encryption": config.encryption}
+    facts: dict[str, object] = {"kind": "model", "path": name, "encryption": config.encryption}
     facts |= {setting: getattr(config, setting) for setting in settings}
     facts["images_are_resized_to"] = _resizing(processor)
     return facts | _of_labels_and_weights(name, config)
 
 
-def _of_vision_model(name: str) -> dict[str, Any]:
+def _of_vision_model(name: str) -> dict[str, object]:
     """A model of another class than SETR; what its configuration does not say of an encryption is None."""
     config, processor = load_any_settings(name)
     found = ModelFacts.of(config)
-    facts: dict[str, Any] = {"kind": "model", "path": name, "class": (config.architectures or [""])[0]}
+    facts: dict[str, object] = {"kind": "model", "path": name, "class": (config.architectures or [""])[0]}
     facts |= {"encryption": None if found is None else found.key.to_dict(), "processor": type(processor).__name__}
     if found is not None:
         facts |= {"patch_size": found.patch_size, "num_channels": found.num_channels}
     return facts | _of_labels_and_weights(name, config)
 
 
-def _of_labels_and_weights(name: str, config: PreTrainedConfig) -> dict[str, Any]:
+def _of_labels_and_weights(name: str, config: PreTrainedConfig) -> dict[str, object]:
     labels: Any = config.id2label or {}
-    facts: dict[str, Any] = {"labels": {str(index): label for index, label in sorted(labels.items())}}
+    facts: dict[str, object] = {"labels": {str(index): label for index, label in sorted(labels.items())}}
     folder = local_folder(name)
     if folder is None:  # a model on the Hub, whose weights are not fetched for this
         return facts
@@ -96,29 +96,29 @@ def _of_labels_and_weights(name: str, config: PreTrainedConfig) -> dict[str, Any
     return facts
 
 
-def _resizing(processor: SetrImageProcessor) -> dict[str, Any]:
+def _resizing(processor: SetrImageProcessor) -> dict[str, object]:
     """How the processor resizes an image, before it rounds to whole patches."""
     size = {name: value for name, value in dict[str, Any](processor.size or {}).items() if value is not None}
     return size or {"its own size times": processor.resize_factor}
 
 
-def _of_key(path: Path) -> dict[str, Any]:
+def _of_key(path: Path) -> dict[str, object]:
     return {"kind": "secret key", **SecretKey.from_file(path).facts.to_dict()}
 
 
-def _of_client_embedding(path: Path) -> dict[str, Any]:
+def _of_client_embedding(path: Path) -> dict[str, object]:
     embedding = ClientEmbedding.from_file(path)
     facts = {"block_length": embedding.shape[0], "numbers_sent": embedding.shape[1]}
     return {"kind": "client embedding", **embedding.facts.to_dict(), **facts}
 
 
-def _of_rekey_update(path: Path) -> dict[str, Any]:
+def _of_rekey_update(path: Path) -> dict[str, object]:
     update = RekeyUpdate.from_file(path)
     facts = {"old": vars(update.old), "new": vars(update.new)}
     return {"kind": "rekey update", **facts, "patch_size": update.patch_size, "num_channels": update.num_channels}
 
 
-def _of_encrypted_inputs(path: Path) -> dict[str, Any]:
+def _of_encrypted_inputs(path: Path) -> dict[str, object]:
     encrypted = EncryptedInputs.from_file(path)
     shapes = {
         name: list(value.shape) if isinstance(value, torch.Tensor) else value
@@ -130,7 +130,7 @@ def _of_encrypted_inputs(path: Path) -> dict[str, Any]:
     return facts | {"num_channels": encrypted.num_channels, "inputs": shapes, "original_sizes": sizes}
 
 
-def _of_encrypted_image(path: Path) -> dict[str, Any]:
+def _of_encrypted_image(path: Path) -> dict[str, object]:
     try:
         image = EncryptedImage.from_file(path)
     except ValueError as error:

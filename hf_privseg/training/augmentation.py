@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -143,7 +142,7 @@ class AugmentedStream(_Augmented, torch.utils.data.IterableDataset):
             yield self._augment(levels, labels, position, worker.id if worker else 0)
 
 
-def _name_in_stream(row: Mapping[str, Any], position: int, kind: str) -> str:
+def _name_in_stream(row: Mapping[str, object], position: int, kind: str) -> str:
     """The file of an image or annotation of a stream, or its place where it comes from no file."""
     return str(getattr(row[kind], "filename", "") or f"{kind} of row {position} of the stream")
 

@@ -25,7 +25,7 @@ def read_row(dataset: Dataset, index: int, label_map: LabelMap, num_channels: in
     return decode_row(load_row(dataset, index), label_map, partial(name_in, dataset, index), num_channels)
 
 
-def load_row(dataset: Dataset, index: int) -> dict[str, Any]:
+def load_row(dataset: Dataset, index: int) -> dict[str, object]:
     """Row `index` of a data set.
 
     Raises:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,7 +157,7 @@ def test_another_key_is_refused_before_anything_is_sent(run, url, tmp_path):
 
 
 def test_other_patches_are_accepted_when_they_are_asked_for(run, tmp_path):
-    info = SegmentationService(*load_model("encrypted")).model_info()
+    info: dict[str, Any] = SegmentationService(*load_model("encrypted")).model_info()
     info["patch_size"] = info["preprocessor"]["patch_size"] = 8
     with ScriptedService(info) as service:
         arguments = ("segment", "--server", service.url, "one.png", "-o", tmp_path / "m.png", "-k", "secret.key")
