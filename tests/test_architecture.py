@@ -7,7 +7,6 @@ travels with a checkpoint as remote code: its files lie side by side and import 
 
 import ast
 import importlib.util
-import subprocess
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 from transformers.dynamic_module_utils import get_relative_imports
 
+from helpers import preloaded
 from helpers.paths import ROOT
 
 PACKAGE = ROOT / "hf_privseg"
@@ -237,11 +237,8 @@ def test_the_package_file_names_what_is_public_registers_and_does_nothing_else()
 
 def test_importing_the_package_stays_light():
     code = f"import hf_privseg, sys; print([name for name in {HEAVY} if name in sys.modules])"
-    environment_path = f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
-    result = subprocess.run(
-        [sys.executable, "-c", environment_path + code], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"
+    result = preloaded.run("transformers", "-c", code)
+    assert result.stdout.strip() == "[]", result.stderr
 
 
 # ------------------------------------------------------------------------------- the rules find what they should find

@@ -1,8 +1,6 @@
 """Every class of transformers that is said to work, encrypted: outputs as before with the key, others without it."""
 
 import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from helpers import preloaded
 from helpers.tiny_setr import make_key
 from helpers.tiny_vision import CASES, REFUSED, randomize
 from helpers.tiny_vision.measuring import classes_around, encrypted_inputs, measure, relatives
@@ -149,6 +148,7 @@ def test_a_server_runs_the_encrypted_model_without_this_package(tmp_path):
     encrypt_model(model, make_key()).save_pretrained(tmp_path / "model")
     torch.save(encrypted_inputs(case._replace(model=model), make_key()), tmp_path / "inputs.pt")
     arguments = [tmp_path / "model", tmp_path / "inputs.pt", tmp_path / "outputs.pt"]
-    done = subprocess.run([sys.executable, "-c", SERVER, *arguments], check=True, capture_output=True, text=True)
+    done = preloaded.run("transformers", "-c", SERVER, *arguments)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == make_key().fingerprint
     assert difference(torch.load(tmp_path / "outputs.pt", weights_only=True), plain) < ROUNDING

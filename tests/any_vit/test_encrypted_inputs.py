@@ -1,13 +1,12 @@
 """The container of a processed batch: what it keeps, and what it refuses to write and to read."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 import transformers as hf
 
+from helpers import preloaded
 from helpers.tiny_setr import make_key
 from helpers.tiny_vision import CASES, randomize
 from helpers.tiny_vision.measuring import encrypted_inputs
@@ -215,7 +214,8 @@ def test_another_process_segments_the_file_without_a_key(tmp_path):
     encrypt_model(model, KEY).save_pretrained(tmp_path / "model")
     EncryptingProcessor(processor, model).encrypt(image, secret_key=KEY).to_file(tmp_path / "image.safetensors")
     arguments = [tmp_path / "model", tmp_path / "image.safetensors", tmp_path / "logits.pt"]
-    subprocess.run([sys.executable, "-c", SERVER, *arguments], check=True, capture_output=True)
+    done = preloaded.run("hf_privseg", "-c", SERVER, *arguments)
+    assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "logits.pt", weights_only=True)
     assert difference(found, plain) < 1e-3
     assert (found.argmax(1) == plain.argmax(1)).float().mean() > 0.99

@@ -3,8 +3,6 @@
 import copy
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ import torch
 import transformers as hf
 from PIL import Image
 
-from helpers.paths import ROOT
+from helpers import preloaded
 from hf_privseg import EncryptedInputs, EncryptingProcessor, SecretKey, encrypt_model
 from hf_privseg.any_vit.projection import find_projection
 from hf_privseg.any_vit.proof import difference, outputs_of
@@ -126,10 +124,8 @@ def test_one_ciphertext_file_serves_the_encoder_here_and_a_dpt_in_another_proces
     client.encrypt(image, secret_key=key).to_file(tmp_path / "image.safetensors")
 
     arguments = [tmp_path / "dpt", tmp_path / "image.safetensors", tmp_path / "logits.pt"]
-    subprocess.run(
-        [sys.executable, "-c", SERVER, *arguments],
-        check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = preloaded.run("hf_privseg", "-c", SERVER, *arguments)
+    assert done.returncode == 0, done.stderr
     with torch.no_grad():
         pixels = processor(image, return_tensors="pt")
         plain = dpt(**pixels)

@@ -59,12 +59,12 @@ def mean_hp(decoder, grids, images):
 
 @pytest.fixture(scope="module")
 def streets():
-    return image_prior([read(path) for path in frames("train")[::3]], PATCH_SIZE)
+    return image_prior([read(path) for path in frames("train")[::6]], PATCH_SIZE)
 
 
 @pytest.mark.parametrize(
     ("sequence", "count", "least"),
-    [("Seq05VD", 1, 0.2), ("Seq05VD", 16, 0.5), ("Seq05VD", 64, 0.4), ("0001TP", 16, 0.5)],
+    [("Seq05VD", 1, 0.2), ("Seq05VD", 16, 0.5), ("0001TP", 16, 0.5)],
 )
 def test_an_orthogonal_key_shows_the_scene(streets, sequence, count, least):
     images = victims(sequence, count)
@@ -100,7 +100,7 @@ def test_what_the_server_computes_shows_more_than_a_thumbnail(streets):
 @pytest.mark.parametrize("prior", ["streets", "synthetic"])
 def test_the_thumbnail_of_one_image(streets, sequence, prior):
     known = streets if prior == "streets" else synthetic_prior(PATCH_SIZE)
-    for image in victims(sequence, 8):
+    for image in victims(sequence, 3):
         (grid,) = encrypted([image], "orthogonal")
         found = reconstruct_thumbnail([grid], known).decode(grid).mean(axis=-1)
         assert np.corrcoef(found.ravel(), to_grid(image, PATCH_SIZE).mean(axis=-1).ravel())[0, 1] > 0.98

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import preloaded
 from helpers.leaks import assert_no_secret
 from helpers.tiny_setr import tiny_model
 from hf_privseg import EncryptedImage, SecretKey, SetrConfig, SetrImageProcessor
@@ -53,7 +55,6 @@ def run(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("demo") / "out"
     started: dict[str, Any] = {}
-    real = subprocess.run
 
     def without_key_file(command, **kwargs):
         started.update(command=command, environment=kwargs["env"])
@@ -61,7 +62,8 @@ def run(tmp_path_factory):
         key_file = Path(command[command.index("--model") + 1]).parent / "secret.key"
         away = key_file.rename(folder.parent / "away")
         try:
-            return real(command, **kwargs)
+            assert command[0] == sys.executable
+            return preloaded.run("hf_privseg", *command[1:], env=kwargs["env"])
         finally:
             away.rename(key_file)
 

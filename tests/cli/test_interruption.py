@@ -18,7 +18,7 @@ from hf_privseg.storage.images import save_picture
 WRITES_FOREVER = """
 import sys, time
 from pathlib import Path
-from hf_privseg.setr.files import new_folder
+from files import new_folder  # the module alone: the package would take seconds to import
 with new_folder(Path(sys.argv[1]), overwrite=True) as folder:
     (folder / "config.json").write_text("half")
     print("writing", flush=True)
@@ -42,7 +42,7 @@ def contents(folder):
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
 def test_a_process_that_ends_in_the_middle_changes_no_folder(model, ending):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "hf_privseg" / "setr")}
     command = [sys.executable, "-c", WRITES_FOREVER, str(model)]
     listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells have background processes ignore it
     with subprocess.Popen(

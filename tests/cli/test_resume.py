@@ -3,16 +3,14 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import preloaded
 from helpers.loopback import running
-from helpers.paths import ROOT
 from helpers.tiny_setr import tiny_model
 from hf_privseg import EncryptedImage, SecretKey, SetrImageProcessor
 from hf_privseg.cli import segmenters
@@ -246,7 +244,7 @@ def test_a_job_that_is_killed_goes_on_where_it_stopped(large, command, tmp_path,
     job = [command.split()[0], *sorted((large / "images").iterdir()), "-k", large / "secret.key", "-o", output]
     with running(SegmentationService(*load_model(large / "encrypted"))) as url:
         job += ["--server", url] if "--server" in command else ["--model", large / "encrypted"]
-        kill_after(3, [sys.executable, "-m", "hf_privseg.cli", *map(str, job)], output)
+        kill_after(3, job, output)
         first = results(output)
         assert 3 <= len(first) < COUNT
         for name, (content, *_) in first.items():
@@ -260,18 +258,18 @@ def test_a_job_that_is_killed_goes_on_where_it_stopped(large, command, tmp_path,
     assert worked_on["encrypt"] == COUNT - len(first)
 
 
-def kill_after(num_results, command, output):
-    """Run a program until so many files are in `output`, and kill it."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
+def kill_after(num_results, arguments, output):
+    """Run `privseg ARGUMENTS` in a process of its own until so many files are in `output`, and kill it."""
+    process = preloaded.start("hf_privseg", "-m", "hf_privseg.cli", *arguments)
+    try:
         deadline = time.monotonic() + 240
         while not output.is_dir() or len(results(output)) < num_results:
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, "it ended too early"
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(timeout=60) == -signal.SIGKILL
+    finally:
+        process.kill()
+    assert process.wait(60) == -signal.SIGKILL
 
 
 def assert_whole(path, content):

@@ -5,8 +5,8 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
-import signal
 import socketserver
 import subprocess
 import sys
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import preloaded
 from helpers.paths import ROOT
 from helpers.tiny_setr import tiny_model
 from hf_privseg import SetrImageProcessor
@@ -87,15 +88,14 @@ def test_from_a_model_to_a_service_with_two_tenants(shell, tmp_path):
     try:
         for block in BLOCKS:
             if block.startswith("privseg serve"):
-                command = block.replace("privseg", f"exec {sys.executable} -m hf_privseg.cli", 1)
-                environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-                server = subprocess.Popen(["bash", "-ec", command], env=environment)
+                _, *arguments = shlex.split(block.replace("\\\n", " "))
+                server = preloaded.start("hf_privseg", "-m", "hf_privseg.cli", *arguments)
                 wait_for(server)
             else:
                 outputs.append(shell(block))
     finally:
         if server is not None:
-            server.send_signal(signal.SIGTERM)
+            server.terminate()
             server.wait(timeout=60)
     assert server is not None
     assert Image.open(tmp_path / "maps" / "image.segmentation.png").size == (96, 64)

@@ -5,8 +5,6 @@ import os
 import re
 import shlex
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from typer.testing import CliRunner
 
+from helpers import preloaded
 from helpers.paths import ROOT
 from hf_privseg import SecretKey
 from hf_privseg.cli.app import app
@@ -135,8 +134,8 @@ def served(folder: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    command = [sys.executable, "-m", "hf_privseg.cli", "serve", folder, "--port", url.rpartition(":")[2]]
-    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    command = ["-m", "hf_privseg.cli", "serve", folder, "--port", url.rpartition(":")[2]]
+    process = preloaded.start("hf_privseg", *command)
     try:
         for _ in range(600):
             assert process.poll() is None, "the service ended before it was ready"
@@ -204,15 +203,11 @@ def test_the_how_to_pages_about_rekeying_and_remote_code_run(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     save, load = (text for _, text in blocks(ROOT / "docs/how-to/remote-code.md", "python"))
     names: dict = {}
-    code = (
-        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{save}"  # its registration would outlast it in this process
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    saved = preloaded.run("hf_privseg", "-c", save)  # its registration would outlast it in this process
+    assert saved.returncode == 0, saved.stderr
     without = f"import sys\nsys.modules['hf_privseg'] = None\n{load}\nprint(type(model).__module__)"
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = subprocess.run(
-        [sys.executable, "-c", without], env=environment, capture_output=True, text=True, check=False
-    )
+    done = preloaded.run("transformers", "-c", without, env=environment)
     assert done.stdout.startswith("transformers_modules."), done.stderr
     from hf_privseg import SetrForSemanticSegmentation
 
@@ -222,14 +217,3 @@ def test_the_how_to_pages_about_rekeying_and_remote_code_run(tmp_path, monkeypat
     ((_, rekey),) = blocks(ROOT / "docs/how-to/rekey.md", "python")
     run_python(rekey, names)
     assert names["model"].config.encryption["fingerprint"] == new.fingerprint
-
-
-@pytest.mark.slow
-def test_the_site_builds_without_a_warning(tmp_path):
-    for name in ("mkdocs", "material", "mkdocstrings"):
-        pytest.importorskip(name)
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    page = (tmp_path / "site/reference/setr/index.html").read_text(encoding="utf-8")
-    assert 'id="hf_privseg.setr.keys.SecretKey.generate"' in page

@@ -17,8 +17,6 @@ from hf_privseg.training.evaluation import predict_maps
 from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.metrics import MeanIoU
 
-NUM_FRAMES = 2
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif("PRIVSEG_CAMVID" not in os.environ, reason="PRIVSEG_CAMVID does not name the CamVid folder"),
@@ -28,7 +26,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def frames():
     dataset = load_segmentation_dataset(Path(os.environ["PRIVSEG_CAMVID"]), split="test")
-    return dataset.select(np.linspace(0, len(dataset) - 1, NUM_FRAMES).astype(int))
+    return dataset.select([0])
 
 
 @pytest.fixture

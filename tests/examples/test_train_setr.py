@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
-from helpers.example_runs import run_here
+from helpers import preloaded
+from helpers.example_runs import run, run_here, run_in
 from helpers.paths import EXAMPLES
-from helpers.preloaded import launcher
 from hf_privseg import SecretKey, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 
 SCRIPT = EXAMPLES / "train_setr.py"
@@ -71,7 +71,7 @@ def train_and_kill(checkpoint: str, inputs: Path, output: Path, processes: int, 
         return (output / "checkpoints" / checkpoint).exists() or time.monotonic() > deadline
 
     given = options(inputs, output, *extra)
-    killed = launcher().run(SCRIPT, *given, processes=processes, until=is_written)
+    killed = run(SCRIPT.name, *given, processes=processes, until=is_written)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
     assert not (output / "training.json").exists(), "the run was killed too late to show anything"
 
@@ -87,11 +87,11 @@ def train_and_kill(checkpoint: str, inputs: Path, output: Path, processes: int, 
     ids=["one process", "two processes", "two processes, streaming"],
 )
 def test_a_killed_run_ends_as_an_uninterrupted_one(inputs, tmp_path, processes, steps, extra):
-    whole = launcher().run(SCRIPT, *options(inputs, tmp_path / "whole", *extra), processes=processes)
+    whole = run(SCRIPT.name, *options(inputs, tmp_path / "whole", *extra), processes=processes)
     assert whole.returncode == 0, whole.stderr[-3000:]
     # two updates into the first epoch, which has 8 (or, by two processes, 4)
     train_and_kill("step_2", inputs, tmp_path / "killed", processes, *extra)
-    resumed = launcher().run(SCRIPT, *options(inputs, tmp_path / "killed", *extra), processes=processes)
+    resumed = run(SCRIPT.name, *options(inputs, tmp_path / "killed", *extra), processes=processes)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
 
     records = [json.loads((tmp_path / name / "training.json").read_text()) for name in ("whole", "killed")]
@@ -226,7 +226,7 @@ def test_accelerate_reads_the_configurations(name):
 
 
 def launch(config: str, *options: str) -> list[str]:
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config), *options]
+    return ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / config), *options]
 
 
 # Each command of the list is one machine's; all of them run on this one, on the CPU.
@@ -254,20 +254,22 @@ def test_each_configuration_has_a_dry_run():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DRY_RUNS)
 def test_a_configuration_runs_on_cpu_processes(inputs, tmp_path, name):
+    """accelerate launches a script that notes its environment; then the training runs in these environments."""
     processes, launchers = DRY_RUNS[name]
-    arguments = command(inputs, tmp_path, "--epochs", "1")[1:]
-    machines = [
-        subprocess.Popen(
-            launcher + arguments,
-            env=environment() | {"ACCELERATE_USE_CPU": "true"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for launcher in launchers
-    ]
-    errors = [machine.communicate(timeout=600)[1] for machine in machines]
-    assert [machine.returncode for machine in machines] == [0] * len(machines), "".join(errors)[-4000:]
+    (tmp_path / "note.py").write_text(
+        "import json, os, pathlib\n"
+        "path = pathlib.Path(__file__).with_name('rank' + os.environ.get('RANK', '0') + '.json')\n"
+        "path.write_text(json.dumps(dict(os.environ)))\n"
+    )
+    given = environment() | {"ACCELERATE_USE_CPU": "true"}
+    machines = [preloaded.start("training", *launcher, tmp_path / "note.py", env=given) for launcher in launchers]
+    assert [machine.wait(600) for machine in machines] == [0] * len(machines)
+    environments = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("rank*.json"))]
+    assert len(environments) == processes
+    for each in environments:
+        each.pop("TORCHELASTIC_USE_AGENT_STORE", None)  # the store of the launcher, which has ended
+    done = run_in(environments, SCRIPT.name, *options(inputs, tmp_path, "--epochs", "1"))
+    assert done.returncode == 0, done.stderr[-4000:]
     recipe = json.loads((tmp_path / "training.json").read_text())
     assert recipe["processes"] == processes
     assert SetrForSemanticSegmentation.from_pretrained(tmp_path).config.num_labels == 3

@@ -4,13 +4,17 @@ import contextlib
 import io
 import os
 import runpy
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 import traceback
+from collections.abc import Callable
 from unittest import mock
 
+from helpers import preloaded
 from helpers.paths import EXAMPLES
-from helpers.preloaded import launcher
 
 
 def run_here(script: str, *options: object) -> subprocess.CompletedProcess:
@@ -29,10 +33,43 @@ def run_here(script: str, *options: object) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
-def run(script: str, *options: object, processes: int = 1) -> subprocess.CompletedProcess:
-    """The same in a new process, or in several."""
+def run(
+    script: str, *options: object, processes: int = 1, until: Callable[[], bool] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The same in a new process, or in several, which find each other as those of torchrun do.
+
+    Args:
+        script: name of a file in examples/.
+        options: its command line.
+        processes: of the run.
+        until: asked again and again; all processes are killed, without a warning, once it is true.
+    """
+    environments = [os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} for _ in range(processes)]
     if processes > 1:
-        return launcher().run(EXAMPLES / script, *options, processes=processes)
-    command = [sys.executable, str(EXAMPLES / script), *map(str, options)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        count = str(processes)
+        for rank, environment in enumerate(environments):
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment |= {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
+    return run_in(environments, script, *options, until=until)
+
+
+def run_in(
+    environments: list[dict[str, str]], script: str, *options: object, until: Callable[[], bool] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The same in a process for each of these environments, all with one free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        command = [str(EXAMPLES / script), *map(str, options)]
+        started = [
+            preloaded.start("training", *command, env=environment | {"MASTER_PORT": port}, stdout=out, stderr=err)
+            for environment in environments
+        ]
+        while any(process.poll() is None for process in started):
+            if (until is not None and until()) or any(process.returncode for process in started):
+                for process in started:
+                    process.kill()
+            time.sleep(0.005)
+        code = next((process.returncode for process in started if process.returncode), 0)
+        return subprocess.CompletedProcess(command, code, preloaded.content(out), preloaded.content(err))

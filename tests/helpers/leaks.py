@@ -16,8 +16,9 @@ def assert_no_secret(text_or_bytes: str | bytes, key: SecretKey | bytes) -> None
     Use it with random keys: a key such as bytes(range(32)) reads like ordinary numbers.
     """
     haystack = text_or_bytes.encode() if isinstance(text_or_bytes, str) else bytes(text_or_bytes)
+    lower = haystack.lower()
     for notation, needle in _needles(_secret_bytes(key)):
-        if needle in (haystack.lower() if notation == "hex" else haystack):
+        if needle in (lower if notation == "hex" else haystack):
             raise AssertionError(f"the secret key shows up as {notation}")
 
 

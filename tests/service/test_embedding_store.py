@@ -2,13 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from helpers.paths import ROOT
+from helpers import preloaded
 from hf_privseg.service.embedding_store import (
     DamagedEmbeddingError,
     EmbeddingFolder,
@@ -116,7 +114,6 @@ def test_damage_is_noticed_and_named(tmp_path, change):
 @pytest.mark.skipif(os.name != "posix", reason="kills a process")
 def test_a_kill_while_registering_loses_nothing_that_was_acknowledged(tmp_path):
     code = f"""
-import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 import torch
 from pathlib import Path
 from hf_privseg.service.embedding_store import EmbeddingFolder, RegisteredEmbedding
@@ -127,15 +124,14 @@ for number in range(10**6):
     store.put(RegisteredEmbedding(torch.full((64, 3, 16, 16), float(number)), facts))
     print(number, flush=True)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    last = -1
-    assert process.stdout is not None
-    for line in process.stdout:
-        last = int(line)
-        if last >= 20:
-            break
-    process.send_signal(signal.SIGKILL)
-    rest = process.communicate()[0].split()
+    read, write = os.pipe()
+    with open(read) as printed:
+        process = preloaded.start("hf_privseg", "-c", code, stdout=write)
+        os.close(write)
+        last = next(number for number in map(int, printed) if number >= 20)
+        process.kill()
+        rest = printed.read().split()
+    assert process.wait(60) == -signal.SIGKILL
     last = int(rest[-1]) if rest else last
     store = EmbeddingFolder(tmp_path)
     for number in range(7):

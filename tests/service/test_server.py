@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from helpers import preloaded
 from helpers.paths import ROOT
 from helpers.tiny_service import ciphertext, embedding_for, processor, service
 from helpers.tiny_setr import make_key
@@ -66,9 +66,9 @@ def process(command, port, log, scheme="http"):
     """A service in a process of its own, once it is ready; its output goes to the file `log`."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     with log.open("w") as output:
-        started = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        started = preloaded.start("hf_privseg", *command, env=environment, stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while True:
             assert started.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -94,7 +94,7 @@ def lines(log):
 @pytest.mark.slow
 def test_sigterm_finishes_what_runs_and_refuses_the_rest(tmp_path):
     port, answers = free_port(), []
-    command = [sys.executable, "-c", SLOW_SERVICE.replace("PORT", str(port))]
+    command = ["-c", SLOW_SERVICE.replace("PORT", str(port))]
     with process(command, port, tmp_path / "log") as started:
         url = f"http://127.0.0.1:{port}/v1/segment"
         post = threading.Thread(
@@ -141,7 +141,7 @@ def test_a_kill_in_the_middle_of_registrations_loses_nothing_that_was_acknowledg
     for attempt in range(kills + 1):
         port = free_port()
         script = REGISTERING_SERVICE.replace("FOLDER", str(folder)).replace("PORT", str(port))
-        with process([sys.executable, "-c", script], port, tmp_path / f"log{attempt}") as started:
+        with process(["-c", script], port, tmp_path / f"log{attempt}") as started:
             url = f"http://127.0.0.1:{port}"
             assert all(httpx.get(f"{url}/v1/embeddings/{name}").status_code == 200 for name in acknowledged)
             if attempt == kills:
@@ -167,7 +167,7 @@ def test_workers_share_tenants_and_count_together(tmp_path):
     engine.model.encrypt_model(keys[0]).save_pretrained(tmp_path / "model")
     processor().save_pretrained(tmp_path / "model")
     plain = service()
-    command = [sys.executable, "-m", "hf_privseg.cli", "serve", str(tmp_path / "model"), "--port", str(port)]
+    command = ["-m", "hf_privseg.cli", "serve", str(tmp_path / "model"), "--port", str(port)]
     command += ["--no-page", "--workers", "2", "--embeddings", str(tmp_path / "store")]
     with process(command, port, tmp_path / "log"):
         url = f"http://127.0.0.1:{port}"
@@ -195,7 +195,7 @@ def test_a_certificate_makes_it_https(tmp_path):
     engine, port = service(), free_port()
     engine.model.encrypt_model(make_key()).save_pretrained(tmp_path / "model")
     processor().save_pretrained(tmp_path / "model")
-    command = [sys.executable, "-m", "hf_privseg.cli", "serve", str(tmp_path / "model"), "--port", str(port)]
+    command = ["-m", "hf_privseg.cli", "serve", str(tmp_path / "model"), "--port", str(port)]
     command += ["--no-page", "--tls-key", str(tmp_path / "key.pem")]
     command += ["--tls-certificate", str(tmp_path / "certificate.pem")]
     with process(command, port, tmp_path / "log", scheme="https"):

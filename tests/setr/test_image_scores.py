@@ -1,12 +1,10 @@
 """Scores at the size of an image: as torch resizes, in any blocks of rows, with little memory for large maps."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers import preloaded
 from hf_privseg.setr import image_scores
 from hf_privseg.setr.image_scores import ImageScores
 
@@ -90,5 +88,5 @@ def test_a_large_map_takes_a_small_part_of_the_memory_of_its_scores():
         "scores = ImageScores.from_logits(torch.randn(64, 8, 8), (2048, 2048), None, 4)\n"
         "before = peak(); found = scores.segmentation_map(); print(peak() - before)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = preloaded.run("hf_privseg", "-c", code)
     assert int(result.stdout) < 400 * 1024  # kilobytes

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from helpers import preloaded
 from helpers.paths import ROOT
 from helpers.tiny_setr import make_key, tiny_model
 from hf_privseg import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, SetrModel
@@ -126,14 +125,8 @@ def test_a_process_without_the_package_loads_encrypts_and_segments(remote_code, 
     }
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, str(folder)],
-        cwd=tmp_path,
-        env=environment,
-        input=make_key().to_text(),
-        capture_output=True,
-        text=True,
-        check=False,
+    result = preloaded.run(
+        "transformers", "-c", ELSEWHERE, folder, cwd=tmp_path, env=environment, input=make_key().to_text()
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert "loaded without the package" in result.stdout

@@ -1,9 +1,6 @@
 """Cityscapes and ADE20K, in the forms in which they are handed out but of a few pixels, and their presets."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -15,7 +12,7 @@ pytest.importorskip("datasets", reason="the train extra is not installed")
 
 import datasets
 
-from helpers.paths import EXAMPLES
+from helpers.example_runs import run_here
 from hf_privseg import SetrForSemanticSegmentation
 from hf_privseg.catalog.datasets import PRESETS
 from hf_privseg.training.arguments import DataArguments
@@ -25,7 +22,6 @@ from hf_privseg.training.label_map import IGNORE_INDEX, LabelMap
 HEIGHT, WIDTH = 32, 64
 RNG = np.random.default_rng(0)
 CITIES = {"train": ["aachen", "bremen"], "val": ["lindau"]}
-SCRIPT = EXAMPLES / "train_setr.py"
 
 
 def photo():
@@ -209,15 +205,9 @@ class TestPresetAndOptions:
 def test_training_on_cityscapes_needs_its_folder_and_the_preset(cityscapes, inputs, tmp_path):
     options = {"dataset": cityscapes, "preset": "cityscapes", "vit": inputs / "vit", "output_dir": tmp_path / "out"}
     options |= {"crop_size": 32, "epochs": 1, "batch_size": 2, "num_workers": 0, "warmup_steps": 1}
-    command = [
-        sys.executable,
-        str(SCRIPT),
-        "--cpu",
-        *(str(part) for name in options for part in (f"--{name}", options[name])),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert run.returncode == 0, run.stderr[-3000:]
+    settings = [part for name in options for part in (f"--{name}", options[name])]
+    done = run_here("train_setr.py", "--cpu", *settings)
+    assert done.returncode == 0, done.stderr[-3000:]
     config = SetrForSemanticSegmentation.from_pretrained(tmp_path / "out").config
     assert (config.num_labels, config.id2label[13]) == (19, "car")
     assert [tuple(colour) for colour in config.palette] == list(PRESETS["cityscapes"].palette)

@@ -43,16 +43,16 @@ DECODER: Decoder = {
     "bos_token_id": 0,
     "eos_token_id": 2,
 }
-QWEN2 = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 1, "patch_size": 14}
+QWEN2 = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 1, "patch_size": 8}
 QWEN2_5 = {
     "depth": 2,
     "hidden_size": 32,
     "out_hidden_size": 32,
     "num_heads": 2,
     "intermediate_size": 37,
-    "patch_size": 14,
+    "patch_size": 8,
     "fullatt_block_indexes": [1],
-    "window_size": 56,
+    "window_size": 32,
 }
 QWEN3 = {
     "depth": 3,
@@ -60,7 +60,7 @@ QWEN3 = {
     "out_hidden_size": 32,
     "num_heads": 2,
     "intermediate_size": 37,
-    "patch_size": 16,
+    "patch_size": 8,
     "deepstack_visual_indexes": [0, 1],
     "num_position_embeddings": 16,
 }
@@ -117,16 +117,14 @@ def _idefics3() -> Case:
 
 
 LANGUAGE_MODELS: dict[str, Builder] = {
-    "qwen2_vl_tower": lambda: _tower(
-        Qwen2VisionTransformerPretrainedModel, Qwen2VLVisionConfig.from_dict(QWEN2), 1176
-    ),
+    "qwen2_vl_tower": lambda: _tower(Qwen2VisionTransformerPretrainedModel, Qwen2VLVisionConfig.from_dict(QWEN2), 384),
     "qwen2_5_vl_tower": lambda: _tower(
-        Qwen2_5_VisionTransformerPretrainedModel, Qwen2_5_VLVisionConfig.from_dict(QWEN2_5), 1176
+        Qwen2_5_VisionTransformerPretrainedModel, Qwen2_5_VLVisionConfig.from_dict(QWEN2_5), 384
     ),
-    "qwen3_vl_tower": lambda: _tower(Qwen3VLVisionModel, Qwen3VLVisionConfig.from_dict(QWEN3), 1536),
-    "qwen2_vl": lambda: _qwen(hf.Qwen2VLForConditionalGeneration, hf.Qwen2VLConfig, QWEN2, 1176),
-    "qwen2_5_vl": lambda: _qwen(hf.Qwen2_5_VLForConditionalGeneration, hf.Qwen2_5_VLConfig, QWEN2_5, 1176),
-    "qwen3_vl": lambda: _qwen(hf.Qwen3VLForConditionalGeneration, hf.Qwen3VLConfig, QWEN3, 1536),
+    "qwen3_vl_tower": lambda: _tower(Qwen3VLVisionModel, Qwen3VLVisionConfig.from_dict(QWEN3), 384),
+    "qwen2_vl": lambda: _qwen(hf.Qwen2VLForConditionalGeneration, hf.Qwen2VLConfig, QWEN2, 384),
+    "qwen2_5_vl": lambda: _qwen(hf.Qwen2_5_VLForConditionalGeneration, hf.Qwen2_5_VLConfig, QWEN2_5, 384),
+    "qwen3_vl": lambda: _qwen(hf.Qwen3VLForConditionalGeneration, hf.Qwen3VLConfig, QWEN3, 384),
     "llava": _llava,
     "paligemma": _paligemma,
     "idefics3": _idefics3,
