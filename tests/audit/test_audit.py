@@ -154,17 +154,22 @@ def test_networks_are_trained_where_asked_for_and_say_what_they_gained(model, pr
     assert "training" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_target_shows_the_server_what_the_plain_model_computes(model, family):
-    rng = np.random.default_rng(0)
-    images = [rng.uniform(-1, 1, (3, 16, 20)) for _ in range(2)]
-    scene = Scene(
+def scene_of(model, images):
+    """The images before a server with the model, whose attacker knows images of their kind."""
+    return Scene(
         images=images,
         patch_size=PATCH_SIZE,
         embedding=embedding_matrix_of(model),
         priors=[image_prior(images, PATCH_SIZE)],
         counts=(1,),
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_target_shows_the_server_what_the_plain_model_computes(model, family):
+    rng = np.random.default_rng(0)
+    images = [rng.uniform(-1, 1, (3, 16, 20)) for _ in range(2)]
+    scene = scene_of(model, images)
     target = Target(scene, fresh_keys([family], model.patch_projection)[family])
     for seen, plain in zip(target.ciphertexts, scene.embedded, strict=True):
         np.testing.assert_allclose(seen @ target.embedding, plain, rtol=0, atol=1e-9)
@@ -173,13 +178,7 @@ def test_a_target_shows_the_server_what_the_plain_model_computes(model, family):
 
 def test_a_target_knows_its_own_order_and_signs(model):
     images = [np.random.default_rng(0).uniform(-1, 1, (3, 16, 20))]
-    scene = Scene(
-        images=images,
-        patch_size=PATCH_SIZE,
-        embedding=embedding_matrix_of(model),
-        priors=[image_prior(images, PATCH_SIZE)],
-        counts=(1,),
-    )
+    scene = scene_of(model, images)
     key = SecretKey.generate("signed_permutation")
     order, signs = Target(scene, key).order_and_signs
     np.testing.assert_array_equal(order, key.permutation(48))
