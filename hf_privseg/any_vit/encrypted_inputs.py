@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..setr.ciphers import CIPHERS
 from ..setr.ciphertext_file import CiphertextFile
@@ -88,7 +89,7 @@ class EncryptedInputs(CiphertextFile):
             )
         object.__setattr__(self, "target_sizes", tuple(sizes))
 
-    def inputs_for(self, model: Any) -> dict[str, object]:
+    def inputs_for(self, model: PreTrainedModel | PreTrainedConfig) -> dict[str, Any]:
         """The inputs for `model(**inputs)`, on its device, after a check that they belong together.
 
         Args:

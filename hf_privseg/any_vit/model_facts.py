@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..setr.errors import EncryptionStateError
 from ..setr.model_encryption import PatchProjection
@@ -57,14 +56,14 @@ class ModelFacts:
         return cls(key, projection.patch_size, projection.num_channels, pads=pads)
 
     @classmethod
-    def of(cls, model_or_config: Any) -> "ModelFacts | None":
+    def of(cls, model_or_config: PreTrainedModel | PreTrainedConfig) -> "ModelFacts | None":
         """A model or its configuration -> the facts about its encryption, None where it is plain.
 
         Raises:
             EncryptionStateError: two parts of the model are encrypted.
             ValueError: the entry is damaged.
         """
-        config = getattr(model_or_config, "config", model_or_config)
+        config = model_or_config if isinstance(model_or_config, PreTrainedConfig) else model_or_config.config
         encrypted = [part for part in configurations(config) if getattr(part, "encryption", None) is not None]
         if len(encrypted) > 1:
             raise EncryptionStateError(
@@ -84,7 +83,7 @@ class ModelFacts:
         return cls(key=KeyFacts.from_dict(entry), **geometry, **named, pads=config.model_type in PADDING_TYPES)
 
 
-def key_facts(model_or_config: Any) -> KeyFacts | None:
+def key_facts(model_or_config: PreTrainedModel | PreTrainedConfig) -> KeyFacts | None:
     """A model or its configuration -> the public facts about its key, None where it is plain."""
     facts = ModelFacts.of(model_or_config)
     return None if facts is None else facts.key

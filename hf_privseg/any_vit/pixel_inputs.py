@@ -52,7 +52,7 @@ def encrypt_inputs(
     *,
     pad: bool | None = None,
     plain_inputs: Collection[str] = (),
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What a processor returns -> the same with encrypted pixels, all names included.
 
     Args:

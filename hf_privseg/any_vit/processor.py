@@ -6,6 +6,8 @@ from functools import wraps
 from inspect import isroutine
 from typing import Any, NoReturn
 
+from transformers import PreTrainedConfig, PreTrainedModel
+
 from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import EncryptionStateError
 from ..setr.public_facts import check_key_fits
@@ -37,7 +39,12 @@ class EncryptingProcessor:
     """
 
     def __init__(
-        self, processor: Any, model_or_config: Any, *, pad: bool | None = None, plain_inputs: Collection[str] = ()
+        self,
+        processor: Any,
+        model_or_config: PreTrainedModel | PreTrainedConfig,
+        *,
+        pad: bool | None = None,
+        plain_inputs: Collection[str] = (),
     ) -> None:
         if key_facts(model_or_config) is None:
             raise EncryptionStateError(

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from ..any_vit.projection import find_projection
 from ..attacks.public_base import embedding_matrix
 from ..inference.windows import logits_of
+from ..setr.image_processing_setr import AnyImage
 from ..setr.model_encryption import PatchProjection
 from ..setr.modeling_setr import SetrForSemanticSegmentation
 
@@ -61,7 +62,7 @@ class Subject:
         """E, (L, hidden_size) float64, for pixels in [-1, 1]."""
         return matrix_of(self.projection)
 
-    def pixels(self, image: Any) -> np.ndarray:
+    def pixels(self, image: AnyImage) -> np.ndarray:
         """An image as the processor takes it -> (channels, height, width) float64 in [-1, 1], in whole blocks.
 
         Raises:

@@ -118,7 +118,7 @@ def _encrypter(model: str | None, key: "EncryptionKey") -> _Encrypter:
     if facts is not None or (model is not None and not is_setr(model)):
         check_key_fits(key.facts, None if facts is None else facts.key, model=f"the model {model}")
     encrypted_model = "ENCRYPTED_MODEL" if facts is None or model is None else model
-    if facts is not None and not isinstance(processor, SetrImageProcessor):
+    if config is not None and facts is not None and not isinstance(processor, SetrImageProcessor):
         encrypt_inputs = partial(encrypt_for, config, processor, secret_key=key)
         return _Encrypter(encrypt_inputs, EncryptedInputs, EncryptedInputs.suffix, facts.patch_size, encrypted_model)
     suffix = file_suffix(key.family, processor.num_channels)

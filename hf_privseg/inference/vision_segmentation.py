@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..any_vit.encrypted_inputs import EncryptedInputs
 from ..any_vit.model_facts import key_facts
@@ -33,7 +33,9 @@ def check_segments(processor: Any, *, model: str = "the model") -> None:
         )
 
 
-def encrypt_for(model: Any, processor: Any, path: Path, secret_key: EncryptionKey) -> EncryptedInputs:
+def encrypt_for(
+    model: PreTrainedModel | PreTrainedConfig, processor: Any, path: Path, secret_key: EncryptionKey
+) -> EncryptedInputs:
     """Path of a plain image -> the inputs of the model with encrypted pixels, and the image's size.
 
     Args:
