@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..setr.arrays import to_array
 from ..setr.ciphers import CIPHERS
 from ..setr.ciphertext_file import CiphertextFile
 from ..setr.errors import CiphertextError, HeaderError
@@ -117,7 +118,7 @@ class EncryptedInputs(CiphertextFile):
         shapes: dict[str, list[int]] = {}
         for name, tensor in _named_tensors(self.inputs):
             if _input_name(name) in PIXEL_INPUTS:
-                values, scale = map(torch.from_numpy, stored(tensor.float()))
+                values, scale = map(torch.from_numpy, stored(to_array(tensor.float())))
                 if CIPHERS[self.facts.family].ends_in_zeros:
                     shapes[name], values = list(values.shape), self._without_zeros(values)
                 tensors |= {f"{name}/values": values, f"{name}/scale": scale}
@@ -235,7 +236,7 @@ def _inputs_of(
         values, scale = left.pop(f"{name}/values"), left.pop(f"{name}/scale")
         if values.dtype != torch.int16 or scale.dtype != torch.float32 or scale.shape != (1,) or not scale.isfinite():
             raise ValueError(f"{name} is int16 with one finite float32 scale, got {values.dtype} and {scale.dtype}")
-        return restored((values.numpy(), scale.numpy()))
+        return torch.from_numpy(restored((values.numpy(), scale.numpy())))
 
     names = sorted({_input_name(name) for name in tensors})
     if not set(encrypted) <= set(names) & PIXEL_INPUTS or not set(lengths) <= set(names):

@@ -67,7 +67,7 @@ def load_images(args: ImageArguments, num_labels: int | None = None) -> list[Fig
     label_map = None if num_labels is None else args.load_label_map(num_labels, StoredLabels.of(args.split, rows))
     images = []
     for index, row in enumerate(rows):
-        image = Image.fromarray(image_to_levels(row["image"]).permute(1, 2, 0).numpy())
+        image = Image.fromarray(image_to_levels(row["image"]).transpose(1, 2, 0))
         labels = None if label_map is None else label_map(row["annotation"])
         images.append(FigureImage(f"{args.split}_{index}", image, labels, "", _centre(image)))
     return images

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
+from ..setr.arrays import to_array
 from ..setr.configuration_setr import SetrConfig
 from ..setr.encrypted_image import EncryptedImage, is_encrypted_image
 from ..setr.encryption_key import EncryptionKey
@@ -110,7 +111,7 @@ def plain_image(path: Path, processor: SetrImageProcessor, secret_key: Encryptio
         EncryptionStateError: an encrypted image without a key.
     """
     if not is_ciphertext(path):
-        return levels_to_picture(processor.to_levels(path))
+        return levels_to_picture(to_array(processor.to_levels(path)))
     if secret_key is None:
         raise EncryptionStateError(f"{path} is encrypted; to show the image itself, give the key that it needs")
     image = EncryptedImage.from_file(path)

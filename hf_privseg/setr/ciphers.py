@@ -20,17 +20,19 @@ All of them protect visually and none is encryption in the cryptographic sense: 
 image, and each class says what that costs. For every family alike, a public embedding E gives the image away.
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
+from .arrays import is_tensor, like, to_array
 from .block_cipher import BlockCipher, DenseCipher
 from .client_embedding import ClientEmbedding
 from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import EncryptionStateError, InvalidKeyError, KeyMismatchError
 from .keys import SecretKey
+
+if TYPE_CHECKING:
+    import torch
 
 _CONDITION = 10.0  # of the matrix family's E_enc, exactly
 _MAX_CONDITION = 100.0  # of a matrix that the user supplies
@@ -57,18 +59,18 @@ class PermutationCipher(BlockCipher):
     acts_on_uint8: ClassVar[bool] = True
 
     def _derive(self, key: SecretKey) -> None:
-        self._order = torch.from_numpy(key.permutation(self.block_length).copy())
+        self._order = key.permutation(self.block_length)
         self._inverse_order = self._order.argsort()
 
-    def _encrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
+    def _encrypt_blocks(self, rows: Any) -> Any:
         return _reorder(rows, self._order)
 
-    def _decrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
+    def _decrypt_blocks(self, rows: Any) -> Any:
         return _reorder(rows, self._inverse_order)
 
     # P^-T = P: a weight's rows move exactly as the pixels do
-    _encrypt_rows = _encrypt_blocks
-    _decrypt_rows = _decrypt_blocks
+    encrypt_rows = _encrypt_blocks
+    decrypt_rows = _decrypt_blocks
 
 
 class SignedPermutationCipher(PermutationCipher):
@@ -89,16 +91,16 @@ class SignedPermutationCipher(PermutationCipher):
 
     def _derive(self, key: SecretKey) -> None:
         super()._derive(key)
-        self._signs = torch.from_numpy(key.signs(self.block_length).copy())
+        self._signs = key.signs(self.block_length)
 
-    def _encrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
+    def _encrypt_blocks(self, rows: Any) -> Any:
         return _negate(_reorder(rows, self._order), self._signs)
 
-    def _decrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
+    def _decrypt_blocks(self, rows: Any) -> Any:
         return _reorder(_negate(rows, self._signs), self._inverse_order)
 
-    _encrypt_rows = _encrypt_blocks
-    _decrypt_rows = _decrypt_blocks
+    encrypt_rows = _encrypt_blocks
+    decrypt_rows = _decrypt_blocks
 
 
 class OrthogonalCipher(DenseCipher):
@@ -120,7 +122,7 @@ class OrthogonalCipher(DenseCipher):
     family: ClassVar[str] = "orthogonal"
 
     def _derive(self, key: SecretKey) -> None:
-        matrix = torch.from_numpy(key.haar(self.block_length).copy())
+        matrix = key.haar(self.block_length)
         self._set_matrix(matrix, matrix.T)
 
 
@@ -141,13 +143,13 @@ class MatrixCipher(DenseCipher):
     family: ClassVar[str] = "matrix"
 
     def _derive(self, key: SecretKey) -> None:
-        q1, q2 = (torch.from_numpy(key.haar(self.block_length, purpose).copy()) for purpose in ("q1", "q2"))
-        spread = torch.from_numpy(_CONDITION ** np.linspace(0.5, -0.5, self.block_length))
+        q1, q2 = (key.haar(self.block_length, purpose) for purpose in ("q1", "q2"))
+        spread = _CONDITION ** np.linspace(0.5, -0.5, self.block_length)
         self._set_matrix((q1 * spread) @ q2, (q2.T / spread) @ q1.T)
 
     @classmethod
     def from_matrix(
-        cls, matrix: torch.Tensor | np.ndarray, *, patch_size: int, num_channels: int = 3
+        cls, matrix: "torch.Tensor | np.ndarray", *, patch_size: int, num_channels: int = 3
     ) -> "MatrixCipher":
         """(L, L) E_enc of condition at most 100 -> cipher without a fingerprint.
 
@@ -158,22 +160,21 @@ class MatrixCipher(DenseCipher):
         cipher._set_geometry(patch_size, num_channels)
         cipher.fingerprint = None
         length = cipher.block_length
-        tensor = matrix if isinstance(matrix, torch.Tensor) else torch.from_numpy(np.array(matrix, np.float64))
-        e_enc = tensor.detach().to("cpu", torch.float64, copy=True)
+        e_enc = np.array(to_array(matrix) if is_tensor(matrix) else matrix, np.float64)
         if e_enc.shape != (length, length):
             raise InvalidKeyError(
                 f"expected a square matrix of shape ({length}, {length}) for patch size {patch_size} and "
-                f"{num_channels} channels, got shape {tuple(e_enc.shape)}"
+                f"{num_channels} channels, got shape {e_enc.shape}"
             )
-        if not e_enc.isfinite().all():
+        if not np.isfinite(e_enc).all():
             raise InvalidKeyError("expected a matrix of finite numbers, got infinite ones or NaN")
-        condition = float(np.linalg.cond(e_enc.numpy()))
+        condition = float(np.linalg.cond(e_enc))
         if not condition <= _MAX_CONDITION:
             raise InvalidKeyError(
                 f"expected a matrix of condition at most {_MAX_CONDITION:g}, got {condition:.3g}: rounding would no "
                 "longer cancel in the model; use a better conditioned matrix (an orthogonal one has condition 1)"
             )
-        cipher._set_matrix(e_enc, torch.linalg.inv(e_enc))
+        cipher._set_matrix(e_enc, np.linalg.inv(e_enc))
         return cipher
 
 
@@ -198,20 +199,20 @@ class EmbeddingCipher(DenseCipher):
                 f"{theirs[1]} channels, got patches of {ours[0]} and {ours[1]} channels; use it with the model, and "
                 "the processor of the model, that it was made from"
             )
-        self._padding = (0, self.block_length - key.shape[1])
-        self._set_matrix(torch.linalg.pinv(key.matrix), key.matrix)
+        self._padding = self.block_length - key.shape[1]
+        self._set_matrix(np.linalg.pinv(key.matrix), key.matrix)
 
-    def _encrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
-        return F.pad(super()._encrypt_blocks(rows), self._padding)
+    def _encrypt_blocks(self, rows: Any) -> Any:
+        return _padded(super()._encrypt_blocks(rows), self._padding)
 
-    def _decrypt_blocks(self, rows: torch.Tensor) -> torch.Tensor:
+    def _decrypt_blocks(self, rows: Any) -> Any:
         raise EncryptionStateError(
             f"an image encrypted with a client embedding is not decrypted: of the {self.block_length} numbers of a "
-            f"block it holds {self.block_length - self._padding[1]}, what the model sees of it; keep the plain image"
+            f"block it holds {self.block_length - self._padding}, what the model sees of it; keep the plain image"
         )
 
-    def _encrypt_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        plain, encrypted = rows.double(), super()._encrypt_rows(rows)
+    def encrypt_rows(self, rows: np.ndarray) -> np.ndarray:
+        plain, encrypted = rows.astype(np.float64), super().encrypt_rows(rows)
         is_in_span = _nearly_equal(encrypted @ self._inverse.T, plain)  # always so where r = L
         has_orthonormal_rows = _nearly_equal(self._inverse @ self._inverse.T, plain.T @ plain)  # those of E_hat
         if not (is_in_span and has_orthonormal_rows):
@@ -219,10 +220,10 @@ class EmbeddingCipher(DenseCipher):
                 f"the client embedding of fingerprint {self.fingerprint} was made from another patch embedding than "
                 "this model's, and would change it; make one from this model: ClientEmbedding.generate(model)"
             )
-        return F.pad(encrypted, self._padding)
+        return _padded(encrypted, self._padding)
 
-    def _decrypt_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        return super()._decrypt_rows(rows[:, : self.block_length - self._padding[1]])
+    def decrypt_rows(self, rows: np.ndarray) -> np.ndarray:
+        return super().decrypt_rows(rows[:, : self.block_length - self._padding])
 
 
 CIPHERS: dict[str, type[BlockCipher]] = {
@@ -240,18 +241,26 @@ def cipher_for(secret_key: EncryptionKey | bytes, *, patch_size: int, num_channe
     )
 
 
-def _nearly_equal(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    return bool((found - expected).norm() <= _SAME_EMBEDDING * expected.norm())
+def _nearly_equal(found: np.ndarray, expected: np.ndarray) -> bool:
+    return bool(np.linalg.norm(found - expected) <= _SAME_EMBEDDING * np.linalg.norm(expected))
 
 
-def _reorder(rows: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """(n, L), (L,) -> (n, L): column i is rows[:, order[i]]. `gather` is several times faster than indexing here."""
-    return rows.gather(1, order.to(rows.device).expand(rows.shape))
+def _reorder(rows: Any, order: np.ndarray) -> Any:
+    """(n, L), (L,) -> (n, L): column i is rows[:, order[i]]."""
+    return np.take(rows, order, axis=1) if isinstance(rows, np.ndarray) else rows[:, like(order, rows)]
 
 
-def _negate(rows: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+def _negate(rows: Any, signs: np.ndarray) -> Any:
     """(n, L), (L,) of +-1 -> (n, L): -u where the sign is -1, and 255 - v for uint8."""
-    signs = signs.to(rows.device)
-    if rows.dtype == torch.uint8:
-        return rows ^ (signs < 0).to(torch.uint8).mul(255)
-    return rows * signs
+    if str(rows.dtype).removeprefix("torch.") == "uint8":
+        return rows ^ like((signs < 0).astype(np.uint8) * np.uint8(255), rows)
+    return rows * like(signs, rows)
+
+
+def _padded(rows: Any, num_zeros: int) -> Any:
+    """(n, r) -> (n, r + num_zeros), zeros at the end of each row."""
+    if isinstance(rows, np.ndarray):
+        return np.pad(rows, ((0, 0), (0, num_zeros)))
+    from torch.nn.functional import pad
+
+    return pad(rows, (0, num_zeros))

@@ -20,14 +20,15 @@ import secrets
 from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, NoReturn, TypeGuard, TypeVar, cast, final
 
-import torch
+import numpy as np
 
+from .arrays import is_tensor, to_array
 from .derivation import NAMESPACE, pseudorandom_key, stream_bytes
 from .errors import HeaderError, InvalidKeyError
 from .keys import SecretKey
 from .private_file import PrivateFile
 from .public_facts import EMBEDDING_FAMILY, FORMAT_VERSION, KeyFacts, check_plain_model
-from .tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
+from .tensor_files import arrays_from_bytes, arrays_to_bytes, header_from_bytes
 
 _T = TypeVar("_T")
 _FORMAT = 1
@@ -66,11 +67,11 @@ class ClientEmbedding(PrivateFile):
     _loss: ClassVar[str] = "whatever was encrypted with a client embedding or key that it holds would be lost with it"
     _max_file_bytes: ClassVar[int] = 2**28  # A of 5792 x 5792 numbers
 
-    def __init__(self, matrix: torch.Tensor, fingerprint_key: bytes, *, patch_size: int, num_channels: int) -> None:
+    def __init__(self, matrix: np.ndarray, fingerprint_key: bytes, *, patch_size: int, num_channels: int) -> None:
         """The parts of a file -> the client embedding; users call `generate` or `from_file`.
 
         Args:
-            matrix: A, (num_channels * patch_size**2, r) float64 on the CPU.
+            matrix: A, (num_channels * patch_size**2, r) float64, an array or a tensor.
             fingerprint_key: 32 random bytes.
             patch_size, num_channels: geometry of the patch embedding.
 
@@ -80,11 +81,12 @@ class ClientEmbedding(PrivateFile):
         for name, value in (("patch_size", patch_size), ("num_channels", num_channels)):
             if type(value) is not int or value < 1:
                 raise InvalidKeyError(f"{name} of a client embedding is an int >= 1, got {value!r:.80}")
+        matrix = to_array(matrix) if is_tensor(matrix) else matrix
         _check_matrix(matrix, num_channels * patch_size**2)
         if not isinstance(fingerprint_key, bytes) or len(fingerprint_key) != _FINGERPRINT_KEY_BYTES:
             came = f"{len(fingerprint_key)}" if isinstance(fingerprint_key, bytes) else type(fingerprint_key).__name__
             raise InvalidKeyError(f"fingerprint_key is {_FINGERPRINT_KEY_BYTES} bytes, got {came}")
-        self.__matrix, self.__fingerprint_key = matrix.detach(), fingerprint_key
+        self.__matrix, self.__fingerprint_key = matrix, fingerprint_key
         self.patch_size, self.num_channels = patch_size, num_channels
         self._fingerprint = self._derived_fingerprint()
         self._memo: dict[Hashable, Any] = {}
@@ -105,17 +107,17 @@ class ClientEmbedding(PrivateFile):
     @classmethod
     def from_projection(cls, projection: Any) -> "ClientEmbedding":
         """The `PatchProjection` of a plain model of any class -> a new client embedding. Raises as `generate`."""
-        weight = projection.weight.detach()
-        rows = weight.to("cpu", torch.float64).reshape(len(weight), -1)
-        if not rows.isfinite().all() or not rows.any():
+        weight = projection.weight
+        rows = to_array(weight).astype(np.float64).reshape(len(weight), -1)
+        if not np.isfinite(rows).all() or not rows.any():
             raise ValueError(
                 "expected a patch embedding of finite numbers that are not all zero, got "
-                f"{'zeros' if rows.isfinite().all() else 'infinite numbers or NaN'}; load a trained model"
+                f"{'zeros' if np.isfinite(rows).all() else 'infinite numbers or NaN'}; load a trained model"
             )
-        u, s, _ = torch.linalg.svd(rows.T, full_matrices=False)
+        u, s, _ = np.linalg.svd(rows.T, full_matrices=False)
         rank = int((s > _RANK_TOLERANCE * s[0]).sum())
         # The key only supplies randomness and is forgotten at once.
-        rotation = torch.from_numpy(SecretKey.generate().haar(rank).copy())
+        rotation = SecretKey.generate().haar(rank)
         matrix = (u[:, :rank] * s[:rank]) @ rotation.T
         fingerprint_key = secrets.token_bytes(_FINGERPRINT_KEY_BYTES)
         geometry = {"patch_size": projection.patch_size, "num_channels": projection.num_channels}
@@ -148,7 +150,7 @@ class ClientEmbedding(PrivateFile):
         return length, rank
 
     @property
-    def matrix(self) -> torch.Tensor:
+    def matrix(self) -> np.ndarray:
         """A, (L, r) float64, not a copy of it. It *is* the secret: never log it, never change it."""
         return self.__matrix
 
@@ -161,11 +163,8 @@ class ClientEmbedding(PrivateFile):
     def to_bytes(self) -> bytes:
         """The content of the file. It *is* the secret: never log it."""
         values = (_FORMAT, self.family, self.version, self.fingerprint, self.patch_size, self.num_channels)
-        tensors = {
-            "matrix": self.__matrix,
-            "fingerprint_key": torch.frombuffer(bytearray(self.__fingerprint_key), dtype=torch.uint8),
-        }
-        return tensors_to_bytes(tensors, {_ENTRY: json.dumps(dict(zip(_HEADER, values, strict=True)))})
+        arrays = {"matrix": self.__matrix, "fingerprint_key": np.frombuffer(self.__fingerprint_key, np.uint8)}
+        return arrays_to_bytes(arrays, {_ENTRY: json.dumps(dict(zip(_HEADER, values, strict=True)))})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "ClientEmbedding":
@@ -174,22 +173,22 @@ class ClientEmbedding(PrivateFile):
         Raises:
             InvalidKeyError: anything else: a key, another format, wrong entries or types, changed numbers.
         """
-        header, tensors = _parsed(data)
+        header, arrays = _parsed(data)
         problem = None
         if not isinstance(header, dict) or set(header) != set(_HEADER):
             problem = f"entries {sorted(header) if isinstance(header, dict) else type(header).__name__!r:.160}"
         elif [header[name] for name in _HEADER[:3]] != [_FORMAT, EMBEDDING_FAMILY, FORMAT_VERSION]:
             problem = f"{ ({name: header[name] for name in _HEADER[:3]})!r:.160}"
-        elif set(tensors) != {"matrix", "fingerprint_key"} or tensors["fingerprint_key"].dtype != torch.uint8:
-            problem = f"the tensors {sorted(tensors)!r:.160}"
+        elif set(arrays) != {"matrix", "fingerprint_key"} or arrays["fingerprint_key"].dtype != np.uint8:
+            problem = f"the tensors {sorted(arrays)!r:.160}"
         if problem:
             raise InvalidKeyError(
                 f"expected a client embedding of format {_FORMAT}, family {EMBEDDING_FAMILY!r} and version "
                 f"{FORMAT_VERSION} with the entries {sorted(_HEADER)}, got {problem}; a later version may be needed"
             )
-        fingerprint_key = tensors["fingerprint_key"].numpy().tobytes()
+        fingerprint_key = arrays["fingerprint_key"].tobytes()
         geometry = {name: header[name] for name in ("patch_size", "num_channels")}
-        embedding = cls(tensors["matrix"], fingerprint_key, **geometry)
+        embedding = cls(arrays["matrix"], fingerprint_key, **geometry)
         if embedding.fingerprint != header["fingerprint"]:
             raise InvalidKeyError(
                 "the numbers of the client embedding are not those that were written (its fingerprint differs); copy "
@@ -216,7 +215,7 @@ class ClientEmbedding(PrivateFile):
         )
 
     def _derived_fingerprint(self) -> str:
-        numbers = self.__matrix.contiguous().numpy()
+        numbers = np.ascontiguousarray(self.__matrix)
         digest = hashlib.sha256(f"{self.patch_size},{self.num_channels},{numbers.shape[1]},".encode())
         digest.update(numbers.astype("<f8").tobytes())
         label = f"{NAMESPACE}/{EMBEDDING_FAMILY}/fingerprint/{digest.hexdigest()}"
@@ -239,29 +238,24 @@ def is_client_embedding(value: object) -> TypeGuard[ClientEmbedding]:
     return ClientEmbedding._recognises(value)
 
 
-def _check_matrix(matrix: torch.Tensor, length: int) -> None:
-    found = (matrix.dtype, tuple(matrix.shape))
-    if (
-        matrix.dtype != torch.float64
-        or matrix.ndim != 2
-        or len(matrix) != length
-        or not 1 <= matrix.shape[1] <= length
-    ):
+def _check_matrix(matrix: np.ndarray, length: int) -> None:
+    if matrix.dtype != np.float64 or matrix.ndim != 2 or len(matrix) != length or not 1 <= matrix.shape[1] <= length:
         raise InvalidKeyError(
-            f"the matrix of a client embedding is float64 of shape ({length}, r), r from 1 to {length}, got {found}"
+            f"the matrix of a client embedding is float64 of shape ({length}, r), r from 1 to {length}, got "
+            f"{matrix.dtype} of shape {matrix.shape}"
         )
-    if not matrix.isfinite().all():
+    if not np.isfinite(matrix).all():
         raise InvalidKeyError("the matrix of a client embedding is finite, but this one has infinite numbers or NaN")
 
 
-def _parsed(data: bytes) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The content of a file -> its header and tensors; errors repeat nothing of it."""
+def _parsed(data: bytes) -> tuple[Any, dict[str, np.ndarray]]:
+    """The content of a file -> its header and arrays; errors repeat nothing of it."""
     if not isinstance(data, bytes):
         raise InvalidKeyError(f"ClientEmbedding.from_bytes expects bytes, got {type(data).__name__}")
     if data[:64].lstrip().startswith(b"privseg"):
         raise InvalidKeyError("expected a client embedding, got a key's text form; SecretKey.from_file reads it")
     try:
-        return header_from_bytes(data).json_entry(_ENTRY), tensors_from_bytes(data)
+        return header_from_bytes(data).json_entry(_ENTRY), arrays_from_bytes(data)
     except HeaderError:
         raise InvalidKeyError(
             "expected a file that ClientEmbedding.to_file wrote, got something else or a part of one; copy it again "

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeGuard
 
-import torch
+import numpy as np
 from PIL import Image
 
+from .arrays import is_tensor, to_array
 from .ciphers import CIPHERS
 from .ciphertext_file import CiphertextFile
 from .errors import CiphertextError, EncryptionStateError, InvalidImageError
@@ -26,9 +27,9 @@ class EncryptedImage(CiphertextFile):
     Made by `SetrImageProcessor.encrypt`; `SetrImageProcessor` turns it into `pixel_values` without a key.
 
     Args:
-        pixels: uint8 for the permutation families; float32 for the others, already centred (encrypted values of
-            pixels in [-1, 1]; of any size up to sqrt(channels) patch_size, or what a client embedding makes of them).
-            Sides are multiples of patch_size.
+        pixels: an array; a tensor becomes one. uint8 for the permutation families; float32 for the others, already
+            centred (encrypted values of pixels in [-1, 1]; of any size up to sqrt(channels) patch_size, or what a
+            client embedding makes of them). Sides are multiples of patch_size.
         family: the cipher family, a name in `CIPHERS`.
         fingerprint: of the key, 16 hexadecimal characters.
         patch_size: side of a block in pixels.
@@ -43,7 +44,7 @@ class EncryptedImage(CiphertextFile):
     _privseg_kind: ClassVar[str] = "encrypted image"  # recognises the class in another copy of this module
     _max_file_bytes: ClassVar[int] = 3 * 2 * MAX_PIXELS + 2**16
 
-    pixels: torch.Tensor
+    pixels: np.ndarray
     family: str
     fingerprint: str
     patch_size: int
@@ -55,6 +56,8 @@ class EncryptedImage(CiphertextFile):
         _check_facts({name: getattr(self, name) for name in FACTS})
         for name in ("original_size", "valid_region"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if is_tensor(self.pixels):
+            object.__setattr__(self, "pixels", to_array(self.pixels))
         _check_pixels(self.pixels, self.family, self.patch_size, self.valid_region)
 
     @property
@@ -116,10 +119,10 @@ class EncryptedImage(CiphertextFile):
         Their values from 1.5 standard deviations on become black or white. A few large values would otherwise leave
         the rest an even grey, and the ciphertext would look better protected than it is.
         """
-        levels = self.pixels.cpu()
-        if levels.is_floating_point():
-            spread = (1.5 * levels.std()).clamp_min(torch.finfo(levels.dtype).tiny)
-            levels = (levels / spread * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+        levels = self.pixels
+        if levels.dtype.kind == "f":
+            spread = max(1.5 * levels.std(dtype=np.float64), float(np.finfo(levels.dtype).tiny))
+            levels = (levels / spread * 127.5 + 127.5).round().clip(0, 255).astype(np.uint8)
         return levels_to_picture(levels)
 
     def _repr_png_(self) -> bytes:
@@ -213,19 +216,19 @@ def _is_size(value: object) -> bool:
     return all(type(side) is int and side > 0 for side in value) and value[0] * value[1] <= MAX_PIXELS
 
 
-def _check_pixels(pixels: torch.Tensor, family: str, patch_size: int, valid_region: tuple[int, int]) -> None:
+def _check_pixels(pixels: Any, family: str, patch_size: int, valid_region: tuple[int, int]) -> None:
     """Refuse pixels that do not have the dtype of the family and the size of the padded valid region."""
-    dtype = torch.uint8 if CIPHERS[family].acts_on_uint8 else torch.float32
+    dtype = np.uint8 if CIPHERS[family].acts_on_uint8 else np.float32
     height, width = (-(-side // patch_size) * patch_size for side in valid_region)
-    if not isinstance(pixels, torch.Tensor) or pixels.dtype != dtype:
-        came = pixels.dtype if isinstance(pixels, torch.Tensor) else type(pixels).__name__
-        raise CiphertextError(f"pixels of the family '{family}' are a tensor of {dtype}, got {came}")
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != dtype:
+        came = pixels.dtype if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise CiphertextError(f"pixels of the family '{family}' are an array of {dtype.__name__}, got {came}")
     channels = len(pixels) if pixels.ndim == 3 and 1 <= len(pixels) <= MAX_CHANNELS else f"1 to {MAX_CHANNELS}"
-    if tuple(pixels.shape) != (channels, height, width):
+    if pixels.shape != (channels, height, width):
         raise CiphertextError(
             f"expected pixels of shape ({channels}, {height}, {width}), which is the valid region "
-            f"{tuple(valid_region)} in whole blocks of {patch_size}, got {tuple(pixels.shape)}; a ciphertext that was "
+            f"{tuple(valid_region)} in whole blocks of {patch_size}, got {pixels.shape}; a ciphertext that was "
             "resized or cropped afterwards is lost: resize the plain image, then encrypt"
         )
-    if pixels.is_floating_point() and not torch.isfinite(pixels).all():
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise CiphertextError("expected finite pixels, got NaN or infinity")

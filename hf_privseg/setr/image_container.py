@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image, PngImagePlugin
 
 from .bounded_json import parse_json
@@ -40,7 +39,7 @@ from .errors import CiphertextError, HeaderError
 from .image_inputs import levels_to_pillow
 from .setting_checks import MAX_CHANNELS
 from .stored_pixels import check_num_pixels, digest_of, restored, stored, with_zeros, without_zeros
-from .tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
+from .tensor_files import arrays_from_bytes, arrays_to_bytes, header_from_bytes
 
 FACTS = ("family", "version", "fingerprint", "patch_size", "original_size", "valid_region")
 PNG_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels
@@ -69,7 +68,7 @@ class ImageContainer:
     arrays: tuple[np.ndarray, ...]
 
     @classmethod
-    def of(cls, pixels: torch.Tensor, facts: Mapping[str, Any], *, ends_in_zeros: bool) -> "ImageContainer":
+    def of(cls, pixels: np.ndarray, facts: Mapping[str, Any], *, ends_in_zeros: bool) -> "ImageContainer":
         """(channels, height, width) pixels and the FACTS about them -> what their file holds."""
         header: dict[str, Any] = {"format": _FORMAT, **{name: facts[name] for name in FACTS}}
         if len(pixels) != 3:
@@ -84,7 +83,7 @@ class ImageContainer:
         """Channels of the image, as the header says."""
         return int(self.header.get("num_channels", 3))
 
-    def pixels(self, *, patch_size: int, ends_in_zeros: bool, max_pixels: int) -> torch.Tensor:
+    def pixels(self, *, patch_size: int, ends_in_zeros: bool, max_pixels: int) -> np.ndarray:
         """The encrypted pixels, (channels, height, width).
 
         Raises:
@@ -112,11 +111,10 @@ class ImageContainer:
             info = PngImagePlugin.PngInfo()
             info.add_text(_ENTRY, text)
             buffer = io.BytesIO()
-            levels_to_pillow(torch.from_numpy(self.arrays[0])).save(buffer, "PNG", pnginfo=info)
+            levels_to_pillow(self.arrays[0]).save(buffer, "PNG", pnginfo=info)
             return buffer.getvalue()
         names = ("values", "scale")[: len(self.arrays)]
-        tensors = {name: torch.from_numpy(array) for name, array in zip(names, self.arrays, strict=True)}
-        return tensors_to_bytes(tensors, {_ENTRY: text})
+        return arrays_to_bytes(dict(zip(names, self.arrays, strict=True)), {_ENTRY: text})
 
     @classmethod
     def from_bytes(cls, data: bytes, *, max_pixels: int) -> "ImageContainer":
@@ -170,13 +168,13 @@ def _read_safetensors(data: bytes) -> ImageContainer:
                 f"'privseg' header, got {kinds!r:.200}; it is no encrypted image"
             )
         header = _parsed_header(found.metadata[_ENTRY])
-        tensors = tensors_from_bytes(data)
+        arrays = arrays_from_bytes(data)
     except HeaderError as error:
         raise CiphertextError(f"the safetensors file is truncated or damaged ({error}); transfer it again") from error
-    scale = tensors["scale"].numpy() if "scale" in tensors else None
+    scale = arrays.get("scale")
     if scale is not None and (scale.size != 1 or not 0 < scale[0] < np.inf):
         raise CiphertextError(f"the scale of an encrypted image is one positive number, got {scale.tolist()!r:.80}")
-    values = tensors["values"].numpy()
+    values = arrays["values"]
     return ImageContainer(header, (values,) if scale is None else (values, scale))
 
 

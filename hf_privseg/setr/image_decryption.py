@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import cast, overload
 
-import torch
+import numpy as np
 from PIL import Image
 
 from .ciphers import cipher_for
@@ -40,11 +40,11 @@ class ImageDecryption:
         if images.num_channels > 4:
             raise InvalidImageError(
                 f"expected an image of at most 4 channels, as PIL images have, got {images.num_channels}; take the "
-                "tensor that decrypt_levels(image, secret_key) gives"
+                "array that decrypt_levels(image, secret_key) gives"
             )
         return levels_to_pillow(self.decrypt_levels(images, secret_key))
 
-    def decrypt_levels(self, image: EncryptedImage, secret_key: EncryptionKey | bytes) -> torch.Tensor:
+    def decrypt_levels(self, image: EncryptedImage, secret_key: EncryptionKey | bytes) -> np.ndarray:
         """An `EncryptedImage` of any channels -> (channels, height, width) uint8 of its valid region.
 
         Raises:
@@ -55,7 +55,7 @@ class ImageDecryption:
         check_key_fits(key.facts, image.facts, model="the encrypted image")
         cipher = cipher_for(key, patch_size=image.patch_size, num_channels=image.num_channels)
         pixels = cipher.decrypt(image.pixels)
-        if pixels.is_floating_point():
-            pixels = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        if pixels.dtype.kind == "f":
+            pixels = ((pixels + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
         height, width = image.valid_region
-        return pixels[:, :height, :width].contiguous()
+        return np.ascontiguousarray(pixels[:, :height, :width])

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from huggingface_hub import get_session
 from PIL import Image, ImageFile, ImageOps
 
 from .errors import InvalidImageError
@@ -44,6 +43,8 @@ def open_source(source: str | os.PathLike[str]) -> Image.Image:
         if os.path.exists(name):
             return open_image(name)
         if name.startswith(("http://", "https://")):
+            from huggingface_hub import get_session  # the session that its users may have configured
+
             content = get_session().get(name, follow_redirects=True).raise_for_status().content
         else:
             content = base64.b64decode(name.removeprefix("data:").partition("base64,")[2] or name, validate=True)

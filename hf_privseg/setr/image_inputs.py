@@ -20,25 +20,27 @@ Everything else raises `InvalidImageError`, which names what was expected, what 
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 
+from .arrays import is_tensor, to_array
 from .errors import InvalidImageError
 from .image_files import decoded, decoded_pages, open_source
 
-PlainImage = Image.Image | np.ndarray | torch.Tensor | str | os.PathLike[str]
+if TYPE_CHECKING:
+    import torch
 
-_ARRAY = (np.ndarray, torch.Tensor)
+PlainImage = Union[Image.Image, np.ndarray, "torch.Tensor", str, os.PathLike[str]]
+
 _IMAGE_NDIM = 3
+_FIRST, _LAST = "channels_first", "channels_last"  # as transformers calls them
 
 
 def is_single(images: object) -> bool:
     """Whether this is one image, not a list of images nor a batch of them in one array."""
-    if isinstance(images, _ARRAY):
+    if isinstance(images, np.ndarray) or is_tensor(images):
         return images.ndim <= _IMAGE_NDIM
     return isinstance(images, str | bytes) or not isinstance(images, Sequence)
 
@@ -58,9 +60,9 @@ def image_to_levels(
     num_channels: int = 3,
     convert: bool = True,
     keep_floats: bool = False,
-    channels: str | ChannelDimension | None = None,
-) -> torch.Tensor:
-    """One image -> (num_channels, height, width) uint8, on the CPU or on the device of the tensor that came.
+    channels: str | None = None,
+) -> np.ndarray:
+    """One image -> (num_channels, height, width) uint8.
 
     Args:
         image: PIL image, numpy array or torch tensor; (height, width), channels first or channels last.
@@ -75,15 +77,15 @@ def image_to_levels(
     as_colours = convert and num_channels in (1, 3)
     if isinstance(image, Image.Image):
         image = _pillow_to_array(image, num_channels, as_colours)
-        channels = ChannelDimension.FIRST
-    array = _channels_first(as_tensor(image), channels, (1, 3, 4) if as_colours else (num_channels,))
-    levels = array if keep_floats and array.is_floating_point() else _to_8_bits(array)
+        channels = _FIRST
+    array = _channels_first(as_array(image), channels, (1, 3, 4) if as_colours else (num_channels,))
+    levels = array if keep_floats and array.dtype.kind == "f" else _to_8_bits(array)
     if as_colours:
         levels = _as_rgb(levels)
         levels = levels if num_channels == 3 else _as_grey(levels)
     if len(levels) != num_channels:
         raise _other_channels(num_channels, f"{len(levels)}")
-    return levels.contiguous()
+    return np.ascontiguousarray(levels)
 
 
 def _pillow_to_array(image: Image.Image, num_channels: int, as_colours: bool) -> np.ndarray:
@@ -130,79 +132,76 @@ def _from_16_bits(array: np.ndarray) -> np.ndarray:
     return ((array.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8) if array.dtype.kind == "u" else array
 
 
-def as_tensor(image: Any) -> torch.Tensor:
-    """numpy array or torch tensor of numbers -> tensor with at least one pixel."""
-    if isinstance(image, np.ndarray) and image.dtype.kind in "buif":
-        # torch knows neither foreign byte orders, nor negative strides, nor extended precision
-        dtype = np.dtype(np.float64 if image.dtype.itemsize > 8 else image.dtype.newbyteorder("="))
-        image = torch.from_numpy(np.ascontiguousarray(image, dtype))
-    if not isinstance(image, torch.Tensor) or image.is_complex():
-        came = f"an array of {image.dtype}" if isinstance(image, _ARRAY) else f"a {type(image).__name__}"
+def as_array(image: Any) -> np.ndarray:
+    """numpy array or torch tensor of numbers -> array with at least one pixel."""
+    came = f"a {type(image).__name__}"
+    if isinstance(image, np.ndarray) or is_tensor(image):
+        came = f"an array of {image.dtype}"
+        image = to_array(image)
+    if not isinstance(image, np.ndarray) or image.dtype.kind not in "buif":
         raise InvalidImageError(f"expected a PIL image, an array or tensor of numbers, a path or a URL, got {came}")
-    if not image.numel():
-        raise InvalidImageError(f"expected an image with pixels, got an array of shape {tuple(image.shape)}")
-    if image.is_floating_point() and not torch.isfinite(image).all():
+    # torch, to which an array may go, knows neither foreign byte orders, nor negative strides, nor extended precision
+    array = np.ascontiguousarray(image, np.float64 if image.dtype.itemsize > 8 else image.dtype.newbyteorder("="))
+    if not array.size:
+        raise InvalidImageError(f"expected an image with pixels, got an array of shape {array.shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InvalidImageError("expected finite pixels, got NaN or infinity; repair or drop this image")
-    return image
+    return array
 
 
-def _channels_first(
-    array: torch.Tensor, channels: str | ChannelDimension | None, counts: tuple[int, ...]
-) -> torch.Tensor:
+def _channels_first(array: np.ndarray, channels: str | None, counts: tuple[int, ...]) -> np.ndarray:
     """(height, width), (channels, height, width) or (height, width, channels) -> (channels, height, width)."""
     if array.ndim == _IMAGE_NDIM - 1:
         return array[None]
     if array.ndim != _IMAGE_NDIM:
         raise InvalidImageError(
             f"expected an image of shape (height, width), (channels, height, width) or (height, width, channels), "
-            f"got {tuple(array.shape)}"
+            f"got {array.shape}"
         )
-    if channels is None:
-        try:
-            channels = infer_channel_dimension_format(array, num_channels=counts)  # type: ignore[arg-type]
-        except ValueError:
-            expected = "1, 3 or 4" if len(counts) > 1 else counts[0]
-            raise InvalidImageError(
-                f"expected {expected} channels, first or last, got an array of shape {tuple(array.shape)}"
-            ) from None
-    return array.permute(2, 0, 1) if ChannelDimension(channels) == ChannelDimension.LAST else array
+    if channels is None and array.shape[0] not in counts and array.shape[-1] not in counts:
+        expected = "1, 3 or 4" if len(counts) > 1 else counts[0]
+        raise InvalidImageError(f"expected {expected} channels, first or last, got an array of shape {array.shape}")
+    channels = channels or (_FIRST if array.shape[0] in counts else _LAST)  # both: first, as in transformers
+    if channels not in (_FIRST, _LAST):
+        raise ValueError(f"input_data_format is {_FIRST!r} or {_LAST!r}, got {channels!r:.80}")
+    return array.transpose(2, 0, 1) if channels == _LAST else array
 
 
-def _to_8_bits(array: torch.Tensor) -> torch.Tensor:
+def _to_8_bits(array: np.ndarray) -> np.ndarray:
     """uint8, bool, float in [0, 1] or integers in 0..255 -> the same shape, uint8."""
-    if array.dtype == torch.uint8:
+    if array.dtype == np.uint8:
         return array
-    if array.dtype == torch.bool:
-        return array.to(torch.uint8) * 255
-    if array.is_floating_point():
-        levels = (array.to(torch.float64) * 255).round()
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    is_float = array.dtype.kind == "f"
+    if is_float:
+        levels = (array.astype(np.float64) * 255).round()
         advice = "floats in 0..255 become an image by .astype('uint8'); normalised ones cannot be taken"
     else:
-        levels = array.to(torch.int64)
+        levels = array
         advice = "16-bit values become 8-bit ones by (array // 257).astype('uint8')"
-    lowest, highest = array.to(levels.dtype).aminmax()
     if levels.min() < 0 or levels.max() > 255:
-        expected = "floats in [0, 1]" if array.is_floating_point() else "integers in 0..255"
+        expected = "floats in [0, 1]" if is_float else "integers in 0..255"
         raise InvalidImageError(
-            f"expected {expected}, got {array.dtype} from {lowest.item():g} to {highest.item():g}; {advice}"
+            f"expected {expected}, got {array.dtype} from {array.min():g} to {array.max():g}; {advice}"
         )
-    return levels.to(torch.uint8)
+    return levels.astype(np.uint8)
 
 
-def _as_rgb(levels: torch.Tensor) -> torch.Tensor:
+def _as_rgb(levels: np.ndarray) -> np.ndarray:
     """(1, 3 or 4, height, width) -> (3, height, width): grey is repeated, transparent parts are shown over white."""
     count = levels.shape[0]
     if count not in (1, 3, 4):
-        raise InvalidImageError(f"expected 1, 3 or 4 channels, got {count} (shape {tuple(levels.shape)})")
+        raise InvalidImageError(f"expected 1, 3 or 4 channels, got {count} (shape {levels.shape})")
     if count < 4:
-        return levels.expand(3, -1, -1)
-    if levels.is_floating_point():
+        return np.broadcast_to(levels, (3, *levels.shape[1:]))
+    if levels.dtype.kind == "f":
         return levels[:3] * levels[3:] + (1 - levels[3:])
-    image = Image.fromarray(levels.permute(1, 2, 0).cpu().contiguous().numpy())
-    return torch.from_numpy(np.array(_over_white(image))).permute(2, 0, 1).to(levels.device)
+    image = Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0)))
+    return np.array(_over_white(image)).transpose(2, 0, 1)
 
 
-def _as_grey(levels: torch.Tensor) -> torch.Tensor:
+def _as_grey(levels: np.ndarray) -> np.ndarray:
     """(3, height, width) -> (1, height, width): the grey that all three are."""
     if not (levels == levels[:1]).all():
         raise InvalidImageError(
@@ -212,13 +211,13 @@ def _as_grey(levels: torch.Tensor) -> torch.Tensor:
     return levels[:1]
 
 
-def levels_to_pillow(levels: torch.Tensor) -> Image.Image:
+def levels_to_pillow(levels: np.ndarray) -> Image.Image:
     """(1 to 4, height, width) uint8 -> PIL image of mode L, LA, RGB or RGBA, whose bands are the channels."""
-    array = levels.permute(1, 2, 0).cpu().contiguous().numpy()
+    array = np.ascontiguousarray(levels.transpose(1, 2, 0))
     return Image.fromarray(array[..., 0] if len(levels) == 1 else array)
 
 
-def levels_to_picture(levels: torch.Tensor) -> Image.Image:
+def levels_to_picture(levels: np.ndarray) -> Image.Image:
     """(channels, height, width) uint8 -> RGB picture for people: the first three channels, of one or two the first."""
     return levels_to_pillow(levels[: 3 if len(levels) >= 3 else 1]).convert("RGB")
 

@@ -17,24 +17,18 @@ from transformers.image_processing_base import BatchFeature
 from transformers.image_transforms import group_images_by_shape
 from transformers.image_utils import ChannelDimension, PILImageResampling, SizeDict
 
+from .arrays import to_array
+from .centring import CENTRED, Centring, check_channels, refuse_secret_key, with_channels
 from .ciphers import cipher_for
 from .encrypted_image import EncryptedImage, check_ciphertexts, is_encrypted_image
 from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import EncryptionStateError, InvalidImageError
 from .image_decryption import ImageDecryption
+from .image_encrypter import ImageEncrypter as Defaults
 from .image_inputs import PlainImage, flat_images, image_to_levels, is_single
 from .patch_grid import PatchGrid
 from .post_processing import SegmentationPostProcessing
-from .processor_settings import (
-    CENTRED,
-    Centring,
-    ImagesOnGrid,
-    SetrImageProcessorKwargs,
-    check_channels,
-    check_settings_files,
-    refuse_secret_key,
-    with_channels,
-)
+from .processor_settings import ImagesOnGrid, SetrImageProcessorKwargs, check_settings_files
 from .segmentation_map_inputs import IGNORE_INDEX, segmentation_maps_to_indices
 from .setting_checks import check_settings
 
@@ -66,20 +60,20 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
     """
 
     valid_kwargs = SetrImageProcessorKwargs
-    do_convert_rgb = True
-    do_resize = True
-    size = None
-    resize_factor = 1.0
-    resample = PILImageResampling.BILINEAR
-    do_pad = False
-    pad_value = 0.0
-    do_rescale = True
-    do_normalize = True
-    image_mean = (0.5, 0.5, 0.5)
-    image_std = (0.5, 0.5, 0.5)
+    do_convert_rgb = Defaults.do_convert_rgb
+    do_resize = Defaults.do_resize
+    size = Defaults.size
+    resize_factor = Defaults.resize_factor
+    resample = PILImageResampling(Defaults.resample)
+    do_pad = Defaults.do_pad
+    pad_value = Defaults.pad_value
+    do_rescale = Defaults.do_rescale
+    do_normalize = Defaults.do_normalize
+    image_mean = Defaults.image_mean
+    image_std = Defaults.image_std
     do_reduce_labels = False
-    patch_size = 16
-    num_channels = 3
+    patch_size = Defaults.patch_size
+    num_channels = Defaults.num_channels
 
     def __init__(self, **kwargs: Unpack[SetrImageProcessorKwargs]) -> None:
         refuse_secret_key(kwargs)
@@ -222,7 +216,7 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
             pixels = batch.map(lambda stack: cipher.encrypt(self._centred(stack, batch.centring)))
         encrypted = [
             EncryptedImage(
-                pixels=each.cpu(),
+                pixels=to_array(each),
                 family=cipher.family,
                 fingerprint=key.fingerprint,
                 patch_size=cipher.patch_size,
@@ -264,7 +258,8 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
         if len(images) != 1:
             raise InvalidImageError(f"expected one image, got {len(images)}; take them one by one")
         convert, keep_floats = bool(self.do_convert_rgb), not self.do_rescale
-        return image_to_levels(images[0], num_channels=self.num_channels, convert=convert, keep_floats=keep_floats)
+        levels = image_to_levels(images[0], num_channels=self.num_channels, convert=convert, keep_floats=keep_floats)
+        return _like(levels, images[0])
 
     def process_image(  # type: ignore[override]
         self,
@@ -285,7 +280,8 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
             keep_floats=not do_rescale,
             channels=input_data_format,
         )
-        return levels if device is None else levels.to(device)
+        tensor = _like(levels, image)
+        return tensor if device is None else tensor.to(device)
 
     def _validate_preprocess_kwargs(self, **settings: Any) -> None:  # type: ignore[override]
         """Refuse settings that this processor does not have or that make no sense; called with every setting."""
@@ -329,7 +325,8 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
         plain = self._prepare_image_like_inputs(images, **settings)
         stacks, order = group_images_by_shape(plain, disable_grouping=disable_grouping)
         for shape, stack in stacks.items():
-            stacks[shape] = self._fit(stack, grid, resample, fill=centring.before(pad_value, stack.dtype))
+            fill = centring.before(pad_value, is_8_bits=stack.dtype == torch.uint8)
+            stacks[shape] = self._fit(stack, grid, resample, fill)
         sizes = [(image.shape[-2], image.shape[-1]) for image in plain]
         labels = None
         if segmentation_maps is not None:
@@ -356,7 +353,7 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
         self, images: Sequence[EncryptedImage], return_tensors: Any = None, device: Any = None
     ) -> BatchFeature:
         """Encrypted images -> `pixel_values`; 8-bit pixels are centred, float ones are already."""
-        tensors = [image.pixels.to(device or "cpu") for image in images]
+        tensors = [torch.from_numpy(image.pixels).to(device or "cpu") for image in images]
         centred = [self._centred(t, CENTRED) if t.dtype == torch.uint8 else t for t in tensors]
         return _batch_feature({"pixel_values": centred}, return_tensors)
 
@@ -370,6 +367,12 @@ def _batch_feature(data: dict[str, list[torch.Tensor]], return_tensors: Any) -> 
             "size={'height': ..., 'width': ...}, or process the images one by one"
         )
     return BatchFeature(data=data, tensor_type=return_tensors)
+
+
+def _like(levels: np.ndarray, image: Any) -> torch.Tensor:
+    """Levels of an image -> a tensor, on the device of the image where that is a tensor."""
+    tensor = torch.from_numpy(levels)
+    return tensor.to(image.device) if isinstance(image, torch.Tensor) else tensor
 
 
 def _as_list(images: Any) -> Any:

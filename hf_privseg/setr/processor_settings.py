@@ -1,8 +1,8 @@
-"""The settings of the image processor beside sizes, and a batch together with the settings that it was made with."""
+"""The settings that a call of the image processor takes, and a batch together with those that it was made with."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
 from .bounded_json import object_from_file
+from .centring import Centring
 from .hub_files import model_file
 from .patch_grid import PatchGrid
 
@@ -37,15 +38,6 @@ class SetrImageProcessorKwargs(ImagesKwargs, total=False):
     do_reduce_labels: bool
 
 
-def refuse_secret_key(settings: Mapping[str, object]) -> None:
-    """Refuse a key among settings, which are saved and shown."""
-    if "secret_key" in settings:
-        raise TypeError(
-            "secret_key is no setting of an image processor, for settings are saved and shown; pass it to the call: "
-            "processor(images, secret_key=key)"
-        )
-
-
 def check_settings_files(name: str | os.PathLike[str], options: Mapping[str, Any]) -> None:
     """Refuse settings' files beyond the bounds of `bounded_json`, which transformers would read without any.
 
@@ -64,99 +56,6 @@ def check_settings_files(name: str | os.PathLike[str], options: Mapping[str, Any
         found = model_file(name, part, options)
         if found is not None:
             object_from_file(found)
-
-
-def check_channels(settings: Mapping[str, object]) -> None:
-    """Refuse settings that have several numbers, but not one a channel.
-
-    Raises:
-        ValueError: names the setting.
-    """
-    num_channels = settings["num_channels"]
-    for name in ("image_mean", "image_std", "pad_value"):
-        value = settings[name]
-        if isinstance(value, Sequence) and len(value) != num_channels:
-            raise ValueError(
-                f"expected {name} to be one number or {num_channels}, as many as num_channels says, got {len(value)}"
-            )
-
-
-def with_channels(settings: Mapping[str, object]) -> dict[str, object]:
-    """The settings of a call -> the same with `num_channels` where only the mean says it, by one number a channel."""
-    mean = settings.get("image_mean")
-    return {"num_channels": len(mean)} | dict(settings) if isinstance(mean, Sequence) and mean else dict(settings)
-
-
-@dataclass(frozen=True)
-class Centring:
-    """The settings of an image processor that rescale and normalise; the defaults give pixels in [-1, 1].
-
-    Args:
-        do_rescale: whether levels are multiplied by `rescale_factor` first.
-        rescale_factor: usually 1 / 255.
-        do_normalize: whether `image_mean` is subtracted then, and the result divided by `image_std`.
-        image_mean: one number, or one a channel.
-        image_std: likewise.
-    """
-
-    do_rescale: bool | None = True
-    rescale_factor: float = 1 / 255
-    do_normalize: bool | None = True
-    image_mean: float | Sequence[float] = 0.5
-    image_std: float | Sequence[float] = 0.5
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "Centring":
-        """Take these settings from all those of an image processor."""
-        return cls(**{field.name: settings[field.name] for field in fields(cls)})
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings by name, as `rescale_and_normalize` takes them."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def check_encryptable(self) -> None:
-        """Refuse settings that give other pixels than those in [-1, 1], which every cipher needs.
-
-        Raises:
-            ValueError: names the first setting that differs, and the way out.
-        """
-        for name, expected in CENTRED.to_dict().items():
-            found = getattr(self, name)
-            if any(value != expected for value in (found if isinstance(found, Sequence) else [found])):
-                raise ValueError(
-                    f"encryption needs pixels in [-1, 1], that is {name}={expected}, got {found}; a key mixes the "
-                    "channels, so statistics of their own would not cancel: fold them into the patch embedding's "
-                    "weight and bias, as SetrForSemanticSegmentation.from_vit does, and use this processor's defaults"
-                )
-
-    def before(self, pad_value: float | Sequence[float], dtype: torch.dtype) -> Any:
-        """A padding in normalised units -> the same, one number or one a channel, before this centring.
-
-        Images are padded while they are 8 bits deep, so that 8-bit ciphertexts hold the same pixels as float ones.
-        The padding is therefore rounded to the nearest level; the mean, 127.5, becomes 128.
-
-        Args:
-            pad_value: in the units of the centred image.
-            dtype: of the image that is padded; only uint8 is rounded.
-
-        Raises:
-            ValueError: the padding of a uint8 image is no level in 0..255.
-        """
-        value = torch.as_tensor(pad_value, dtype=torch.float64)
-        if self.do_normalize:
-            value = value * torch.as_tensor(self.image_std) + torch.as_tensor(self.image_mean)
-        if self.do_rescale:
-            value = value * (1 / self.rescale_factor)  # 255 exactly, as in the library's fused step
-        if dtype == torch.uint8:
-            value = value.round()
-            if value.min() < 0 or value.max() > 255:
-                raise ValueError(
-                    f"expected a pad_value in normalised units, got {pad_value}: {value.tolist()} in 0..255"
-                )
-        return value.tolist()
-
-
-CENTRED = Centring()  # what an encryption needs: pixels in [-1, 1], whatever their channel
 
 
 @dataclass(frozen=True)

@@ -26,16 +26,20 @@ between owner and server and is stored with mode 0600: with one of the keys it o
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
+import numpy as np
 
+from .arrays import to_array
 from .ciphers import CIPHERS, cipher_for
 from .errors import HeaderError
 from .keys import SecretKey, as_key
 from .private_file import PrivateFile
 from .public_facts import EMBEDDING_FAMILY, KeyFacts
-from .tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
+from .tensor_files import arrays_from_bytes, arrays_to_bytes, header_from_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 _FORMAT = 1
 _ENTRY = "privseg_rekey_update"
@@ -51,7 +55,7 @@ class RekeyUpdate(PrivateFile):
     Args:
         old, new: the public facts about the two keys.
         patch_size, num_channels: of the patch embedding; L = num_channels * patch_size**2.
-        tensors: {"order": (L,) int64, "signs": (L,) int8} between permutation families, with
+        tensors: arrays {"order": (L,) int64, "signs": (L,) int8} between permutation families, with
             W_hat_new[:, i] = signs[i] W_hat_old[:, order[i]] for the weight W_hat of shape (hidden_size, L); else
             {"matrix": (L, L) float64}, U^T, with W_hat_new = W_hat_old U^T.
 
@@ -67,7 +71,7 @@ class RekeyUpdate(PrivateFile):
     new: KeyFacts
     patch_size: int
     num_channels: int
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, np.ndarray]
 
     def __post_init__(self) -> None:
         if EMBEDDING_FAMILY in (self.old.family, self.new.family):
@@ -101,14 +105,13 @@ class RekeyUpdate(PrivateFile):
             cipher_for(key, patch_size=patch_size, num_channels=num_channels) for key in (old, new)
         )
         length = old_cipher.block_length
-        identity = torch.eye(length, dtype=torch.float64).reshape(length, num_channels, patch_size, patch_size)
-        matrix = new_cipher.encrypt_weight(old_cipher.decrypt_weight(identity)).reshape(length, length)
+        matrix = new_cipher.encrypt_rows(old_cipher.decrypt_rows(np.eye(length)))
         tensors = {"matrix": matrix}
         if _is_exact(old.facts, new.facts):
-            tensors = {"order": matrix.abs().argmax(dim=0), "signs": matrix.sum(dim=0).to(torch.int8)}
+            tensors = {"order": np.abs(matrix).argmax(axis=0), "signs": matrix.sum(axis=0).astype(np.int8)}
         return cls(old.facts, new.facts, patch_size, num_channels, tensors)
 
-    def apply_to_weight(self, weight: torch.Tensor) -> torch.Tensor:
+    def apply_to_weight(self, weight: "torch.Tensor") -> "torch.Tensor":
         """(hidden_size, channels, patch_size, patch_size) float under the old key -> the same under the new one.
 
         Raises:
@@ -120,19 +123,21 @@ class RekeyUpdate(PrivateFile):
                 f"the update is for a weight of shape (hidden_size, {', '.join(map(str, expected))}), got "
                 f"{tuple(weight.shape)}; make it with the patch_size and num_channels of the model"
             )
-        rows = weight.detach().cpu().reshape(len(weight), -1)
+        import torch
+
+        rows = to_array(weight).reshape(len(weight), -1)
         if "matrix" in self.tensors:
-            acted = rows.double() @ self.tensors["matrix"]
+            acted = rows.astype(np.float64) @ self.tensors["matrix"]
         else:
             acted = rows[:, self.tensors["order"]] * self.tensors["signs"]
-        return acted.reshape(weight.shape).to(weight)
+        return torch.from_numpy(acted).reshape(weight.shape).to(weight)
 
     def to_bytes(self) -> bytes:
         """The content of the file: safetensors with the facts in its metadata. It is confidential: never log it."""
         facts = {"old": self.old.to_dict(), "new": self.new.to_dict()}
         header = {"format": _FORMAT, **facts, "patch_size": self.patch_size, "num_channels": self.num_channels}
         header["sha256"] = _digest(self.tensors)
-        return tensors_to_bytes(self.tensors, {_ENTRY: json.dumps(header)})
+        return arrays_to_bytes(self.tensors, {_ENTRY: json.dumps(header)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "RekeyUpdate":
@@ -142,7 +147,7 @@ class RekeyUpdate(PrivateFile):
             ValueError: anything else: another format, wrong entries or types, changed numbers.
         """
         try:
-            header, tensors = header_from_bytes(data).json_entry(_ENTRY), tensors_from_bytes(data)
+            header, tensors = header_from_bytes(data).json_entry(_ENTRY), arrays_from_bytes(data)
         except HeaderError as error:
             raise ValueError("expected a file that RekeyUpdate.to_file wrote, got something else") from error
         if not isinstance(header, dict) or set(header) != set(_HEADER) or header["format"] != _FORMAT:
@@ -183,26 +188,26 @@ def _facts_of(header: dict[str, object], name: str) -> KeyFacts:
         raise ValueError(f"{name} of a rekey update: {error}") from None
 
 
-def _check_tensors(tensors: dict[str, torch.Tensor], length: int, exact: bool) -> None:
+def _check_tensors(tensors: dict[str, np.ndarray], length: int, exact: bool) -> None:
     """Refuse tensors that are no signed permutation of L, or no finite (L, L) matrix: they would ruin the model."""
-    expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"matrix": (torch.float64, (length, length))}
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {"matrix": ("float64", (length, length))}
     if exact:
-        expected = {"order": (torch.int64, (length,)), "signs": (torch.int8, (length,))}
-    found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        expected = {"order": ("int64", (length,)), "signs": ("int8", (length,))}
+    found = {name: (str(array.dtype), array.shape) for name, array in tensors.items()}
     if found != expected:
         raise ValueError(f"expected a rekey update with {expected}, got {found}")
-    if exact and not torch.equal(tensors["order"].sort().values, torch.arange(length)):
+    if exact and not np.array_equal(np.sort(tensors["order"]), np.arange(length)):
         raise ValueError(f"the order of a rekey update holds each of 0 .. {length - 1} once, but this one does not")
-    if exact and (tensors["signs"].abs() != 1).any():
+    if exact and (np.abs(tensors["signs"]) != 1).any():
         raise ValueError("the signs of a rekey update are +1 and -1, but some of these are not")
-    if not exact and not tensors["matrix"].isfinite().all():
+    if not exact and not np.isfinite(tensors["matrix"]).all():
         raise ValueError("the matrix of a rekey update is finite, but this one has infinite numbers or NaN")
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
+def _digest(tensors: dict[str, np.ndarray]) -> str:
     """The hexadecimal SHA-256 over the names and the little-endian numbers of all tensors."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        array = tensors[name].contiguous().numpy()
+        array = np.ascontiguousarray(tensors[name])
         digest.update(name.encode() + array.astype(array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from .errors import InvalidImageError
 from .image_files import decoded, open_source
-from .image_inputs import as_tensor, flat_images
+from .image_inputs import as_array, flat_images
 
 IGNORE_INDEX = 255  # the label of pixels that belong to no class
 
@@ -52,7 +52,7 @@ def segmentation_map_to_indices(segmentation_map: Any) -> torch.Tensor:
                 f"{segmentation_map.mode!r}; if it shows classes as colours, translate them to indices first"
             )
         segmentation_map = np.array(segmentation_map)  # a palette's indices, not its colours
-    indices = as_tensor(segmentation_map)
+    indices = torch.from_numpy(as_array(segmentation_map))
     if indices.ndim == _LABEL_NDIM + 1 and _has_one_channel(indices):
         indices = indices.squeeze(0 if indices.shape[0] == 1 else -1)
     if indices.ndim == _LABEL_NDIM + 1 and indices.shape[-1] in (2, 3, 4):  # grey or colours, perhaps with opacity

@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-import torch
-from torchvision.transforms.v2 import InterpolationMode
-from transformers.image_utils import PILImageResampling, SizeDict
+from PIL.Image import Resampling
 
 MAX_PATCH_SIZE = 2**12  # pixels
 MAX_CHANNELS = 2**10
@@ -55,15 +53,23 @@ def _are(holds: Callable[[object], bool]) -> Callable[[object], bool]:
 def _is_size(value: object) -> bool:
     if isinstance(value, list | tuple) and len(value) != 2:
         return False
-    sides = list(dict(value).values()) if isinstance(value, Mapping | SizeDict) else value
+    is_named = isinstance(value, Mapping) or _is_called(value, "SizeDict")
+    sides = list(dict(cast(Mapping, value)).values()) if is_named else value
     return _are(_is_whole_number(_MAX_SIDE))(sides)
 
 
 def _is_resampling(value: object) -> bool:
-    return isinstance(value, InterpolationMode) or (type(value) is not bool and value in list(PILImageResampling))
+    return _is_called(value, "InterpolationMode") or (type(value) is not bool and value in list(Resampling))
+
+
+def _is_called(value: object, name: str) -> bool:
+    """Whether the value is of a class of transformers or torchvision, which is not imported for this."""
+    return type(value).__name__ == name
 
 
 def _is_device(value: object) -> bool:
+    import torch
+
     try:
         torch.device(value)  # type: ignore[call-overload]
     except (RuntimeError, TypeError):

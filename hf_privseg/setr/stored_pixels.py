@@ -3,8 +3,6 @@
 import hashlib
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from .block_cipher import from_blocks, to_blocks
 from .errors import CiphertextError
@@ -12,9 +10,8 @@ from .errors import CiphertextError
 _INT16_MAX = 32767
 
 
-def stored(pixels: torch.Tensor) -> tuple[np.ndarray, ...]:
+def stored(array: np.ndarray) -> tuple[np.ndarray, ...]:
     """(channels, height, width) uint8 -> the same array; float32 -> int16 values and the float32 scale, (1,)."""
-    array = pixels.detach().cpu().contiguous().numpy()
     if array.dtype == np.uint8:
         return (array,)
     largest = float(np.abs(array).max())
@@ -23,22 +20,22 @@ def stored(pixels: torch.Tensor) -> tuple[np.ndarray, ...]:
     return values.astype(np.int16), np.array([scale], np.float32)
 
 
-def restored(arrays: tuple[np.ndarray, ...]) -> torch.Tensor:
+def restored(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
     """The inverse of `stored`, up to the rounding of float pixels."""
     if len(arrays) == 1:
-        return torch.from_numpy(arrays[0])
+        return arrays[0]
     values, scale = arrays
-    return torch.from_numpy((values * scale.astype(np.float64)).astype(np.float32))
+    return (values * scale.astype(np.float64)).astype(np.float32)
 
 
 def without_zeros(values: np.ndarray, patch_size: int) -> np.ndarray:
     """(channels, height, width) -> (rows, columns, r): of each block as far as any block has a number other than 0."""
-    blocks = to_blocks(torch.from_numpy(values), patch_size)[0].numpy()
+    blocks = to_blocks(values, patch_size)[0]
     used = np.flatnonzero(blocks.any(axis=(0, 1)))
     return np.ascontiguousarray(blocks[..., : used[-1] + 1 if len(used) else 1])
 
 
-def with_zeros(values: torch.Tensor, patch_size: int, num_channels: int, max_pixels: int) -> torch.Tensor:
+def with_zeros(values: np.ndarray, patch_size: int, num_channels: int, max_pixels: int) -> np.ndarray:
     """The inverse of `without_zeros`, for values that may come from a file that anyone wrote.
 
     Raises:
@@ -51,7 +48,7 @@ def with_zeros(values: torch.Tensor, patch_size: int, num_channels: int, max_pix
             f"expected at most {length} numbers for a block of {patch_size} x {patch_size} pixels, got {stored}"
         )
     check_num_pixels(num_channels, rows * patch_size, columns * patch_size, max_pixels)  # before it is allocated
-    return from_blocks(F.pad(values, (0, length - stored))[None], patch_size)[0]
+    return from_blocks(np.pad(values, ((0, 0), (0, 0), (0, length - stored)))[None], patch_size)[0]
 
 
 def check_num_pixels(num_channels: int, height: int, width: int, max_pixels: int) -> None:

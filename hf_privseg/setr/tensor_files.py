@@ -10,14 +10,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import safetensors
-import safetensors.torch
-import torch
+import safetensors.numpy
 
 from .bounded_json import parse_json
 from .errors import HeaderError
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_HEADER_BYTES = 2**16  # of our own files
 MAX_MODEL_HEADER_BYTES = 2**24  # of a checkpoint's file, about 100,000 tensors
@@ -88,18 +91,36 @@ def header_from_file(path: str | os.PathLike[str], *, max_header_bytes: int = MA
             raise HeaderError(f"{path}: {error}") from error
 
 
-def tensors_to_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Tensors on the CPU and metadata -> the content of a safetensors file."""
+def arrays_to_bytes(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Arrays and metadata -> the content of a safetensors file."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return safetensors.numpy.save(contiguous, metadata=None if metadata is None else dict(metadata))
+
+
+def arrays_from_bytes(data: bytes) -> dict[str, np.ndarray]:
+    """The content of a safetensors file whose header `header_from_bytes` has checked -> its arrays.
+
+    Raises:
+        HeaderError: the safetensors library refuses the file, or a dtype is none of NumPy.
+    """
+    try:
+        return safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise HeaderError(f"expected a safetensors file with dtypes that NumPy has, got {error}") from error
+
+
+def tensors_to_bytes(tensors: "Mapping[str, torch.Tensor]", metadata: Mapping[str, str] | None = None) -> bytes:
+    """Tensors on the CPU, of any dtype of torch, and metadata -> the content of a safetensors file."""
+    import safetensors.torch
+
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     return safetensors.torch.save(contiguous, metadata=None if metadata is None else dict(metadata))
 
 
-def tensors_from_bytes(data: bytes) -> dict[str, torch.Tensor]:
-    """The content of a safetensors file whose header `header_from_bytes` has checked -> its tensors, on the CPU.
+def tensors_from_bytes(data: bytes) -> "dict[str, torch.Tensor]":
+    """As `arrays_from_bytes`, but tensors on the CPU, of any dtype of torch."""
+    import safetensors.torch
 
-    Raises:
-        HeaderError: the safetensors library refuses the file.
-    """
     try:
         return safetensors.torch.load(data)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:

@@ -53,7 +53,7 @@ class JointAugmentation:
         Returns:
             pixel_values `(channels, *crop)` float32 in [-1, 1], and labels `crop` int64.
         """
-        pixels = tv_tensors.Image(image_to_levels(image, num_channels=self.num_channels))
+        pixels = tv_tensors.Image(torch.from_numpy(image_to_levels(image, num_channels=self.num_channels)))
         mask = tv_tensors.Mask(torch.from_numpy(labels))
         low, high = self.scale_range
         scale = self.resize_factor * torch.empty(1).uniform_(low, high).item()

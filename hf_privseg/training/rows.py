@@ -67,7 +67,7 @@ def decode_row(
     image, annotation = (np.asarray(row[kind]) if isinstance(row[kind], list) else row[kind] for kind in KINDS)
     kind = "image"
     try:
-        levels = image_to_levels(image, num_channels=num_channels)
+        levels = torch.from_numpy(image_to_levels(image, num_channels=num_channels))
         kind = "annotation"
         labels = label_map(annotation)
     except ValueError as error:

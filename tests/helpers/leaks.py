@@ -32,14 +32,14 @@ def assert_no_client_embedding(text_or_bytes: str | bytes, embedding: ClientEmbe
 
 
 def assert_no_numbers(haystack: bytes, row: torch.Tensor) -> None:
-    """Fail if two numbers of the row, side by side, are found as bytes, as digits or as torch prints them."""
+    """Fail if two numbers of the row, side by side, are found as bytes, as digits or as torch or NumPy prints them."""
     values, text = row.double().numpy(), haystack.replace(b" ", b"")
     for pair in itertools.pairwise(values):
         for kind in ("<f8", ">f8", "<f4", ">f4"):
             if b"".join(value.astype(kind).tobytes() for value in pair) in haystack:
                 raise AssertionError(f"numbers of the secret show up as bytes ({kind})")
-        for digits in ("{:.4f}", "{:.4e}", "{!r}"):
-            if ",".join(map(digits.format, map(float, pair))).encode() in text:
+        for digits, between in itertools.product(("{:.4f}", "{:.4e}", "{:.8f}", "{:.8e}", "{!r}"), (",", "")):
+            if between.join(map(digits.format, map(float, pair))).encode() in text:
                 raise AssertionError(f"numbers of the secret show up as text ({digits})")
 
 

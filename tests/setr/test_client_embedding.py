@@ -90,7 +90,9 @@ def test_the_two_parts_are_the_patch_embedding_and_the_servers_is_orthonormal(ge
     assert torch.equal(server[rank:], torch.zeros_like(server[rank:]))
     torch.testing.assert_close(server[:rank] @ server[:rank].T, torch.eye(rank, dtype=torch.float64), **FP64)
     # a rank of 7 is one up to float32 alone
-    torch.testing.assert_close(embedding.matrix @ server[:rank], plain, rtol=0, atol=1e-7 if rank == 7 else 1e-12)
+    torch.testing.assert_close(
+        torch.from_numpy(embedding.matrix) @ server[:rank], plain, rtol=0, atol=1e-7 if rank == 7 else 1e-12
+    )
 
 
 @every_geometry
@@ -171,12 +173,12 @@ def test_the_block_ends_in_zeros_and_the_rest_is_b_a(embedding):
     images = pixels().double()
     blocks = images.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(2, 4, 4, 48)
     sent = encrypted(embedding, images).unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).reshape(2, 4, 4, 48)
-    torch.testing.assert_close(sent[..., :32], blocks @ embedding.matrix, **FP64)
+    torch.testing.assert_close(sent[..., :32], blocks @ torch.from_numpy(embedding.matrix), **FP64)
     assert torch.equal(sent[..., 32:], torch.zeros(2, 4, 4, 16, dtype=torch.float64))
 
 
 def test_the_null_space_of_the_patch_embedding_does_not_leave_the_client(embedding):
-    matrix = embedding.matrix
+    matrix = torch.from_numpy(embedding.matrix)
     invisible = torch.eye(48, dtype=torch.float64) - matrix @ torch.linalg.pinv(matrix)
     noise = (torch.randn(16, 48, dtype=torch.float64) @ invisible).reshape(4, 4, 3, 4, 4)
     noise = noise.permute(2, 0, 3, 1, 4).reshape(3, 16, 16)
@@ -321,9 +323,9 @@ def test_every_one_is_another_and_none_tells_of_the_model():
     first, second = ClientEmbedding.generate(model), ClientEmbedding.generate(model)
     assert first != second
     assert first.fingerprint != second.fingerprint
-    assert relative(first.matrix, second.matrix) > 0.5
-    # both are E up to a rotation
-    torch.testing.assert_close(first.matrix @ first.matrix.T, second.matrix @ second.matrix.T, **FP64)
+    one, other = torch.from_numpy(first.matrix), torch.from_numpy(second.matrix)
+    assert relative(one, other) > 0.5
+    torch.testing.assert_close(one @ one.T, other @ other.T, **FP64)  # both are E up to a rotation
 
 
 def test_the_fingerprint_covers_the_numbers_and_cannot_be_tested_without_the_random_bytes(embedding):
@@ -351,7 +353,7 @@ def test_a_file_is_private_whole_and_never_overwritten_by_accident(embedding, tm
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     back = ClientEmbedding.from_file(path)
     assert back == embedding
-    assert torch.equal(back.matrix, embedding.matrix)
+    assert np.array_equal(back.matrix, embedding.matrix)
     assert (back.patch_size, back.num_channels, back.shape, back.version) == (4, 3, (48, 32), 1)
     other = ClientEmbedding.generate(plain_model())
     with pytest.raises(
@@ -433,7 +435,7 @@ def rebuilt(embedding, tensors=None, **changes):
         ({"fingerprint": None}, r"with the entries \['family', .*, got entries \['family', 'format', 'num_channels'"),
         ({"note": 1}, "got entries .*'note'"),
         ({"fingerprint": "0" * 16}, "not those that were written"),
-        ({"patch_size": 2}, r"float64 of shape \(12, r\), r from 1 to 12, got \(torch.float64, \(48, 32\)\)"),
+        ({"patch_size": 2}, r"float64 of shape \(12, r\), r from 1 to 12, got float64 of shape \(48, 32\)"),
         ({"patch_size": 4.0}, "patch_size of a client embedding is an int >= 1, got 4.0"),
         ({"num_channels": -3}, "num_channels of a client embedding is an int >= 1, got -3"),
     ],
@@ -448,8 +450,8 @@ def test_a_changed_header_is_refused(embedding, changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"matrix": torch.zeros(48, 32)}, r"float64 of shape \(48, r\), r from 1 to 48, got \(torch.float32"),
-        ({"matrix": torch.zeros(48, 49, dtype=torch.float64)}, r"got \(torch.float64, \(48, 49\)\)"),
+        ({"matrix": torch.zeros(48, 32)}, r"float64 of shape \(48, r\), r from 1 to 48, got float32"),
+        ({"matrix": torch.zeros(48, 49, dtype=torch.float64)}, r"got float64 of shape \(48, 49\)"),
         ({"matrix": torch.zeros(48, 0, dtype=torch.float64)}, r"\(48, 0\)"),
         ({"matrix": torch.full((48, 2), torch.inf, dtype=torch.float64)}, "infinite numbers or NaN"),
         ({"fingerprint_key": torch.zeros(31, dtype=torch.uint8)}, "fingerprint_key is 32 bytes, got 31"),
@@ -534,11 +536,11 @@ def test_a_container_holds_r_numbers_a_block(geometry, photo):
     assert len(data) / len(full) == pytest.approx(rank / length, abs=0.01)
     back = EncryptedImage.from_bytes(data)
     assert (back.family, back.fingerprint, back.suffix) == ("embedding", embedding.fingerprint, ".safetensors")
-    assert (back.pixels - image.pixels).abs().max() <= image.pixels.abs().max() / 65534 * 1.01
+    assert np.abs(back.pixels - image.pixels).max() <= np.abs(image.pixels).max() / 65534 * 1.01
     expected = processor(large, secret_key=embedding, return_tensors="pt").pixel_values
-    assert torch.equal(image.pixels, expected[0])
+    assert np.array_equal(image.pixels, expected[0].numpy())
     again = EncryptedImage.from_bytes(back.to_bytes())
-    torch.testing.assert_close(again.pixels, back.pixels, rtol=3e-7, atol=0)
+    np.testing.assert_allclose(again.pixels, back.pixels, rtol=3e-7, atol=0)
 
 
 def test_a_server_without_the_client_embedding_segments_what_it_is_sent(photo, tmp_path):
@@ -607,7 +609,7 @@ def test_an_image_shows_and_survives_where_all_is_zero(embedding, photo):
     assert image.to_picture().size == (32, 20)
     facts = {"fingerprint": embedding.fingerprint, "patch_size": 4, "original_size": (8, 8), "valid_region": (8, 8)}
     grey = EncryptedImage(torch.zeros(3, 8, 8), "embedding", **facts)
-    assert torch.equal(EncryptedImage.from_bytes(grey.to_bytes()).pixels, grey.pixels)
+    assert np.array_equal(EncryptedImage.from_bytes(grey.to_bytes()).pixels, grey.pixels)
 
 
 def test_the_pipeline_takes_it_for_a_key(photo):

@@ -72,24 +72,24 @@ def test_round_trip_keeps_facts_and_pixels(family, tmp_path):
         assert facts_of(back) == facts_of(image)
         assert back.pixels.dtype == image.pixels.dtype
         if CIPHERS[family].acts_on_uint8:
-            assert torch.equal(back.pixels, image.pixels)
+            assert np.array_equal(back.pixels, image.pixels)
         else:
             # half a step of 16 bits; the float32 numbers themselves are rounded as well
-            bound = image.pixels.abs().max() / 65534 * 1.01
-            assert (back.pixels - image.pixels).abs().max() <= bound
-            assert (back.pixels - image.pixels).abs().max() > bound / 4
+            bound = np.abs(image.pixels).max() / 65534 * 1.01
+            assert np.abs(back.pixels - image.pixels).max() <= bound
+            assert np.abs(back.pixels - image.pixels).max() > bound / 4
     assert [path.name for path in tmp_path.iterdir()] == [f"x{image.suffix}"]
 
 
 def test_further_round_trips_of_float_pixels_change_nothing_but_float32_rounding():
     once = EncryptedImage.from_bytes(make("orthogonal").to_bytes())
     twice = EncryptedImage.from_bytes(once.to_bytes())
-    torch.testing.assert_close(twice.pixels, once.pixels, rtol=3e-7, atol=0)
+    np.testing.assert_allclose(twice.pixels, once.pixels, rtol=3e-7, atol=0)
 
 
 def test_float_pixels_that_are_all_zero_survive():
     image = make("orthogonal", pixels=torch.zeros(3, 16, 24))
-    assert torch.equal(EncryptedImage.from_bytes(image.to_bytes()).pixels, image.pixels)
+    assert np.array_equal(EncryptedImage.from_bytes(image.to_bytes()).pixels, image.pixels)
 
 
 @pytest.mark.parametrize("family", ["permutation", "orthogonal"])
@@ -99,11 +99,11 @@ def test_header_is_as_documented(family):
     header = header_of(data)
     digest = hashlib.sha256()
     if family == "permutation":
-        digest.update(b"uint8[3, 16, 24]" + image.pixels.numpy().tobytes())
+        digest.update(b"uint8[3, 16, 24]" + image.pixels.tobytes())
     else:
         tensors = safetensors.torch.load(data)
         values, scale = tensors["values"].numpy(), tensors["scale"].numpy()
-        assert scale[0] == np.float32(image.pixels.abs().max().item() / 32767)
+        assert scale[0] == np.float32(np.abs(image.pixels).max().item() / 32767)
         digest.update(b"int16[3, 16, 24]" + values.astype("<i2").tobytes())
         digest.update(b"float32[1]" + scale.astype("<f4").tobytes())
     assert header == {
@@ -163,7 +163,7 @@ def test_lossless_recompression_is_accepted():
     image = make()
     data = reencoded(image.to_bytes(), compress_level=0)
     assert data != image.to_bytes()
-    assert torch.equal(EncryptedImage.from_bytes(data).pixels, image.pixels)
+    assert np.array_equal(EncryptedImage.from_bytes(data).pixels, image.pixels)
 
 
 def test_of_an_animated_png_one_frame_is_decoded(monkeypatch):
@@ -173,13 +173,13 @@ def test_of_an_animated_png_one_frame_is_decoded(monkeypatch):
     with Image.open(io.BytesIO(data)) as animation:
         assert getattr(animation, "n_frames", 1) == 6
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "seek", lambda *_: pytest.fail("another frame was decoded"))
-    assert torch.equal(EncryptedImage.from_bytes(data).pixels, image.pixels)
+    assert np.array_equal(EncryptedImage.from_bytes(data).pixels, image.pixels)
 
 
 def test_an_opaque_alpha_channel_does_not_matter():
     image = make()
     data = reencoded(image.to_bytes(), change=lambda picture: picture.convert("RGBA"))
-    assert torch.equal(EncryptedImage.from_bytes(data).pixels, image.pixels)
+    assert np.array_equal(EncryptedImage.from_bytes(data).pixels, image.pixels)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WebP", "GIF", "BMP", "TIFF"])
@@ -334,7 +334,7 @@ def test_malformed_headers_are_refused(header, message):
 def test_the_wrong_container_for_a_family_is_refused():
     for family, other in (("permutation", "orthogonal"), ("orthogonal", "permutation")):
         data = make(family).to_bytes()
-        with pytest.raises(CiphertextError, match=f"pixels of the family '{other}' are a tensor of torch"):
+        with pytest.raises(CiphertextError, match=f"pixels of the family '{other}' are an array of"):
             EncryptedImage.from_bytes(with_header(data, {**header_of(data), "family": other}))
 
 
@@ -363,9 +363,9 @@ def test_a_file_of_more_pixels_than_are_wanted_is_refused(family):
     [
         (
             {"pixels": torch.zeros(3, 16, 24)},
-            "pixels of the family 'permutation' are a tensor of torch.uint8, got torch.float32",
+            "pixels of the family 'permutation' are an array of uint8, got float32",
         ),
-        ({"pixels": np.zeros((3, 16, 24), np.uint8)}, "got ndarray"),
+        ({"pixels": [[[0]]]}, "an array of uint8, got list"),
         ({"pixels": torch.zeros(0, 16, 24, dtype=torch.uint8)}, r"shape \(1 to 1024, 16, 24\).*got \(0, 16, 24\)"),
         ({"pixels": torch.zeros(1, 3, 16, 24, dtype=torch.uint8)}, r"got \(1, 3, 16, 24\)"),
         ({"pixels": torch.zeros(3, 16, 32, dtype=torch.uint8)}, r"got \(3, 16, 32\)"),
@@ -373,7 +373,7 @@ def test_a_file_of_more_pixels_than_are_wanted_is_refused(family):
         ({"family": "caesar"}, "got 'caesar'"),
         ({"patch_size": 8.0}, "positive int, got 8.0"),
     ],
-    ids=["dtype", "numpy", "channels", "batch", "width", "region", "family", "patch_size"],
+    ids=["dtype", "list", "channels", "batch", "width", "region", "family", "patch_size"],
 )
 def test_constructor_checks_what_it_is_given(facts, message):
     with pytest.raises(CiphertextError, match=message):
@@ -387,7 +387,7 @@ def test_constructor_refuses_float_pixels_that_are_not_finite():
 
 def test_picture_of_uint8_pixels_is_the_pixels():
     image = make()
-    assert np.array_equal(np.array(image.to_picture()), image.pixels.permute(1, 2, 0).numpy())
+    assert np.array_equal(np.array(image.to_picture()), image.pixels.transpose(1, 2, 0))
 
 
 def test_picture_of_float_pixels_fills_the_grey_scale():

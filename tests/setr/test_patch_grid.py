@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import torch
 
 from hf_privseg import InvalidImageError
 from hf_privseg.setr.patch_grid import (
@@ -88,8 +87,8 @@ def test_settings_out_of_range_are_refused(settings, message):
         grid(**settings)
 
 
-def pad_level(pad_value: Any, dtype: torch.dtype = torch.uint8, **centring: Any) -> object:
-    return Centring(**{"image_mean": 0.5, "image_std": 0.5, **centring}).before(pad_value, dtype)
+def pad_level(pad_value: object, is_8_bits: bool = True, **centring: object) -> object:
+    return Centring(**{"image_mean": 0.5, "image_std": 0.5, **centring}).before(pad_value, is_8_bits=is_8_bits)
 
 
 def test_padding_is_the_nearest_level_before_centring():
@@ -97,7 +96,7 @@ def test_padding_is_the_nearest_level_before_centring():
     assert [pad_level(-1.0), pad_level(1.0)] == [0, 255]
     assert pad_level([-1.0, 0.5, 1.0], image_mean=(0.5,) * 3, image_std=(0.5,) * 3) == [0, 191, 255]
     assert pad_level(0.0, image_mean=(0.485, 0.456, 0.406), image_std=(0.229, 0.224, 0.225)) == [124, 116, 104]
-    assert pad_level(0.25, torch.float32, do_rescale=False) == 0.625
+    assert pad_level(0.25, False, do_rescale=False) == 0.625
     assert pad_level(7, do_rescale=False, do_normalize=False) == 7
 
 
