@@ -120,7 +120,8 @@ def _public_embedding(public_base: Path, model: str) -> "np.ndarray":
     """The patch embedding of public weights, for pixels as the audit of this model has them."""
     from ..audit.embeddings import load_embedding
     from ..audit.subject import Subject
-    from ..storage.vision_models import is_setr, load_any_model
+    from ..storage.model_files import is_setr
+    from ..storage.vision_models import load_any_model
 
     return load_embedding(public_base) if is_setr(model) else Subject.of(*load_any_model(public_base)).embedding
 

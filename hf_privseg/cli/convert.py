@@ -69,11 +69,12 @@ def convert(
     SOURCE is a SETR of mmsegmentation, or an encoder (ViT, DeiT, DINOv2, timm), which gets a decoder that has to be
     trained. Code in a pickled file is never run. The result takes pixels in [-1, 1].
     """
-    from ..convert import convert_checkpoint
     from ..setr.files import new_folder
-    from ..storage.models import check_model_folder, copy_licences
+    from ..storage.model_files import check_model_folder, copy_licences
 
     check_model_folder(output, replace=force)
+    from ..convert import convert_checkpoint
+
     converted = convert_checkpoint(
         source,
         format=format,

@@ -21,6 +21,7 @@ _PACKAGE = __name__.partition(".")[0]
 _OWN_ERRORS = tuple(
     value for value in vars(errors).values() if isinstance(value, type) and value.__module__ == errors.__name__
 )
+_OF_MODELS = ("torch", "torchvision", "transformers", "huggingface_hub")
 _KEY_TEXT = re.compile(r"(privseg\d+\.\w+\.)[\w-]{8,}")
 
 
@@ -31,6 +32,7 @@ def is_foreseen(error: BaseException) -> bool:
 
 def show_failure(error: Exception) -> None:
     """Print the error on standard error: one line, after its traceback if it is a bug or PRIVSEG_DEBUG is set."""
+    error = _naming_the_extra(error)
     foreseen = is_foreseen(error)
     if not foreseen or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
         typer.echo(without_keys("".join(traceback.format_exception(error))), err=True)
@@ -42,6 +44,16 @@ def show_failure(error: Exception) -> None:
             f"unexpected {type(error).__name__}, which is a bug in hf-privseg or in a library; please report it with "
             "the traceback above, after a look at the file names in it",
         )
+
+
+def _naming_the_extra(error: Exception) -> Exception:
+    """A missing package that an extra brings -> an error that names the extra; any other error as it is."""
+    if isinstance(error, ModuleNotFoundError) and error.name in _OF_MODELS:
+        return OSError(
+            f"this command needs {error.name}, which is not installed: pip install 'hf-privseg[models]'. Without it "
+            "there are keygen, encrypt, info and segment --server"
+        )
+    return error
 
 
 def complain(kind: str, message: object) -> None:

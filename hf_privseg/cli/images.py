@@ -106,21 +106,34 @@ def _encrypter(model: str | None, key: "EncryptionKey") -> _Encrypter:
         EncryptionStateError: a plain model of another class than SETR, whose configuration says no blocks.
         KeyMismatchError: the model is encrypted with another key.
     """
+    from ..setr.encrypted_image import EncryptedImage, file_suffix
+    from ..setr.image_encrypter import ImageEncrypter
+    from ..storage.model_files import is_setr, read_setr_settings
+
+    if model is not None and not is_setr(model):
+        return _encrypter_of_inputs(model, key)
+    encrypter, encrypted_model = ImageEncrypter(), "ENCRYPTED_MODEL"
+    if model is not None:
+        settings = read_setr_settings(model)
+        encrypter = settings.encrypter
+        if settings.key_facts is not None:
+            check_key_fits(key.facts, settings.key_facts, model=f"the model {model}")
+            encrypted_model = model
+    suffix = file_suffix(key.family, encrypter.num_channels)
+    encrypt_image = partial(encrypter.encrypt, secret_key=key)
+    return _Encrypter(encrypt_image, EncryptedImage, suffix, encrypter.patch_size, encrypted_model)
+
+
+def _encrypter_of_inputs(model: str, key: "EncryptionKey") -> _Encrypter:
+    """What encrypts images for a model of another class than SETR, whose processor is transformers' own."""
     from ..any_vit.encrypted_inputs import EncryptedInputs
     from ..any_vit.model_facts import ModelFacts
     from ..inference.vision_segmentation import encrypt_for
-    from ..setr.encrypted_image import EncryptedImage, file_suffix
-    from ..setr.image_processing_setr import SetrImageProcessor
-    from ..storage.vision_models import is_setr, load_any_settings
+    from ..storage.vision_models import load_any_settings
 
-    config, processor = (None, SetrImageProcessor()) if model is None else load_any_settings(model)
-    facts = None if config is None else ModelFacts.of(config)
-    if facts is not None or (model is not None and not is_setr(model)):
-        check_key_fits(key.facts, None if facts is None else facts.key, model=f"the model {model}")
-    encrypted_model = "ENCRYPTED_MODEL" if facts is None or model is None else model
-    if config is not None and facts is not None and not isinstance(processor, SetrImageProcessor):
-        encrypt_inputs = partial(encrypt_for, config, processor, secret_key=key)
-        return _Encrypter(encrypt_inputs, EncryptedInputs, EncryptedInputs.suffix, facts.patch_size, encrypted_model)
-    suffix = file_suffix(key.family, processor.num_channels)
-    encrypt_image = partial(processor.encrypt, secret_key=key)
-    return _Encrypter(encrypt_image, EncryptedImage, suffix, processor.patch_size, encrypted_model)
+    config, processor = load_any_settings(model)
+    facts = ModelFacts.of(config)
+    check_key_fits(key.facts, None if facts is None else facts.key, model=f"the model {model}")
+    patch_size = 1 if facts is None else facts.patch_size
+    encrypt_inputs = partial(encrypt_for, config, processor, secret_key=key)
+    return _Encrypter(encrypt_inputs, EncryptedInputs, EncryptedInputs.suffix, patch_size, model)

@@ -39,12 +39,12 @@ def encrypt_model(
     The folder holds no key and can be given to whoever runs the model. Keep the plain model private: whoever has it
     can invert the encrypted images.
     """
+    key = read_key(key_file)
+    _check_folders(model, output, replace=force)
     from ..any_vit.model_encryption import encrypt_model
-    from ..storage.models import check_model_folder, save_model
+    from ..storage.models import save_model
     from ..storage.vision_models import load_any_model
 
-    key = read_key(key_file)
-    check_model_folder(output, replace=force)
     network, processor = load_any_model(model)
     encrypt_model(network, key, unverified=unverified)
     save_model(network, processor, output, licence_from=model, overwrite=force)
@@ -63,13 +63,13 @@ def decrypt_model(
 
     The result equals the plain model bit for bit if the key is of a permutation family, and up to rounding otherwise.
     """
+    key = read_key(key_file)
+    _check_folders(model, output, replace=force)
     from ..any_vit.model_encryption import decrypt_model
     from ..any_vit.model_facts import key_facts
-    from ..storage.models import check_model_folder, save_model
+    from ..storage.models import save_model
     from ..storage.vision_models import load_any_model, load_any_settings
 
-    key = read_key(key_file)
-    check_model_folder(output, replace=force)
     check_key_fits(key.facts, key_facts(load_any_settings(model)[0]), model=f"the model {model}")
     network, processor = load_any_model(model)
     save_model(decrypt_model(network, key), processor, output, licence_from=model, private=True, overwrite=force)
@@ -94,13 +94,13 @@ def rekey(
     The keys may be of different families. Images encrypted with the old key do not fit the new model. If the model is
     on a server that must get neither key, use make-rekey-update and apply-rekey-update.
     """
+    old_key, new_key = _two_keys(key_file, new_key_file)
+    _check_folders(model, output, replace=force)
     from ..any_vit.model_encryption import rekey_model
     from ..any_vit.model_facts import key_facts
-    from ..storage.models import check_model_folder, save_model
+    from ..storage.models import save_model
     from ..storage.vision_models import load_any_model, load_any_settings
 
-    old_key, new_key = _two_keys(key_file, new_key_file)
-    check_model_folder(output, replace=force)
     check_key_fits(old_key.facts, key_facts(load_any_settings(model)[0]), model=f"the model {model}")
     network, processor = load_any_model(model)
     rekeyed = rekey_model(network, old_key, new_key)
@@ -136,14 +136,15 @@ def make_rekey_update(
     The file is no key, but it is confidential between you and the server: it turns images of the old key into images
     of the new one, and back. It does not help against a server that has the old key.
     """
-    from ..any_vit.model_facts import ModelFacts
-    from ..setr.configuration_setr import SetrConfig
+    from ..setr.image_encrypter import ImageEncrypter
     from ..setr.rekey_update import RekeyUpdate
-    from ..storage.vision_models import load_any_settings
 
     old_key, new_key = _two_keys(key_file, new_key_file)
-    patch_size, num_channels = SetrConfig().patch_size, SetrConfig().num_channels
+    patch_size, num_channels = ImageEncrypter.patch_size, ImageEncrypter.num_channels
     if model is not None:
+        from ..any_vit.model_facts import ModelFacts
+        from ..storage.vision_models import load_any_settings
+
         facts = ModelFacts.of(load_any_settings(model)[0])
         check_key_fits(old_key.facts, None if facts is None else facts.key, model=f"the model {model}")
         if facts is not None:
@@ -174,13 +175,14 @@ def apply_rekey_update(
     as_json: Json = False,
 ) -> None:
     """Replace the key of an encrypted model with a rekey update from its owner. The server needs neither key."""
-    from ..any_vit.model_encryption import apply_rekey_update
     from ..setr.rekey_update import RekeyUpdate
-    from ..storage.models import check_model_folder, save_model
-    from ..storage.vision_models import load_any_model
 
     update = RekeyUpdate.from_file(update_file)
-    check_model_folder(output, replace=force)
+    _check_folders(model, output, replace=force)
+    from ..any_vit.model_encryption import apply_rekey_update
+    from ..storage.models import save_model
+    from ..storage.vision_models import load_any_model
+
     network, processor = load_any_model(model)
     save_model(apply_rekey_update(network, update), processor, output, licence_from=model, overwrite=force)
     report(
@@ -189,6 +191,14 @@ def apply_rekey_update(
         f"no longer with {update.old.fingerprint} ({update.old.family}).",
         as_json=as_json,
     )
+
+
+def _check_folders(model: str, output: Path, *, replace: bool) -> None:
+    """Refuse a model that is not there, and a folder that may not be written, before the imports that take seconds."""
+    from ..storage.model_files import check_model_folder, model_type
+
+    check_model_folder(output, replace=replace)
+    model_type(model)
 
 
 def _two_keys(key_file: Path | None, new_key_file: Path) -> tuple["EncryptionKey", "EncryptionKey"]:

@@ -6,19 +6,22 @@ and a segmentation map of a model with other classes.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..any_vit.encrypted_inputs import EncryptedInputs
-from ..setr.encrypted_image import EncryptedImage
 from ..setr.errors import CiphertextError, InvalidImageError, KeyMismatchError
 from ..setr.image_files import decoded, open_image
 from ..setr.public_facts import KeyFacts
 from .failures import complain
 
+if TYPE_CHECKING:
+    from ..any_vit.encrypted_inputs import EncryptedInputs
+    from ..setr.encrypted_image import EncryptedImage
+
 
 def kept_encrypted_images(
-    paths: Sequence[Path], form: type[EncryptedImage | EncryptedInputs], facts: KeyFacts, patch_size: int
+    paths: Sequence[Path], form: "type[EncryptedImage | EncryptedInputs]", facts: KeyFacts, patch_size: int
 ) -> set[Path]:
     """Those of the paths that hold a whole encrypted image. A damaged one is said on standard error.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .jobs import Job, attempt
-from .options import Force, Images, Json, KeyFile, SkipExisting
+from .options import Force, Images, Json, KeyFile, SkipExisting, read_key
 from .output import output_paths, prepare_output, print_shares, report, shares_of, wrote
 
 if TYPE_CHECKING:
@@ -109,11 +109,18 @@ def segment(
     targets = _targets(images, output, overlay=overlay)
     files = [path for target in targets for path in target.files]
     prepare_output(files, force=force, skip_existing=skip_existing)
-    from .segmenters import local_model, needs_key, service
+    from .segmenters import needs_key, service
 
     key_is_needed = needs_key(images, overlay=overlay)
     source: AbstractContextManager[Segmenter]
     if server is None:
+        from ..storage.model_files import model_type
+
+        if key_file is not None:
+            read_key(key_file)
+        model_type(str(model))  # a model or key that is not there is said before the imports, which take seconds
+        from .local_models import local_model
+
         limit = max_pixels or _MAX_PIXELS
         source = nullcontext(local_model(str(model), key_file, needs_key=key_is_needed, max_pixels=limit))
     else:

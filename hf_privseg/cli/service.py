@@ -9,7 +9,7 @@ from ..setr.errors import EncryptionStateError
 from .options import Model
 
 if TYPE_CHECKING:
-    from ..setr.configuration_setr import SetrConfig
+    from ..setr.public_facts import KeyFacts
 
 
 def serve(
@@ -50,7 +50,7 @@ def serve(
     --tls-certificate and --tls-key, or by a proxy with https before the service. A plain model is refused, unless
     --public-demo says that it only shows the method: anybody can invert what visitors of such a demonstration send.
     """
-    config = _settings_of(model, public_demo)
+    key_facts = _key_facts_of(model, public_demo)
     try:
         from ..service import Limits
         from ..service.server import Settings, is_loopback
@@ -73,31 +73,30 @@ def serve(
         root_path=root_path, tls_certificate=tls_certificate, tls_key=tls_key,
         limits=Limits(max_pixels=max_pixels, max_batch=max_batch, max_wait_ms=max_wait_ms),
     )  # fmt: skip
-    if config.encryption is None:
+    if key_facts is None:
         typer.echo(
             f"A DEMONSTRATION with the plain model {model}: anybody can invert what its visitors send.", err=True
         )
     else:
-        facts = config.encryption
-        typer.echo(f"Model {model}, key of fingerprint {facts['fingerprint']} ({facts['family']}).", err=True)
+        typer.echo(f"Model {model}, key of fingerprint {key_facts.fingerprint} ({key_facts.family}).", err=True)
     scheme = "http" if tls_key is None else "https"
     typer.echo(f"Serving at {scheme}://{host}:{port}; stop with Ctrl+C.", err=True)
     typer.echo(f"Clients: privseg segment IMAGES --server {scheme}://{host}:{port} -o results -k KEY_FILE", err=True)
     run_service(settings)
 
 
-def _settings_of(model: str, public_demo: bool) -> "SetrConfig":
-    """The configuration of a model that may be served: an encrypted one, or a plain one for a demonstration."""
-    from ..storage.models import load_settings
+def _key_facts_of(model: str, public_demo: bool) -> "KeyFacts | None":
+    """The key of a model that may be served: an encrypted one; None for a plain one, for a demonstration."""
+    from ..storage.model_files import read_setr_settings
 
-    config, _ = load_settings(model)
-    if config.encryption is None and not public_demo:
+    facts = read_setr_settings(model).key_facts
+    if facts is None and not public_demo:
         raise EncryptionStateError(
             f"expected an encrypted model, got the plain one {model}, with which nothing is protected; encrypt it "
             "(privseg encrypt-model), or show the method with it by --public-demo"
         )
-    if config.encryption is not None and public_demo:
+    if facts is not None and public_demo:
         raise EncryptionStateError(
             f"expected a plain model for --public-demo, got the encrypted one {model}; leave the option out"
         )
-    return config
+    return facts

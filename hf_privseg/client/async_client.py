@@ -2,21 +2,24 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import ServiceUnavailableError
+from ..setr.image_encrypter import AnyImage, ImageEncrypter
 from ..setr.image_inputs import is_single
-from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
 from ..setr.public_facts import KeyFacts
 from .http_calls import AsyncHttpCalls, Call, NotFoundError, parsed
 from .preparation import Preparation
+from .progress import shown
 from .segmentation_client import all_maps, is_model_key, served_key, tenant_call, with_token
 from .service_info import ServiceInfo
+
+if TYPE_CHECKING:
+    from ..setr.image_processing_setr import SetrImageProcessor
 
 
 class AsyncSegmentationClient:
@@ -30,7 +33,7 @@ class AsyncSegmentationClient:
         self,
         url: str,
         *,
-        processor: SetrImageProcessor | None = None,
+        processor: "SetrImageProcessor | ImageEncrypter | None" = None,
         patch_size: int = 16,
         timeout: float = 120.0,
         retries: int = 4,
@@ -101,11 +104,10 @@ class AsyncSegmentationClient:
                     return index, error
 
         results: dict[int, np.ndarray | Exception] = {}
-        with tqdm(None, "Segmenting", len(images), unit="image", disable=not progress) as bar:
-            for task in asyncio.as_completed([one(index) for index in range(len(images))]):
-                index, result = await task
-                results[index] = result
-                bar.update()
+        tasks = asyncio.as_completed([one(index) for index in range(len(images))])
+        for task in shown(tasks, len(images), wanted=progress):
+            index, result = await task
+            results[index] = result
         return all_maps(images, results)
 
     async def close(self) -> None:

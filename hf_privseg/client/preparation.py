@@ -8,7 +8,7 @@ import io
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
@@ -16,13 +16,16 @@ from PIL import Image
 from ..setr.encrypted_image import EncryptedImage, is_encrypted_image
 from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import EncryptionStateError, InvalidImageError, ServiceError
+from ..setr.image_encrypter import AnyImage, ImageEncrypter
 from ..setr.image_inputs import PlainImage
-from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
 from ..setr.patch_grid import PatchGrid
 from ..setr.public_facts import check_image_fits, check_processor_fits
 from ..storage.images import is_ciphertext
 from .http_calls import Call
 from .service_info import SETTINGS, ServiceInfo
+
+if TYPE_CHECKING:
+    from ..setr.image_processing_setr import SetrImageProcessor
 
 MAX_ENLARGEMENT = 2  # of an image's sides, by settings that come from the service
 
@@ -38,13 +41,18 @@ class Preparation:
     """
 
     def __init__(
-        self, info: ServiceInfo, url: str, *, own_processor: SetrImageProcessor | None, patch_size: int
+        self,
+        info: ServiceInfo,
+        url: str,
+        *,
+        own_processor: "SetrImageProcessor | ImageEncrypter | None",
+        patch_size: int,
     ) -> None:
         self._info, self._url = info, url
         self._own_processor, self._patch_size = own_processor, patch_size
 
     @cached_property
-    def processor(self) -> SetrImageProcessor:
+    def processor(self) -> "SetrImageProcessor | ImageEncrypter":
         """The image processor that prepares images: the owner's, or one with the service's settings.
 
         Raises:
@@ -60,7 +68,7 @@ class Preparation:
                 f"patch_size={self._info.patch_size}, or the owner's processor"
             )
         try:
-            return SetrImageProcessor(**settings)
+            return ImageEncrypter.of(settings)
         except (TypeError, ValueError) as error:
             raise ServiceError(
                 f"the service at {self._url} names settings for images that cannot be used ({error!s:.200}); pass the "
@@ -101,8 +109,7 @@ class Preparation:
         check_processor_fits(self.processor, self._info, model=f"the model of {self._url}")
         levels = self.processor.to_levels(cast(PlainImage, image))
         self._check_sizes((levels.shape[-2], levels.shape[-1]))
-        (encrypted,) = self.processor.encrypt([levels], key, input_data_format="channels_first")
-        return encrypted
+        return cast(EncryptedImage, self.processor.encrypt(levels, key, input_data_format="channels_first"))
 
     def call(self, encrypted: EncryptedImage) -> Call:
         """The request that has an encrypted image segmented.

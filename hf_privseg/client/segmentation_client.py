@@ -19,21 +19,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import PartialFailureError, ServiceError, ServiceUnavailableError
 from ..setr.files import read_private_file
+from ..setr.image_encrypter import AnyImage, ImageEncrypter
 from ..setr.image_inputs import is_single
-from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
 from ..setr.public_facts import KeyFacts, check_key_fits
 from .http_calls import Call, HttpCalls, NotFoundError, parsed
 from .preparation import Preparation
+from .progress import shown
 from .service_info import ServiceInfo
+
+if TYPE_CHECKING:
+    from ..setr.image_processing_setr import SetrImageProcessor
 
 _NAMED_FAILURES = 5
 _MAX_TOKEN_BYTES = 4096
@@ -62,7 +65,7 @@ class SegmentationClient:
         self,
         url: str,
         *,
-        processor: SetrImageProcessor | None = None,
+        processor: "SetrImageProcessor | ImageEncrypter | None" = None,
         patch_size: int = 16,
         timeout: float = 120.0,
         retries: int = 4,
@@ -88,7 +91,7 @@ class SegmentationClient:
         return ServiceInfo.from_json(parsed(self._calls.send(Call("GET", "v1/model")), self.url), self.url)
 
     @property
-    def processor(self) -> SetrImageProcessor:
+    def processor(self) -> "SetrImageProcessor | ImageEncrypter":
         """The image processor that prepares images: the owner's, or one with the service's settings.
 
         Raises:
@@ -196,7 +199,7 @@ class SegmentationClient:
         """
         images = [images] if is_single(images) else list(images)
         each = self.segment_each(images, secret_key, concurrency=concurrency)
-        return all_maps(images, dict(tqdm(each, "Segmenting", len(images), unit="image", disable=not progress)))
+        return all_maps(images, dict(shown(each, len(images), wanted=progress)))
 
     def close(self) -> None:
         """Close the connections to the service."""

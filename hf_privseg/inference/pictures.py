@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image
-from transformers import PreTrainedConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from transformers import PreTrainedConfig
 
 MAX_LABELS = 256  # what an indexed PNG holds
 _SHOWN_SHARE = 0.005  # of the pixels of any map: classes below it are left out of a legend
@@ -29,7 +29,7 @@ PROTECTION_NOTE = (
 _COLOURS = bytes.fromhex("88CCEE CC6677 DDCC77 4B4B6E AA4499 117733 F0E442 882255 0072B2 E69F00 D55E00 44AA99")
 
 
-def palette_for(config: PreTrainedConfig) -> np.ndarray:
+def palette_for(config: "PreTrainedConfig") -> np.ndarray:
     """(num_labels, 3) uint8, a colour for each label: the configuration's own `palette`, or else ours.
 
     Args:
@@ -74,7 +74,7 @@ def class_shares(segmentation_maps: Sequence[np.ndarray], num_labels: int) -> np
     return np.asarray(counts / np.sum(counts))
 
 
-def legend_for(config: PreTrainedConfig, segmentation_maps: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+def legend_for(config: "PreTrainedConfig", segmentation_maps: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Names and colours, (3,) uint8, of the classes that fill half a percent of a map at least.
 
     Args:

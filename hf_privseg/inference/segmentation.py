@@ -4,15 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from transformers import PreTrainedModel
 
-from ..setr.arrays import to_array
 from ..setr.configuration_setr import SetrConfig
 from ..setr.encrypted_image import EncryptedImage, is_encrypted_image
 from ..setr.encryption_key import EncryptionKey
-from ..setr.errors import CiphertextError, EncryptionStateError, InvalidImageError
-from ..setr.image_inputs import levels_to_picture
+from ..setr.errors import CiphertextError, InvalidImageError
 from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
 from ..setr.public_facts import check_image_fits, check_plain_image_fits
 from ..storage.images import is_ciphertext
@@ -100,19 +97,3 @@ def prepare(
         return processor.to_levels(path) if secret_key is None else processor.encrypt(path, secret_key)
     except InvalidImageError as error:
         raise InvalidImageError(f"{path}: {error}") from error
-
-
-def plain_image(path: Path, processor: SetrImageProcessor, secret_key: EncryptionKey | None) -> Image.Image:
-    """Path of an image, plain or encrypted -> RGB picture of the plain image at its own size, decrypted if need be.
-
-    Of more than three channels it shows the first three, of two the first.
-
-    Raises:
-        EncryptionStateError: an encrypted image without a key.
-    """
-    if not is_ciphertext(path):
-        return levels_to_picture(to_array(processor.to_levels(path)))
-    if secret_key is None:
-        raise EncryptionStateError(f"{path} is encrypted; to show the image itself, give the key that it needs")
-    image = EncryptedImage.from_file(path)
-    return levels_to_picture(processor.decrypt_levels(image, secret_key)).resize(image.original_size[::-1])

@@ -7,9 +7,6 @@ classes, and a model allocates what its sizes say.
 import math
 from collections.abc import Callable, Mapping
 
-import torch
-from transformers.activations import ACT2FN
-
 from .setting_checks import MAX_CHANNELS, MAX_PATCH_SIZE
 
 MAX_LABELS = 2**16  # what a 16-bit segmentation map holds
@@ -87,7 +84,15 @@ def _are_ids(value: object) -> bool:
     return isinstance(value, Mapping) and len(value) <= MAX_LABELS and all(map(_is_id, value.values()))
 
 
+def _is_activation(value: object) -> bool:
+    from transformers.activations import ACT2FN
+
+    return isinstance(value, str) and value in ACT2FN
+
+
 def _is_dtype(value: object) -> bool:
+    import torch
+
     found = getattr(torch, value.removeprefix("torch."), None) if isinstance(value, str) else value
     return isinstance(found, torch.dtype)
 
@@ -110,7 +115,7 @@ _CHECKS: dict[str, _Check] = {
     "layer_norm_eps": _number("a positive number up to 1", 1e-30, 1),
     "initializer_range": _number("a number from 0 to 1000", 0, 1000),
     "auxiliary_loss_weight": _number("a finite number from 0", 0, 1e9),
-    "hidden_act": ("an activation of transformers", lambda value: isinstance(value, str) and value in ACT2FN),
+    "hidden_act": ("an activation of transformers", _is_activation),
     "id2label": (f"a dictionary from at most {MAX_LABELS} integers to names", _are_names),
     "label2id": (f"a dictionary from at most {MAX_LABELS} names to integers", _are_ids),
     "dtype": _DTYPE,

@@ -18,6 +18,8 @@ from .patch_grid import PatchGrid
 from .resampling import resized
 from .setting_checks import check_settings
 
+AnyImage = PlainImage | EncryptedImage
+
 _ABSENT = ("do_center_crop", "pad_size")  # settings of other image processors
 
 

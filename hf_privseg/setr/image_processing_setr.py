@@ -24,6 +24,7 @@ from .encrypted_image import EncryptedImage, check_ciphertexts, is_encrypted_ima
 from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import EncryptionStateError, InvalidImageError
 from .image_decryption import ImageDecryption
+from .image_encrypter import AnyImage
 from .image_encrypter import ImageEncrypter as Defaults
 from .image_inputs import PlainImage, flat_images, image_to_levels, is_single
 from .patch_grid import PatchGrid
@@ -32,7 +33,6 @@ from .processor_settings import ImagesOnGrid, SetrImageProcessorKwargs, check_se
 from .segmentation_map_inputs import IGNORE_INDEX, segmentation_maps_to_indices
 from .setting_checks import check_settings
 
-AnyImage = PlainImage | EncryptedImage
 OnePlainImage = TypeVar("OnePlainImage", bound=PlainImage)
 
 

@@ -2,13 +2,26 @@
 
 import io
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 
-from ..setr.errors import InvalidImageError
+from ..setr.arrays import to_array
+from ..setr.encrypted_image import EncryptedImage
+from ..setr.encryption_key import EncryptionKey
+from ..setr.errors import EncryptionStateError, InvalidImageError
 from ..setr.files import write_whole
 from ..setr.image_files import open_image
-from ..setr.image_inputs import image_to_levels, levels_to_pillow
+from ..setr.image_inputs import image_to_levels, levels_to_picture, levels_to_pillow
+
+
+class Decrypts(Protocol):
+    """An image processor, or an `ImageEncrypter`."""
+
+    def to_levels(self, image: Any) -> Any: ...
+
+    def decrypt_levels(self, image: EncryptedImage, secret_key: EncryptionKey) -> np.ndarray: ...
 
 
 def read_image(path: Path) -> Image.Image:
@@ -34,6 +47,22 @@ def is_ciphertext(path: Path) -> bool:
             return image.format == "PNG" and "privseg" in image.info
     except (OSError, InvalidImageError):
         return False  # whoever reads the file next reports what is wrong with it
+
+
+def plain_image(path: Path, processor: Decrypts, secret_key: EncryptionKey | None) -> Image.Image:
+    """Path of an image, plain or encrypted -> RGB picture of the plain image at its own size, decrypted if need be.
+
+    Of more than three channels it shows the first three, of two the first.
+
+    Raises:
+        EncryptionStateError: an encrypted image without a key.
+    """
+    if not is_ciphertext(path):
+        return levels_to_picture(to_array(processor.to_levels(path)))
+    if secret_key is None:
+        raise EncryptionStateError(f"{path} is encrypted; to show the image itself, give the key that it needs")
+    image = EncryptedImage.from_file(path)
+    return levels_to_picture(processor.decrypt_levels(image, secret_key)).resize(image.original_size[::-1])
 
 
 def save_picture(picture: Image.Image, path: Path, *, overwrite: bool = False) -> None:

@@ -4,20 +4,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedConfig
-
-from ..any_vit.encrypted_inputs import EncryptedInputs
-from ..any_vit.model_facts import ModelFacts
+from ..setr.arrays import is_tensor
 from ..setr.client_embedding import ClientEmbedding
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.errors import HeaderError
-from ..setr.image_processing_setr import SetrImageProcessor
+from ..setr.image_encrypter import ImageEncrypter
 from ..setr.keys import SecretKey
 from ..setr.rekey_update import RekeyUpdate
 from ..setr.tensor_files import TensorEntry, header_from_file
-from .models import load_settings, local_folder
-from .vision_models import is_setr, load_any_settings
+from .model_files import is_setr, local_folder, read_setr_settings
 
 _KEY_MARK = b"privseg"  # the first bytes of a key's text form
 _SPACE_BEFORE_KEY = b"\xef\xbb\xbf \t\r\n"
@@ -60,35 +55,39 @@ def _of_model(name: str) -> dict[str, object]:
     try:
         if not is_setr(name):
             return _of_vision_model(name)
-        config, processor = load_settings(name)
+        settings = read_setr_settings(name)
     except FileNotFoundError as error:
         if Path(name).exists():
             raise
         raise FileNotFoundError(f"{error}, which is no file either") from None
-    settings = ("decoder_type", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "image_size")
-    facts: dict[str, object] = {"kind": "model", "path": name, "encryption": config.encryption}
-    facts |= {setting: getattr(config, setting) for setting in settings}
-    facts["images_are_resized_to"] = _resizing(processor)
-    return facts | _of_labels_and_weights(name, config)
+    key = settings.key_facts
+    facts: dict[str, Any] = {"kind": "model", "path": name, "encryption": None if key is None else key.to_dict()}
+    shown = ("decoder_type", "patch_size", "num_channels", "hidden_size", "num_hidden_layers", "image_size")
+    facts |= {setting: settings.config[setting] for setting in shown}
+    facts["images_are_resized_to"] = _resizing(settings.encrypter)
+    return facts | {"labels": settings.labels} | _of_weights(name)
 
 
 def _of_vision_model(name: str) -> dict[str, object]:
     """A model of another class than SETR; what its configuration does not say of an encryption is None."""
+    from ..any_vit.model_facts import ModelFacts
+    from .vision_models import load_any_settings
+
     config, processor = load_any_settings(name)
     found = ModelFacts.of(config)
     facts: dict[str, object] = {"kind": "model", "path": name, "class": (config.architectures or [""])[0]}
     facts |= {"encryption": None if found is None else found.key.to_dict(), "processor": type(processor).__name__}
     if found is not None:
         facts |= {"patch_size": found.patch_size, "num_channels": found.num_channels}
-    return facts | _of_labels_and_weights(name, config)
+    names: Any = config.id2label or {}
+    return facts | {"labels": {str(index): label for index, label in sorted(names.items())}} | _of_weights(name)
 
 
-def _of_labels_and_weights(name: str, config: PreTrainedConfig) -> dict[str, object]:
-    labels: Any = config.id2label or {}
-    facts: dict[str, object] = {"labels": {str(index): label for index, label in sorted(labels.items())}}
+def _of_weights(name: str) -> dict[str, Any]:
     folder = local_folder(name)
     if folder is None:  # a model on the Hub, whose weights are not fetched for this
-        return facts
+        return {}
+    facts: dict[str, Any] = {}
     weights = [entry for file in sorted(folder.glob("*.safetensors")) for entry in _tensors(file)]
     facts["num_parameters"] = sum(math.prod(entry.shape) for entry in weights)
     facts["dtypes"] = sorted({entry.dtype for entry in weights})
@@ -96,7 +95,7 @@ def _of_labels_and_weights(name: str, config: PreTrainedConfig) -> dict[str, obj
     return facts
 
 
-def _resizing(processor: SetrImageProcessor) -> dict[str, object]:
+def _resizing(processor: ImageEncrypter) -> dict[str, Any]:
     """How the processor resizes an image, before it rounds to whole patches."""
     size = {name: value for name, value in dict[str, Any](processor.size or {}).items() if value is not None}
     return size or {"its own size times": processor.resize_factor}
@@ -118,10 +117,12 @@ def _of_rekey_update(path: Path) -> dict[str, object]:
     return {"kind": "rekey update", **facts, "patch_size": update.patch_size, "num_channels": update.num_channels}
 
 
-def _of_encrypted_inputs(path: Path) -> dict[str, object]:
+def _of_encrypted_inputs(path: Path) -> dict[str, Any]:
+    from ..any_vit.encrypted_inputs import EncryptedInputs
+
     encrypted = EncryptedInputs.from_file(path)
     shapes = {
-        name: list(value.shape) if isinstance(value, torch.Tensor) else value
+        name: list(value.shape) if is_tensor(value) else value
         for name, value in encrypted.inputs.items()
         if not isinstance(value, list | tuple)
     }

@@ -1,6 +1,5 @@
 """SETR models on disk: load one with its processor by folder, Hub id or "default", and save one as a whole."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from ..checkpoints import default_checkpoint
 from ..setr.configuration_setr import SetrConfig
 from ..setr.errors import HeaderError
 from ..setr.files import new_folder
@@ -16,6 +14,7 @@ from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.modeling_setr import SetrForSemanticSegmentation
 from ..setr.public_facts import check_processor_fits
 from ..setr.stored_weights import missing_weights
+from .model_files import copy_licences, model_type, source_of
 
 
 def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
@@ -31,23 +30,6 @@ def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
     config, processor = SetrConfig.from_pretrained(source), SetrImageProcessor.from_pretrained(source)
     check_processor_fits(processor, config, model=f"the model {name}")
     return config, processor
-
-
-def model_type(name: str | Path) -> object:
-    """Folder, Hub id or "default" -> the type that the model's config.json names, or None.
-
-    Raises:
-        OSError: there is no such model, neither here nor on the Hub, or the Hub cannot be reached; names the model.
-    """
-    source = source_of(name)
-    if Path(source).is_dir():
-        if not (Path(source) / "config.json").is_file():
-            raise FileNotFoundError(f"expected a model's folder, got {name}, which holds no model (no config.json)")
-        return SetrConfig.get_config_dict(source)[0].get("model_type")
-    try:
-        return SetrConfig.get_config_dict(source)[0].get("model_type")
-    except OSError as error:
-        raise OSError(f"{name} is no folder here, and could not be read as a model of the Hub: {error}") from error
 
 
 def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImageProcessor]:
@@ -78,30 +60,6 @@ def accelerator() -> torch.device:
     return device or torch.device("cpu")
 
 
-def local_folder(name: str | Path) -> Path | None:
-    """Folder, Hub id or "default" -> the model's folder on this machine, or None for a Hub id."""
-    folder = Path(source_of(name))
-    return folder if folder.is_dir() else None
-
-
-def check_model_folder(folder: Path, *, replace: bool) -> None:
-    """Refuse a folder that holds something; with `replace`, only one that holds something other than a model.
-
-    An empty folder may be written to.
-
-    Raises:
-        FileExistsError: the folder is refused; the message names it.
-    """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not replace:
-        raise FileExistsError(f"{folder} exists; choose another folder, or overwrite it with --force")
-    if not (folder / "config.json").is_file():
-        raise FileExistsError(
-            f"{folder} exists and holds no model (no config.json); it is not replaced, choose another folder"
-        )
-
-
 def save_model(
     model: PreTrainedModel,
     processor: Any,
@@ -128,19 +86,3 @@ def save_model(
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         copy_licences(Path(source_of(licence_from)), temporary)
-
-
-def copy_licences(source: Path, folder: Path) -> None:
-    """Copy the LICENSE files of a model's folder to another folder; a `source` that is no folder has none."""
-    for licence in source.glob("LICENSE*"):
-        shutil.copy(licence, folder)
-
-
-def source_of(name: str | Path) -> str:
-    """ "default", a folder or a Hub id (owner/name) -> what `from_pretrained` takes."""
-    if str(name) == "default":
-        return str(default_checkpoint())
-    looks_like_id = not Path(name).is_absolute() and not str(name).startswith(".") and str(name).count("/") == 1
-    if not Path(name).is_dir() and not looks_like_id:
-        raise FileNotFoundError(f"expected a model's folder, a Hub id (owner/name) or 'default', got {name}")
-    return str(name)

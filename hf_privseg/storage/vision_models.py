@@ -7,17 +7,8 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
-from ..setr.configuration_setr import SetrConfig
-from .models import accelerator, load_model, load_settings, model_type, source_of
-
-
-def is_setr(name: str | Path) -> bool:
-    """Whether a folder, Hub id or "default" names a SETR model.
-
-    Raises:
-        OSError: as `model_type`.
-    """
-    return model_type(name) == SetrConfig.model_type
+from .model_files import is_setr, source_of
+from .models import accelerator, load_model, load_settings
 
 
 def load_any_settings(name: str | Path) -> tuple[PreTrainedConfig, Any]:

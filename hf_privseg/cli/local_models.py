@@ -1,0 +1,84 @@
+"""The segmentation maps of `privseg segment --model`: a model on this machine, which needs torch."""
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from PIL import Image
+
+from ..any_vit.model_facts import key_facts
+from ..inference.pictures import palette_for
+from ..inference.segmentation import prepare, segment_image
+from ..inference.vision_segmentation import check_segments, segment_file
+from ..setr.errors import EncryptionStateError
+from ..setr.public_facts import check_key_fits
+from ..storage.images import is_ciphertext, plain_image, read_image
+from ..storage.model_files import is_setr
+from ..storage.models import load_model
+from ..storage.vision_models import load_any_model
+from .jobs import attempt
+from .options import has_key, read_key
+from .segmenters import Segmenter
+
+
+def local_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels: int) -> Segmenter:
+    """A model on this machine.
+
+    Args:
+        name: folder, Hub id, or "default".
+        key_file: file with the model's key.
+        needs_key: whether the job uses the key; else a key in the environment variable is not even read.
+        max_pixels: of the segmentation map of an encrypted image.
+
+    Raises:
+        KeyMismatchError: the key is not the model's.
+        As `load_model` and `read_key`.
+    """
+    if not is_setr(name):
+        return _any_model(name, key_file, needs_key=needs_key, max_pixels=max_pixels)
+    network, processor = load_model(name)
+    config, key = network.config, None
+    if key_file is not None or (config.encryption is not None and needs_key and has_key(key_file)):
+        key = read_key(key_file)
+        check_key_fits(key.facts, config.key_facts, model=f"the model {name}")
+
+    def segment_one(_: int, image: Path) -> np.ndarray:
+        prepared = prepare(image, name, config, processor, key)
+        return segment_image(network, processor, prepared, max_pixels=max_pixels)
+
+    return Segmenter(
+        facts={"model": name, "encryption": config.encryption},
+        names=cast("dict[int, str]", config.id2label),
+        palette=palette_for(config),
+        show=lambda image: plain_image(image, processor, key),
+        segment=lambda images: attempt(segment_one, enumerate(images)),
+    )
+
+
+def _any_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels: int) -> Segmenter:
+    """A model on this machine of another class than SETR; arguments as `local_model`."""
+    network, processor = load_any_model(name)
+    check_segments(processor, model=f"the model {name}")
+    facts, key = key_facts(network), None
+    if key_file is not None or (facts is not None and needs_key and has_key(key_file)):
+        key = read_key(key_file)
+        check_key_fits(key.facts, facts, model=f"the model {name}")
+
+    def segment_one(_: int, image: Path) -> np.ndarray:
+        return segment_file(network, processor, image, secret_key=key, max_pixels=max_pixels)
+
+    def show(image: Path) -> Image.Image:
+        if is_ciphertext(image):
+            raise EncryptionStateError(
+                f"{image} is encrypted; an overlay shows the plain image, and encrypted inputs of {name} are not "
+                "decrypted; give the plain image and the key"
+            )
+        return read_image(image)
+
+    return Segmenter(
+        facts={"model": name, "encryption": None if facts is None else facts.to_dict()},
+        names=cast("dict[int, str]", network.config.id2label),
+        palette=palette_for(network.config),
+        show=show,
+        segment=lambda images: attempt(segment_one, enumerate(images)),
+    )
