@@ -4,27 +4,32 @@ A model trained on plain images is encrypted with a secret key; a client that ho
 only. The method: Kiya et al., J. Imaging 2022, 8(9), 233. What it protects from, and what not, is said in SECURITY.md.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForSemanticSegmentation
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .any_vit.encrypted_inputs import EncryptedInputs
-from .any_vit.model_encryption import apply_rekey_update, decrypt_model, encrypt_model, rekey_model
-from .any_vit.processor import EncryptingProcessor
-from .inference.pipeline import SetrSegmentationPipeline
-from .setr.client_embedding import ClientEmbedding
-from .setr.configuration_setr import SetrConfig
-from .setr.encrypted_image import EncryptedImage
-from .setr.errors import CiphertextError, EncryptionStateError, InvalidImageError, InvalidKeyError, KeyMismatchError
-from .setr.image_processing_setr import SetrImageProcessor
-from .setr.keys import SecretKey
-from .setr.modeling_setr import SetrForSemanticSegmentation, SetrModel
-from .setr.rekey_update import RekeyUpdate
+from .auto_classes import watch
+
+if TYPE_CHECKING:
+    from .any_vit.encrypted_inputs import EncryptedInputs
+    from .any_vit.model_encryption import apply_rekey_update, decrypt_model, encrypt_model, rekey_model
+    from .any_vit.processor import EncryptingProcessor
+    from .inference.pipeline import SetrSegmentationPipeline
+    from .setr.client_embedding import ClientEmbedding
+    from .setr.configuration_setr import SetrConfig
+    from .setr.encrypted_image import EncryptedImage
+    from .setr.errors import (
+        CiphertextError,
+        EncryptionStateError,
+        InvalidImageError,
+        InvalidKeyError,
+        KeyMismatchError,
+    )
+    from .setr.image_processing_setr import SetrImageProcessor
+    from .setr.keys import SecretKey
+    from .setr.modeling_setr import SetrForSemanticSegmentation, SetrModel
+    from .setr.rekey_update import RekeyUpdate
 
 __version__ = "0.2.0.dev0"
-
-AutoConfig.register("setr", SetrConfig, exist_ok=True)
-AutoModel.register(SetrConfig, SetrModel, exist_ok=True)
-AutoModelForSemanticSegmentation.register(SetrConfig, SetrForSemanticSegmentation, exist_ok=True)
-AutoImageProcessor.register(SetrConfig, image_processor_classes={"torchvision": SetrImageProcessor}, exist_ok=True)
 
 __all__ = [
     "CiphertextError",
@@ -49,3 +54,46 @@ __all__ = [
     "encrypt_model",
     "rekey_model",
 ]
+
+# Each name is imported when it is first used: keys and encrypted images need no torch, which takes seconds to import.
+_MODULES = {
+    "CiphertextError": "setr.errors",
+    "ClientEmbedding": "setr.client_embedding",
+    "EncryptedImage": "setr.encrypted_image",
+    "EncryptedInputs": "any_vit.encrypted_inputs",
+    "EncryptingProcessor": "any_vit.processor",
+    "EncryptionStateError": "setr.errors",
+    "InvalidImageError": "setr.errors",
+    "InvalidKeyError": "setr.errors",
+    "KeyMismatchError": "setr.errors",
+    "RekeyUpdate": "setr.rekey_update",
+    "SecretKey": "setr.keys",
+    "SetrConfig": "setr.configuration_setr",
+    "SetrForSemanticSegmentation": "setr.modeling_setr",
+    "SetrImageProcessor": "setr.image_processing_setr",
+    "SetrModel": "setr.modeling_setr",
+    "SetrSegmentationPipeline": "inference.pipeline",
+    "apply_rekey_update": "any_vit.model_encryption",
+    "decrypt_model": "any_vit.model_encryption",
+    "encrypt_model": "any_vit.model_encryption",
+    "rekey_model": "any_vit.model_encryption",
+}
+
+watch()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{name} needs {error.name}, which is not installed: pip install 'hf-privseg[models]'"
+        ) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

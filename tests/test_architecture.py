@@ -43,7 +43,7 @@ PUBLIC_NAMES = set(
 PUBLIC_MODULES = {"setr.ciphers", "setr.errors", "setr.keys"}
 HEAVY = (
     "datasets", "evaluate", "fastapi", "gradio", "matplotlib", "prometheus_client", "rich", "sklearn", "tensorboard",
-    "typer", "uvicorn",
+    "torch", "torchvision", "transformers", "typer", "uvicorn",
 )  # fmt: skip
 
 
@@ -217,22 +217,18 @@ def test_there_are_no_star_imports():
     assert {path: lines for path, lines in found.items() if lines} == {}
 
 
-def test_the_package_file_names_what_is_public_registers_and_does_nothing_else():
+def test_the_package_file_names_what_is_public_once_for_types_and_once_for_use():
     import hf_privseg
 
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    docstring, *statements = tree.body
-    assert isinstance(docstring, ast.Expr)
-    assert isinstance(docstring.value, ast.Constant)
-    for statement in statements:
-        text = ast.unparse(statement)
-        assert (
-            isinstance(statement, ast.ImportFrom)
-            or ".register(" in text
-            or text.startswith(("__all__ =", "__version__ ="))
-        ), text
-    ours = sorted(name for _, level, _, names in imports(tree) if level for name in names)
-    assert sorted([*ours, "__version__"]) == sorted(hf_privseg.__all__)
+    (typed,) = [node for node in tree.body if isinstance(node, ast.If)]
+    assert ast.unparse(typed.test) == "TYPE_CHECKING"
+    modules = {name: ".".join(module) for _, _, module, names in imports(typed) for name in names}
+    assert modules == hf_privseg._MODULES
+    assert sorted([*modules, "__version__"]) == hf_privseg.__dir__() == sorted(hf_privseg.__all__)
+    assert all(getattr(hf_privseg, name).__name__ == name for name in modules)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = hf_privseg.nonsense
 
 
 def test_importing_the_package_stays_light():

@@ -16,10 +16,18 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 
 def test_the_extra_of_lowest_versions_pins_every_lower_bound():
-    bounds = dict(re.findall(r"^([\w-]+)>=([\d.]+)", line)[0] for line in PROJECT["dependencies"])
+    needed = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["models"]]
+    bounds = dict(re.findall(r"^([\w-]+)>=([\d.]+)", line)[0] for line in needed)
     pins = dict(line.split("==") for line in PROJECT["optional-dependencies"]["lowest"] if "==" in line)
     padded = {name: bound + ".0" * (2 - bound.count(".")) for name, bound in bounds.items()}
     assert pins == padded
+
+
+def test_a_client_is_installed_without_torch():
+    names = {re.split(r"[<>=]", line)[0] for line in PROJECT["dependencies"]}
+    assert names == {"httpx", "numpy", "pillow", "rich", "safetensors", "typer"}
+    for extra in ("demo", "train", "attacks", "service"):
+        assert "hf-privseg[models]" in PROJECT["optional-dependencies"][extra]
 
 
 def test_the_citation_names_the_version():
@@ -36,7 +44,7 @@ def test_the_wheel_holds_the_package_and_every_data_file(tmp_path):
     tracked = subprocess.run(["git", "ls-files", "hf_privseg"], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode or not tracked.stdout:
         pytest.skip("the sources are no git checkout")
-    assert inside == {*tracked.stdout.splitlines(), "privseg_command.py"}
+    assert inside == set(tracked.stdout.splitlines())
 
 
 def sources(folder: Path) -> Path:
@@ -45,7 +53,7 @@ def sources(folder: Path) -> Path:
     if listed.returncode or not listed.stdout:
         pytest.skip("the sources are no git checkout")
     for name in listed.stdout.splitlines():
-        if name.startswith(("hf_privseg/", "privseg_command", "pyproject", "README", "LICENSE")):
+        if name.startswith(("hf_privseg/", "pyproject", "README", "LICENSE")):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((ROOT / name).read_bytes())

@@ -108,6 +108,6 @@ def _silence_transformers() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging = sys.modules.get("transformers.utils.logging")
-    if logging is not None:  # `python -m hf_privseg.cli` has imported it, so that it has read its variables
+    if logging is not None:  # a program that calls `main` has imported it, so that it has read its variables
         logging.set_verbosity_error()
         logging.disable_progress_bar()

@@ -194,7 +194,7 @@ def _as_rgb(levels: np.ndarray) -> np.ndarray:
     if count not in (1, 3, 4):
         raise InvalidImageError(f"expected 1, 3 or 4 channels, got {count} (shape {levels.shape})")
     if count < 4:
-        return np.broadcast_to(levels, (3, *levels.shape[1:]))
+        return levels if count == 3 else levels.repeat(3, axis=0)
     if levels.dtype.kind == "f":
         return levels[:3] * levels[3:] + (1 - levels[3:])
     image = Image.fromarray(np.ascontiguousarray(levels.transpose(1, 2, 0)))

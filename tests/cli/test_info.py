@@ -40,7 +40,7 @@ def test_a_model_whose_processor_sets_the_size(place):
 
 def test_a_model_in_words(place):
     out = place.succeed("info", place.encrypted_model())
-    assert f"encryption family orthogonal, fingerprint {place.key.fingerprint}, version 1" in out
+    assert f"encryption family orthogonal, version 1, fingerprint {place.key.fingerprint}" in out
     assert "labels 0 sky, 1 road, 2 tree" in out
     assert "encryption none" in place.succeed("info", place.folder / "model")
 

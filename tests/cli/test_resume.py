@@ -13,10 +13,11 @@ from helpers import preloaded
 from helpers.loopback import running
 from helpers.tiny_setr import tiny_model
 from hf_privseg import EncryptedImage, SecretKey, SetrImageProcessor
-from hf_privseg.cli import segmenters
+from hf_privseg.cli import local_models
 from hf_privseg.inference.segmentation import segment_image
 from hf_privseg.service import SegmentationService
 from hf_privseg.setr import ciphertext_file
+from hf_privseg.setr.image_encrypter import ImageEncrypter
 from hf_privseg.storage import images as stored_images
 from hf_privseg.storage.models import load_model
 
@@ -54,8 +55,9 @@ def worked_on(monkeypatch):
 
         return counted
 
-    monkeypatch.setattr(SetrImageProcessor, "encrypt", counting("encrypt", SetrImageProcessor.encrypt))
-    monkeypatch.setattr(segmenters, "segment_image", counting("segment", segment_image))
+    for cls in (ImageEncrypter, SetrImageProcessor):  # a client's, and that of a model on this machine
+        monkeypatch.setattr(cls, "encrypt", counting("encrypt", cls.encrypt))
+    monkeypatch.setattr(local_models, "segment_image", counting("segment", segment_image))
     return counts
 
 
