@@ -12,8 +12,9 @@ from transformers.pipelines.image_segmentation import ImageSegmentationPipeline
 
 from ..setr.encrypted_image import is_encrypted_image
 from ..setr.encryption_key import EncryptionKey, as_encryption_key
+from ..setr.image_encrypter import AnyImage
 from ..setr.image_inputs import PlainImage
-from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
+from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.modeling_setr import SetrForSemanticSegmentation
 from ..setr.public_facts import check_image_fits, check_plain_image_fits, check_processor_fits
 from .segmentation import MAX_MAP_PIXELS, check_map_size

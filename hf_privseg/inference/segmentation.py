@@ -10,7 +10,8 @@ from ..setr.configuration_setr import SetrConfig
 from ..setr.encrypted_image import EncryptedImage, is_encrypted_image
 from ..setr.encryption_key import EncryptionKey
 from ..setr.errors import CiphertextError, InvalidImageError
-from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
+from ..setr.image_encrypter import AnyImage
+from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.public_facts import check_image_fits, check_plain_image_fits
 from ..storage.images import is_ciphertext
 from .windows import Encrypt, Inference

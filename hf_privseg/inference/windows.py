@@ -25,8 +25,9 @@ from transformers import PreTrainedModel
 from ..setr.encrypted_image import is_encrypted_image
 from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import CiphertextError, EncryptionStateError
+from ..setr.image_encrypter import AnyImage
 from ..setr.image_inputs import PlainImage
-from ..setr.image_processing_setr import AnyImage, SetrImageProcessor
+from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.image_scores import ImageScores
 from ..setr.patch_grid import PatchGrid, check_on_grid
 

@@ -18,17 +18,20 @@ import hmac
 import json
 import secrets
 from collections.abc import Callable, Hashable
-from typing import Any, ClassVar, NoReturn, TypeGuard, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeGuard, TypeVar, cast, final
 
 import numpy as np
 
-from .arrays import is_tensor, to_array
+from .arrays import to_array
 from .derivation import NAMESPACE, pseudorandom_key, stream_bytes
 from .errors import HeaderError, InvalidKeyError
 from .keys import SecretKey
 from .private_file import PrivateFile
 from .public_facts import EMBEDDING_FAMILY, FORMAT_VERSION, KeyFacts, check_plain_model
 from .tensor_files import arrays_from_bytes, arrays_to_bytes, header_from_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 _T = TypeVar("_T")
 _FORMAT = 1
@@ -67,7 +70,9 @@ class ClientEmbedding(PrivateFile):
     _loss: ClassVar[str] = "whatever was encrypted with a client embedding or key that it holds would be lost with it"
     _max_file_bytes: ClassVar[int] = 2**28  # A of 5792 x 5792 numbers
 
-    def __init__(self, matrix: np.ndarray, fingerprint_key: bytes, *, patch_size: int, num_channels: int) -> None:
+    def __init__(
+        self, matrix: "np.ndarray | torch.Tensor", fingerprint_key: bytes, *, patch_size: int, num_channels: int
+    ) -> None:
         """The parts of a file -> the client embedding; users call `generate` or `from_file`.
 
         Args:
@@ -81,12 +86,12 @@ class ClientEmbedding(PrivateFile):
         for name, value in (("patch_size", patch_size), ("num_channels", num_channels)):
             if type(value) is not int or value < 1:
                 raise InvalidKeyError(f"{name} of a client embedding is an int >= 1, got {value!r:.80}")
-        matrix = to_array(matrix) if is_tensor(matrix) else matrix
-        _check_matrix(matrix, num_channels * patch_size**2)
+        numbers = to_array(matrix)
+        _check_matrix(numbers, num_channels * patch_size**2)
         if not isinstance(fingerprint_key, bytes) or len(fingerprint_key) != _FINGERPRINT_KEY_BYTES:
             came = f"{len(fingerprint_key)}" if isinstance(fingerprint_key, bytes) else type(fingerprint_key).__name__
             raise InvalidKeyError(f"fingerprint_key is {_FINGERPRINT_KEY_BYTES} bytes, got {came}")
-        self.__matrix, self.__fingerprint_key = matrix, fingerprint_key
+        self.__matrix, self.__fingerprint_key = numbers, fingerprint_key
         self.patch_size, self.num_channels = patch_size, num_channels
         self._fingerprint = self._derived_fingerprint()
         self._memo: dict[Hashable, Any] = {}

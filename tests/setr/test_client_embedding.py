@@ -608,7 +608,7 @@ def test_an_image_shows_and_survives_where_all_is_zero(embedding, photo):
     image = SetrImageProcessor(patch_size=4).encrypt(photo, embedding)
     assert image.to_picture().size == (32, 20)
     facts = {"fingerprint": embedding.fingerprint, "patch_size": 4, "original_size": (8, 8), "valid_region": (8, 8)}
-    grey = EncryptedImage(torch.zeros(3, 8, 8), "embedding", **facts)
+    grey = EncryptedImage(np.zeros((3, 8, 8), np.float32), "embedding", **facts)
     assert np.array_equal(EncryptedImage.from_bytes(grey.to_bytes()).pixels, grey.pixels)
 
 

@@ -112,11 +112,11 @@ def test_what_cannot_be_encrypted_is_refused():
     encrypter, key = ImageEncrypter(patch_size=4), make_key()
     encrypted = encrypter.encrypt(image(), key)
     with pytest.raises(EncryptionStateError, match="encrypting twice would ruin it"):
-        encrypter.encrypt(encrypted, key)
+        encrypter.encrypt(encrypted, key)  # type: ignore[arg-type]
     with pytest.raises(InvalidImageError, match="expected one image, got 2"):
         encrypter.encrypt(np.zeros((2, 3, 8, 8), np.uint8), key)
     with pytest.raises(InvalidKeyError, match="got str"):
-        encrypter.encrypt(image(), "key")
+        encrypter.encrypt(image(), "key")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"encryption needs pixels in \[-1, 1\], that is image_mean=0.5"):
         ImageEncrypter(image_mean=(0.4, 0.5, 0.6)).encrypt(image(), key)
     with pytest.raises(KeyMismatchError, match="is for patches of 4 pixels"):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from helpers.leaks import assert_no_secret
 from hf_privseg import InvalidImageError, SecretKey
+from hf_privseg.client.http_calls import httpx
 from hf_privseg.setr.image_inputs import flat_images, image_to_levels, is_single
 from hf_privseg.setr.segmentation_map_inputs import flat_segmentation_maps, segmentation_map_to_indices
 

@@ -33,7 +33,7 @@ from hf_privseg import (
     SetrImageProcessor,
 )
 from hf_privseg.setr.ciphers import CIPHERS, cipher_for
-from hf_privseg.setr.image_processing_setr import AnyImage
+from hf_privseg.setr.image_encrypter import AnyImage
 from hf_privseg.setr.keys import FAMILIES
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet

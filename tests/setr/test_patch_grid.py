@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from hf_privseg import InvalidImageError
+from hf_privseg.setr.centring import Centring
 from hf_privseg.setr.patch_grid import (
     PatchGrid,
     check_on_grid,
     nearest_multiple,
     whole_patches,
 )
-from hf_privseg.setr.processor_settings import Centring
 
 
 def grid(**settings: object) -> PatchGrid:
@@ -87,7 +87,7 @@ def test_settings_out_of_range_are_refused(settings, message):
         grid(**settings)
 
 
-def pad_level(pad_value: object, is_8_bits: bool = True, **centring: object) -> object:
+def pad_level(pad_value: Any, is_8_bits: bool = True, **centring: Any) -> object:
     return Centring(**{"image_mean": 0.5, "image_std": 0.5, **centring}).before(pad_value, is_8_bits=is_8_bits)
 
 
