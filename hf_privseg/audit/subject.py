@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ..any_vit.projection import find_projection
 from ..attacks.public_base import embedding_matrix
 from ..inference.windows import logits_of
-from ..setr.image_processing_setr import AnyImage
+from ..setr.image_encrypter import AnyImage
 from ..setr.model_encryption import PatchProjection
 from ..setr.modeling_setr import SetrForSemanticSegmentation
 
