@@ -165,7 +165,7 @@ async def _body(request: Request, backend: Backend, max_bytes: int) -> AsyncIter
     if kind not in _CONTAINER_TYPES:
         raise Problem(
             415, "unsupported_type", f"expected a body of type {', '.join(_CONTAINER_TYPES)}, which is the file as it "
-            "is, got another Content-Type", close=True,
+            "is, got another Content-Type",
         )  # fmt: skip
     body = await backend.bodies.read(request, max_bytes)
     try:

@@ -28,7 +28,7 @@ class Problem(Exception):
         code: one word for programs.
         message: for people: what was expected, what came and what to do.
         retry_after: seconds after which the same request may succeed.
-        close: whether the connection is closed, since the rest of the request's body is not read.
+        close: whether the connection is closed.
         headers: of HTTP, further ones.
     """
 

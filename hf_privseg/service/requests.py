@@ -108,6 +108,9 @@ class Accounting:
 class BodyReader:
     """Reads the bodies of requests, within a limit for each and one for all of them together.
 
+    The web server throws away what still comes of a body after a refusal, so that proxies and clients who send first
+    and read later see the refusal; connections.py ends that.
+
     Args:
         max_bytes: of all bodies in memory.
         seconds: in which a body has to arrive.
@@ -135,10 +138,8 @@ class BodyReader:
                     if len(body) > max_bytes:
                         raise _too_large(max_bytes)
                     if self._held > self._max_bytes:
-                        raise Problem(
-                            503, "busy", "the service has too many requests under way; try again later",
-                            retry_after=1, close=True,
-                        )  # fmt: skip
+                        text = "the service has too many requests under way; try again later"
+                        raise Problem(503, "busy", text, retry_after=1)
             return bytes(body)
         except ClientDisconnect:
             self.release(len(body))
@@ -172,5 +173,5 @@ async def until_disconnected(request: Request) -> None:
 def _too_large(max_bytes: int) -> Problem:
     return Problem(
         413, "too_large", f"expected a body of at most {max_bytes} bytes, got a larger one; reduce the image before "
-        "encryption", close=True,
+        "encryption",
     )  # fmt: skip
