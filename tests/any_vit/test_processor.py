@@ -82,7 +82,7 @@ def pixtral():
 
 
 def qwen2_vl():
-    return hf.Qwen2VLImageProcessor(size={"shortest_edge": 28**2, "longest_edge": 84**2})
+    return hf.Qwen2VLImageProcessor(patch_size=8, size={"shortest_edge": 28**2, "longest_edge": 84**2})
 
 
 def video(num_frames, seed=0):
@@ -92,7 +92,7 @@ def video(num_frames, seed=0):
 
 def qwen2_vl_video():
     processor = hf.Qwen2VLVideoProcessor(
-        size={"shortest_edge": 28**2, "longest_edge": 84**2 * 4}, do_sample_frames=False
+        patch_size=8, size={"shortest_edge": 28**2, "longest_edge": 84**2 * 4}, do_sample_frames=False
     )
     return processor, video(4)
 
