@@ -19,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from ..catalog.sample_images import SAMPLE_IMAGES, sample_image
 from ..inference import pictures
@@ -230,7 +231,7 @@ def _print_report(
     seconds.add_column("seconds", justify="right")
     for step, value in report.seconds.items():
         seconds.add_row(step, f"{value:.3f}")
-    files = Table("file", "", title=f"Written to {folder}", title_justify="left")
+    files = Table("file", "", title=Text(f"Written to {folder}"), title_justify="left")
     files.add_column("size", justify="right")
     for path, meaning in _files(folder, ciphertext):
         size = sum(each.stat().st_size for each in path.rglob("*")) if path.is_dir() else path.stat().st_size

@@ -141,13 +141,20 @@ def _file_of(name: str | Path, part: str) -> Path:
             raise FileNotFoundError(f"expected a model's folder, got {name}, which holds {what} (no {part})")
         return path
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     except ModuleNotFoundError as error:
         raise ImportError(
             f"{name} is no folder here, and a model of the Hub needs {error.name}, which is not installed; "
             "pip install 'hf-privseg[models]'"
         ) from error
     try:
-        return Path(hf_hub_download(source, part, etag_timeout=_SECONDS))
-    except (OSError, ValueError) as error:
-        raise OSError(f"{name} is no folder here, and could not be read as a model of the Hub: {error}") from error
+        get_hf_file_metadata(hf_hub_url(source, part), timeout=_SECONDS)  # once; a download tries for long
+    except Exception as error:  # of the library, of httpx, or of the system
+        cached = try_to_load_from_cache(source, part)
+        if isinstance(cached, str):
+            return Path(cached)
+        raise OSError(
+            f"{name} is no folder here, and could not be read as a model of the Hub ({error!s:.300}); check the name, "
+            "and that the Hub can be reached"
+        ) from error
+    return Path(hf_hub_download(source, part, etag_timeout=_SECONDS))

@@ -68,4 +68,4 @@ def test_a_model_that_the_hub_does_not_give_is_named(place, monkeypatch, command
         "info": ["nobody/nothing"],
     }
     message = place.fail(command, *arguments[command])
-    assert "error: nobody/nothing is no folder here, and could not be read as a model of the Hub: " in message
+    assert "error: nobody/nothing is no folder here, and could not be read as a model of the Hub (" in message

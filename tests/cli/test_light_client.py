@@ -4,8 +4,10 @@ transformers' Auto classes know SETR all the same, whatever is imported first.
 """
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 import tomllib
 
 import numpy as np
@@ -29,8 +31,8 @@ COMMAND = f"{BLOCKED}from hf_privseg.cli.app import main; main()"
 IS_KNOWN = "print(AutoConfig.for_model('setr').__class__.__module__)"
 
 
-def run(code, *arguments, cwd=None):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def run(code, *arguments, cwd=None, **variables):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
 
@@ -109,6 +111,27 @@ def test_names_that_need_torch_say_what_to_install():
 def test_the_auto_classes_know_setr_whatever_is_imported_first(code):
     done = run(f"{code}; {IS_KNOWN}")
     assert done.stdout.split() == ["hf_privseg.setr.configuration_setr"], done.stderr
+
+
+def test_a_hub_that_hangs_up_is_not_asked_for_long_and_the_model_is_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        calls = []
+
+        def hang_up():
+            while True:
+                try:
+                    connection, _ = hub.accept()
+                except OSError:
+                    return
+                calls.append(1)
+                connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        where = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}", "HF_HOME": str(tmp_path)}
+        done = run("from hf_privseg.cli.app import main; main()", "info", "owner/name", HF_HUB_OFFLINE="0", **where)
+    assert done.returncode == 1
+    assert "error: owner/name is no folder here, and could not be read as a model of the Hub (" in done.stderr
+    assert len(calls) <= 2  # a download would ask six times, for half a minute
 
 
 def test_the_program_that_is_installed():
