@@ -71,7 +71,7 @@ def sender(route: str, url: str, path: Path) -> Iterator[Send]:
     """A client of its own -> a function that sends the file once and takes the segmentation map."""
     if route == "v1":
         content = path.read_bytes()
-        with HttpCalls(url, timeout=600, retries=1000) as calls:
+        with HttpCalls(url, timeout=3600, retries=1000) as calls:
             yield lambda: _expect_png(calls.send(Call("POST", "v1/segment", 2**24, "image/png", content)))
         return
     with tempfile.TemporaryDirectory() as folder:
