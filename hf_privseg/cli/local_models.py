@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
 from PIL import Image
 
 from ..any_vit.model_facts import key_facts
@@ -21,7 +22,9 @@ from .options import has_key, read_key
 from .segmenters import Segmenter
 
 
-def local_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels: int) -> Segmenter:
+def local_model(
+    name: str, key_file: Path | None, *, needs_key: bool, max_pixels: int, device: str | None = None
+) -> Segmenter:
     """A model on this machine.
 
     Args:
@@ -29,14 +32,16 @@ def local_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels
         key_file: file with the model's key.
         needs_key: whether the job uses the key; else a key in the environment variable is not even read.
         max_pixels: of the segmentation map of an encrypted image.
+        device: of torch; None is the accelerator.
 
     Raises:
         KeyMismatchError: the key is not the model's.
         As `load_model` and `read_key`.
     """
     if not is_setr(name):
-        return _any_model(name, key_file, needs_key=needs_key, max_pixels=max_pixels)
+        return _any_model(name, key_file, needs_key=needs_key, max_pixels=max_pixels, device=device)
     network, processor = load_model(name)
+    _move(network, device)
     config, key = network.config, None
     if key_file is not None or (config.encryption is not None and needs_key and has_key(key_file)):
         key = read_key(key_file)
@@ -55,9 +60,10 @@ def local_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels
     )
 
 
-def _any_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels: int) -> Segmenter:
+def _any_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels: int, device: str | None) -> Segmenter:
     """A model on this machine of another class than SETR; arguments as `local_model`."""
     network, processor = load_any_model(name)
+    _move(network, device)
     check_segments(processor, model=f"the model {name}")
     facts, key = key_facts(network), None
     if key_file is not None or (facts is not None and needs_key and has_key(key_file)):
@@ -82,3 +88,19 @@ def _any_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels:
         show=show,
         segment=lambda images: attempt(segment_one, enumerate(images)),
     )
+
+
+def _move(network: torch.nn.Module, device: str | None) -> None:
+    """Move a model to a device of torch, where one is named.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    if device is None:
+        return
+    try:
+        network.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise ValueError(
+            f"expected a device that torch has on this machine, such as cpu, got {device!r:.40} ({error!s:.160})"
+        ) from error

@@ -81,6 +81,12 @@ def segment(
             f" [default: {_MAX_PIXELS}]",
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="With --model: device of torch that runs it, such as cpu or cuda:1.  [default: the accelerator]"
+        ),
+    ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="With --server: file with the access token, where the service wants one.")
     ] = None,
@@ -104,8 +110,8 @@ def segment(
         raise typer.BadParameter(
             "--patch-size, --timeout and --token-file belong to --server; leave them out with --model"
         )
-    if server is not None and max_pixels is not None:
-        raise typer.BadParameter("--max-pixels belongs to --model; leave it out with --server")
+    if server is not None and (max_pixels, device) != (None, None):
+        raise typer.BadParameter("--max-pixels and --device belong to --model; leave them out with --server")
     targets = _targets(images, output, overlay=overlay)
     files = [path for target in targets for path in target.files]
     prepare_output(files, force=force, skip_existing=skip_existing)
@@ -122,7 +128,9 @@ def segment(
         from .local_models import local_model
 
         limit = max_pixels or _MAX_PIXELS
-        source = nullcontext(local_model(str(model), key_file, needs_key=key_is_needed, max_pixels=limit))
+        source = nullcontext(
+            local_model(str(model), key_file, needs_key=key_is_needed, max_pixels=limit, device=device)
+        )
     else:
         size, seconds = patch_size or _PATCH_SIZE, timeout or _TIMEOUT_SECONDS
         source = service(

@@ -192,3 +192,12 @@ def test_a_ciphertext_that_claims_a_huge_image_is_refused_unless_allowed(place):
     assert "at most 1999 pixels" in place.fail(*arguments, "--max-pixels", 1999)
     place.succeed(*arguments, "--max-pixels", 2000)
     assert place.label_map("small.png").shape == (40, 50)
+
+
+def test_a_device_that_is_not_there_is_named_and_the_cpu_is(place):
+    photo, model = place.folder / "photo.png", place.folder / "model"
+    message = place.fail("segment", photo, "--model", model, "-o", place.folder / "a", "--device", "abacus")
+    assert "expected a device that torch has on this machine, such as cpu, got 'abacus'" in message
+    place.succeed("segment", photo, "--model", model, "-o", place.folder / "a", "--device", "cpu")
+    refused = place.fail("segment", photo, "--server", "http://x", "-o", "b", "--device", "cpu", code=2)
+    assert "--max-pixels and --device belong to --model" in refused
