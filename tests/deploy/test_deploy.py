@@ -78,7 +78,7 @@ def endpoint(tmp_path_factory):
     processor().save_pretrained(folder)
     (folder / "handler.py").write_bytes((DEPLOY / "inference-endpoint" / "handler.py").read_bytes())
     module = module_of_file(folder / "handler.py", "handler")
-    return module.EndpointHandler(path=str(folder)), key, SegmentationService(model, processor())
+    return module.EndpointHandler(folder), key, SegmentationService(model, processor())
 
 
 @pytest.mark.parametrize("form", ["base64", "bytes"])
