@@ -56,7 +56,7 @@ class EncryptedInputs(CiphertextFile):
 
     Args:
         inputs: name -> tensor, list of tensors, or a single bool, number or text. Pixels are encrypted floats; None
-            is left out.
+            and empty lists are left out.
         facts: about the key.
         patch_size, num_channels: geometry of a block.
         target_sizes: (height, width) of each plain image in pixels, which post-processing takes.
@@ -76,7 +76,7 @@ class EncryptedInputs(CiphertextFile):
     target_sizes: Sequence[tuple[int, int]] = ()
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in self.inputs.items() if value is not None}
+        given = {name: value for name, value in self.inputs.items() if not _is_nothing(value)}
         object.__setattr__(self, "inputs", given)
         ModelFacts(self.facts, self.patch_size, self.num_channels)  # checks the two numbers
         if not PIXEL_INPUTS & set(given):
@@ -175,6 +175,10 @@ class EncryptedInputs(CiphertextFile):
 
     def __repr__(self) -> str:
         return f"EncryptedInputs({', '.join(self.inputs)}; {self.facts}, patch_size {self.patch_size})"
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, list | tuple) and not value)
 
 
 def _check_input(name: str, value: Any) -> None:

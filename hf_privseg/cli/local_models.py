@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from PIL import Image
 
 from ..any_vit.model_facts import key_facts
-from ..inference.pictures import palette_for
+from ..inference.pictures import palette_for, segment_palette
 from ..inference.segmentation import prepare, segment_image
-from ..inference.vision_segmentation import check_segments, segment_file
+from ..inference.tasks import Segmentation, Task
+from ..inference.vision_segmentation import segment_file
 from ..setr.errors import EncryptionStateError
 from ..setr.public_facts import check_key_fits
 from ..storage.images import is_ciphertext, plain_image, read_image
@@ -23,12 +23,13 @@ from .segmenters import Segmenter
 
 
 def local_model(
-    name: str, key_file: Path | None, *, needs_key: bool, max_pixels: int, device: str | None = None
+    name: str, key_file: Path | None, *, task: Task, needs_key: bool, max_pixels: int, device: str | None = None
 ) -> Segmenter:
     """A model on this machine.
 
     Args:
         name: folder, Hub id, or "default".
+        task: what it is to make of an image.
         key_file: file with the model's key.
         needs_key: whether the job uses the key; else a key in the environment variable is not even read.
         max_pixels: of the segmentation map of an encrypted image.
@@ -36,42 +37,49 @@ def local_model(
 
     Raises:
         KeyMismatchError: the key is not the model's.
+        ValueError: the model does not do the task.
         As `load_model` and `read_key`.
     """
     if not is_setr(name):
-        return _any_model(name, key_file, needs_key=needs_key, max_pixels=max_pixels, device=device)
+        return _any_model(name, key_file, task=task, needs_key=needs_key, max_pixels=max_pixels, device=device)
     network, processor = load_model(name)
     _move(network, device)
     config, key = network.config, None
+    names = cast("dict[int, str]", config.id2label)
+    task.check_offered(processor, names, model=f"the model {name}")
     if key_file is not None or (config.encryption is not None and needs_key and has_key(key_file)):
         key = read_key(key_file)
         check_key_fits(key.facts, config.key_facts, model=f"the model {name}")
 
-    def segment_one(_: int, image: Path) -> np.ndarray:
+    def segment_one(_: int, image: Path) -> Segmentation:
         prepared = prepare(image, name, config, processor, key)
-        return segment_image(network, processor, prepared, max_pixels=max_pixels)
+        return Segmentation(segment_image(network, processor, prepared, max_pixels=max_pixels))
 
     return Segmenter(
         facts={"model": name, "encryption": config.encryption},
-        names=cast("dict[int, str]", config.id2label),
+        names=names,
         palette=palette_for(config),
+        task=task,
         show=lambda image: plain_image(image, processor, key),
         segment=lambda images: attempt(segment_one, enumerate(images)),
     )
 
 
-def _any_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels: int, device: str | None) -> Segmenter:
+def _any_model(
+    name: str, key_file: Path | None, *, task: Task, needs_key: bool, max_pixels: int, device: str | None
+) -> Segmenter:
     """A model on this machine of another class than SETR; arguments as `local_model`."""
     network, processor = load_any_model(name)
     _move(network, device)
-    check_segments(processor, model=f"the model {name}")
+    names = cast("dict[int, str]", network.config.id2label)
+    task.check_offered(processor, names, model=f"the model {name}")
     facts, key = key_facts(network), None
     if key_file is not None or (facts is not None and needs_key and has_key(key_file)):
         key = read_key(key_file)
         check_key_fits(key.facts, facts, model=f"the model {name}")
 
-    def segment_one(_: int, image: Path) -> np.ndarray:
-        return segment_file(network, processor, image, secret_key=key, max_pixels=max_pixels)
+    def segment_one(_: int, image: Path) -> Segmentation:
+        return segment_file(network, processor, image, task=task, secret_key=key, max_pixels=max_pixels)
 
     def show(image: Path) -> Image.Image:
         if is_ciphertext(image):
@@ -83,8 +91,9 @@ def _any_model(name: str, key_file: Path | None, *, needs_key: bool, max_pixels:
 
     return Segmenter(
         facts={"model": name, "encryption": None if facts is None else facts.to_dict()},
-        names=cast("dict[int, str]", network.config.id2label),
-        palette=palette_for(network.config),
+        names=names,
+        palette=palette_for(network.config) if task.name == "semantic" else segment_palette(),
+        task=task,
         show=show,
         segment=lambda images: attempt(segment_one, enumerate(images)),
     )

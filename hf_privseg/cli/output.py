@@ -104,33 +104,40 @@ def wrote(paths: Sequence[Path], num_skipped: int) -> str:
     return " ".join(sentences)
 
 
-def shares_of(counts: "np.ndarray", names: Mapping[int, str]) -> list[dict[str, int | str | float]]:
+def shares_of(counts: "np.ndarray", num_pixels: int, names: Mapping[int, str]) -> list[dict[str, int | str | float]]:
     """(num_labels,) pixels of each class -> the classes found, the largest first, with their shares of all pixels."""
     order = counts.argsort(kind="stable")[::-1]
     found = [int(index) for index in order if counts[index] > 0]
-    return [{"index": index, "label": names[index], "share": float(counts[index] / counts.sum())} for index in found]
+    return [{"index": index, "label": names[index], "share": float(counts[index] / num_pixels)} for index in found]
 
 
 def print_shares(
-    counts: "np.ndarray", num_images: int, names: Mapping[int, str], palette: "np.ndarray", *, to_stderr: bool
+    counts: "np.ndarray",
+    num_pixels: int,
+    names: Mapping[int, str],
+    *,
+    title: str,
+    palette: "np.ndarray | None",
+    to_stderr: bool,
 ) -> None:
-    """Print a table of the classes found in `num_images` images together.
+    """Print a table of the classes found in all images together.
 
     Args:
         counts: (num_labels,) pixels of each class.
-        num_images: how many images these are.
+        num_pixels: of all images.
         names: class -> its name.
-        palette: (num_labels, 3) uint8, a colour for each class.
+        title: of the table.
+        palette: (num_labels, 3) uint8, a colour for each class; None where pictures have other colours.
         to_stderr: whether the table goes to standard error.
     """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("", "class", title=f"{num_images} image{'s' * (num_images > 1)}", title_justify="left")
+    table = Table("", "class", title=title, title_justify="left")
     table.add_column("share of pixels", justify="right")
-    for index in counts.argsort(kind="stable")[::-1]:
-        if counts[index] > 0:
-            colour = f"#{palette[index].tobytes().hex()}"
-            table.add_row(Text("██", style=colour), Text(names[index]), f"{counts[index] / counts.sum():.1%}")
+    for each in shares_of(counts, num_pixels, names):
+        index = int(each["index"])
+        block = Text("") if palette is None else Text("██", style=f"#{palette[index].tobytes().hex()}")
+        table.add_row(block, Text(names[index]), f"{each['share']:.1%}")
     Console(stderr=to_stderr).print(table)

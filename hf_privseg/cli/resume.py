@@ -4,16 +4,19 @@ A result belongs to an image by its name alone. What can be told apart is refuse
 and a segmentation map of a model with other classes.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..inference.tasks import Segment, Segmentation
 from ..setr.errors import CiphertextError, InvalidImageError, KeyMismatchError
 from ..setr.image_files import decoded, open_image
 from ..setr.public_facts import KeyFacts
 from .failures import complain
+from .segmenters import Segmenter
 
 if TYPE_CHECKING:
     from ..any_vit.encrypted_inputs import EncryptedInputs
@@ -54,21 +57,56 @@ def kept_encrypted_images(
     return kept
 
 
-def kept_map(path: Path, overlay: Path | None, palette: np.ndarray) -> np.ndarray | None:
-    """(height, width) uint8, the segmentation map in a file that is whole, as is its overlay; None if one is missing.
+def kept_segmentation(
+    path: Path, overlay: Path | None, segments: Path | None, segmenter: Segmenter
+) -> Segmentation | None:
+    """The segmentation in files that are whole; None if one is missing.
 
     A damaged file counts as missing, and is said on standard error.
 
     Args:
         path: of the map, an indexed PNG.
         overlay: of the overlay, where the job makes one.
-        palette: (num_labels, 3) uint8, the colours of the job's model.
+        segments: of the table of segments, where the job makes one.
+        segmenter: of the job.
 
     Raises:
-        ValueError: the map has the colours of another model.
+        ValueError: the map has the colours of another model or task.
     """
-    if not path.exists() or (overlay is not None and not overlay.exists()):
+    if not all(each is None or each.exists() for each in (path, overlay, segments)):
         return None
+    found = _kept_map(path, overlay, segmenter.palette)
+    if found is None or segments is None:
+        return None if found is None else Segmentation(found.astype(np.int64))
+    try:
+        table = _segments_from_json(segments.read_bytes())
+    except (ValueError, TypeError, KeyError) as error:
+        _complain(segments, error)
+        return None
+    same = [each.pixels for each in table] == np.bincount(found.ravel(), minlength=len(table) + 1)[1:].tolist()
+    if not same or not all(segmenter.names.get(each.label_id) == each.label for each in table):
+        raise ValueError(
+            f"expected {segments} to list the segments of {path} with the classes of this model, got others; choose "
+            "another --output, or overwrite it with --force"
+        )
+    return Segmentation(found.astype(np.int64), table)
+
+
+def segments_to_json(segmentation: Segmentation) -> bytes:
+    """The table of segments as the content of its file: a JSON object with the entry "segments"."""
+    rows = [segment._asdict() for segment in segmentation.segments or ()]
+    return (json.dumps({"segments": rows}, indent=1) + "\n").encode()
+
+
+def _segments_from_json(content: bytes) -> list[Segment]:
+    table = [Segment(**row) for row in json.loads(content)["segments"]]
+    if not all(type(each.pixels) is int and each.id == number for number, each in enumerate(table, 1)):
+        raise ValueError("its segments are not numbered from 1")
+    return table
+
+
+def _kept_map(path: Path, overlay: Path | None, palette: np.ndarray) -> np.ndarray | None:
+    """The map alone; both files exist."""
     found, mode, colours = _decoded(path)
     if found is None:
         return None

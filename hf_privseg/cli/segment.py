@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .jobs import Job, attempt
-from .options import Force, Images, Json, KeyFile, SkipExisting, read_key
+from .options import Force, Images, Json, KeyFile, SkipExisting, one_of, read_key
 from .output import output_paths, prepare_output, print_shares, report, shares_of, wrote
 
 if TYPE_CHECKING:
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from ..inference.tasks import Segmentation
     from .segmenters import Segmenter
 
 _PATCH_SIZE, _TIMEOUT_SECONDS, _MAX_PIXELS = 16, 120.0, 2**25
+_TASKS = ("semantic", "instance", "panoptic")  # those of `inference.tasks`, which takes seconds to import
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,12 @@ class Target:
     image: Path
     map: Path
     overlay: Path | None
+    segments: Path | None
 
     @property
     def files(self) -> list[Path]:
         """What is written."""
-        return [self.map] if self.overlay is None else [self.map, self.overlay]
+        return [path for path in (self.map, self.overlay, self.segments) if path is not None]
 
 
 def segment(
@@ -59,6 +62,25 @@ def segment(
         bool,
         typer.Option("--overlay", help="Also write the image tinted by class; an encrypted image needs its key."),
     ] = False,
+    task: Annotated[
+        str,
+        one_of(
+            "--task",
+            choices=_TASKS,
+            help="With --model: a class for each pixel, or a segment, each of which has a class. Segments need a "
+            "model that finds them, such as Mask2Former, OneFormer or EoMT.",
+        ),
+    ] = "semantic",
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Score below which a segment is left out.  [default: that of the model's processor]"
+        ),
+    ] = None,
+    fuse: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS", help="With --task panoptic: make one segment of all of this class, as of sky."),
+    ] = None,
     patch_size: Annotated[
         int | None,
         typer.Option(
@@ -97,9 +119,10 @@ def segment(
     """Segment images with a model (--model) or through a service (--server).
 
     Images that are encrypted for the model need no key. Plain images for an encrypted model are encrypted here first,
-    which needs the key. Each result is an indexed PNG whose pixels are the class numbers. It is written when it is
-    ready, and an image that fails does not stop the others: after a stop, --skip-existing segments the images that
-    remain.
+    which needs the key. Each result is an indexed PNG whose pixels are the class numbers; of instance and panoptic
+    segmentation they are the numbers of segments, 0 for none, which NAME.segments.json lists with class, score and
+    size. It is written when it is ready, and an image that fails does not stop the others: after a stop,
+    --skip-existing segments the images that remain.
     """
     if (model is None) == (server is None):
         got = "neither" if model is None else "both"
@@ -112,9 +135,12 @@ def segment(
         )
     if server is not None and (max_pixels, device) != (None, None):
         raise typer.BadParameter("--max-pixels and --device belong to --model; leave them out with --server")
-    targets = _targets(images, output, overlay=overlay)
+    if server is not None and (task, threshold, fuse or None) != ("semantic", None, None):
+        raise typer.BadParameter("a service does semantic segmentation; leave out --task, --threshold and --fuse")
+    targets = _targets(images, output, overlay=overlay, segments=task != "semantic")
     files = [path for target in targets for path in target.files]
     prepare_output(files, force=force, skip_existing=skip_existing)
+    from ..inference.tasks import Task
     from .segmenters import needs_key, service
 
     key_is_needed = needs_key(images, overlay=overlay)
@@ -128,8 +154,9 @@ def segment(
         from .local_models import local_model
 
         limit = max_pixels or _MAX_PIXELS
+        asked = Task(task, threshold, tuple(fuse or ()))
         source = nullcontext(
-            local_model(str(model), key_file, needs_key=key_is_needed, max_pixels=limit, device=device)
+            local_model(str(model), key_file, task=asked, needs_key=key_is_needed, max_pixels=limit, device=device)
         )
     else:
         size, seconds = patch_size or _PATCH_SIZE, timeout or _TIMEOUT_SECONDS
@@ -140,11 +167,22 @@ def segment(
         _run(segmenter, targets, skip_existing=skip_existing, overwrite=force or skip_existing, as_json=as_json)
 
 
-def _targets(images: Sequence[Path], output: Path, *, overlay: bool) -> list[Target]:
+def _targets(images: Sequence[Path], output: Path, *, overlay: bool, segments: bool) -> list[Target]:
     """The files of each image."""
     maps = output_paths(images, output, ".segmentation.png")
-    overlays = [path.with_name(f"{path.stem.removesuffix('.segmentation')}.overlay.png") for path in maps]
-    return [Target(*paths) for paths in zip(images, maps, overlays if overlay else [None] * len(maps), strict=True)]
+
+    def beside(path: Path, ending: str) -> Path:
+        return path.with_name(f"{path.stem.removesuffix('.segmentation')}{ending}")
+
+    return [
+        Target(
+            image,
+            path,
+            beside(path, ".overlay.png") if overlay else None,
+            beside(path, ".segments.json") if segments else None,
+        )
+        for image, path in zip(images, maps, strict=True)
+    ]
 
 
 def _run(
@@ -152,22 +190,26 @@ def _run(
 ) -> None:
     """Segment the images, write each result when it is ready, and report all of them at the end."""
     from ..inference.pictures import overlay, segmentation_map_to_picture
+    from ..setr.files import write_whole
     from ..storage.images import save_picture
+    from .resume import segments_to_json
 
     records = _kept(segmenter, targets) if skip_existing else {}
     remaining = [target for target in targets if target not in records]
 
-    def with_overlay(index: int, found: "np.ndarray") -> "tuple[np.ndarray, Image.Image | None]":
+    def with_overlay(index: int, found: "Segmentation") -> "tuple[Segmentation, Image.Image | None]":
         if remaining[index].overlay is None:
             return found, None
-        return found, overlay(segmenter.show(remaining[index].image), found, segmenter.palette)
+        return found, overlay(segmenter.show(remaining[index].image), found.map, segmenter.palette)
 
     job = Job([target.image for target in remaining], doing="Segmenting", lacking="segmentation map")
     for index, (found, tinted) in job.results(attempt(with_overlay, segmenter.segment(job.images))):
         target = remaining[index]
         if tinted is not None and target.overlay is not None:
             save_picture(tinted, target.overlay, overwrite=overwrite)
-        save_picture(segmentation_map_to_picture(found, segmenter.palette), target.map, overwrite=overwrite)
+        if target.segments is not None:
+            write_whole(target.segments, segments_to_json(found), overwrite=overwrite)
+        save_picture(segmentation_map_to_picture(found.map, segmenter.palette), target.map, overwrite=overwrite)
         records[target] = _Record.of(found, len(segmenter.names), is_kept=False)
     if records:
         _report(segmenter, {target: records[target] for target in targets if target in records}, as_json=as_json)
@@ -176,27 +218,30 @@ def _run(
 
 @dataclass(frozen=True)
 class _Record:
-    """What the report needs of a segmentation map: (height, width), the pixels of each class, and who made it."""
+    """What the report needs of a segmentation."""
 
-    size: tuple[int, int]
-    counts: "np.ndarray"
+    size: tuple[int, int]  # height, width
+    counts: "np.ndarray"  # pixels of each class
+    segments: list[dict[str, object]] | None
     is_kept: bool  # it was there before
 
     @classmethod
-    def of(cls, found: "np.ndarray", num_labels: int, *, is_kept: bool) -> "_Record":
-        import numpy as np
+    def of(cls, found: "Segmentation", num_labels: int, *, is_kept: bool) -> "_Record":
+        height, width = found.map.shape
+        segments = None if found.segments is None else [segment._asdict() for segment in found.segments]
+        return cls((height, width), found.pixels_of_labels(num_labels), segments, is_kept)
 
-        return cls((found.shape[0], found.shape[1]), np.bincount(found.ravel(), minlength=num_labels), is_kept)
+    @property
+    def num_pixels(self) -> int:
+        return self.size[0] * self.size[1]
 
 
 def _kept(segmenter: "Segmenter", targets: Sequence[Target]) -> dict[Target, _Record]:
     """The targets whose files are there and whole."""
-    from .resume import kept_map
+    from .resume import kept_segmentation
 
-    maps = ((target, kept_map(target.map, target.overlay, segmenter.palette)) for target in targets)
-    return {
-        target: _Record.of(found, len(segmenter.names), is_kept=True) for target, found in maps if found is not None
-    }
+    found = ((each, kept_segmentation(each.map, each.overlay, each.segments, segmenter)) for each in targets)
+    return {target: _Record.of(kept, len(segmenter.names), is_kept=True) for target, kept in found if kept is not None}
 
 
 def _report(segmenter: "Segmenter", records: Mapping[Target, _Record], *, as_json: bool) -> None:
@@ -204,11 +249,27 @@ def _report(segmenter: "Segmenter", records: Mapping[Target, _Record], *, as_jso
     names = segmenter.names
     results = [
         {"image": target.image, "segmentation": target.map, "overlay": target.overlay, "skipped": record.is_kept}
-        | {"height": record.size[0], "width": record.size[1], "shares": shares_of(record.counts, names)}
+        | {"height": record.size[0], "width": record.size[1]}
+        | {"shares": shares_of(record.counts, record.num_pixels, names)}
+        | ({} if record.segments is None else {"segments": record.segments})
         for target, record in records.items()
     ]
+    has_segments = segmenter.task.name != "semantic"
     first, *others = [record.counts for record in records.values()]
-    print_shares(sum(others, start=first), len(records), names, segmenter.palette, to_stderr=as_json)
+    num_segments = sum(len(record.segments or ()) for record in records.values())
+    print_shares(
+        sum(others, start=first),
+        sum(record.num_pixels for record in records.values()),
+        names,
+        title=_counted(len(records), "image") + f", {_counted(num_segments, 'segment')}" * has_segments,
+        palette=None if has_segments else segmenter.palette,
+        to_stderr=as_json,
+    )
     written = [path for target, record in records.items() if not record.is_kept for path in target.files]
     num_kept = sum(record.is_kept for record in records.values())
-    report({**segmenter.facts, "images": results}, wrote(written, num_kept), as_json=as_json)
+    facts = {**segmenter.facts, "task": segmenter.task.name, "images": results}
+    report(facts, wrote(written, num_kept), as_json=as_json)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"

@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ..client import SegmentationClient, read_token
+from ..inference.tasks import Segmentation, Task
 from ..storage.images import is_ciphertext, plain_image
+from .jobs import attempt
 from .options import read_key
 
 
@@ -20,16 +22,18 @@ class Segmenter:
     Args:
         facts: what is said of it in the command's result.
         names: class -> its name.
-        palette: (num_labels, 3) uint8, a colour for each class.
+        palette: uint8, a colour for each value of a map: (num_labels, 3) for classes, (256, 3) for segments.
+        task: what it makes of an image.
         show: path of an image -> the plain image as a picture, decrypted if need be.
-        segment: images -> position of each, and its (height, width) segmentation map or the error that it failed with.
+        segment: images -> position of each, and its segmentation or the error that it failed with.
     """
 
     facts: Mapping[str, object]
     names: Mapping[int, str]
     palette: np.ndarray
+    task: Task
     show: Callable[[Path], Image.Image]
-    segment: Callable[[Sequence[Path]], Iterator[tuple[int, np.ndarray | Exception]]]
+    segment: Callable[[Sequence[Path]], Iterator[tuple[int, Segmentation | Exception]]]
 
 
 @contextmanager
@@ -58,8 +62,9 @@ def service(
             facts={"server": url, "encryption": client.info.key_facts.to_dict()},
             names=dict(enumerate(client.info.labels)),
             palette=client.info.palette,
+            task=Task(),
             show=lambda image: plain_image(image, client.processor, key),
-            segment=lambda images: client.segment_each(images, key),
+            segment=lambda images: attempt(lambda _, found: Segmentation(found), client.segment_each(images, key)),
         )
 
 

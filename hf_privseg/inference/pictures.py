@@ -53,8 +53,13 @@ def palette_for(config: "PreTrainedConfig") -> np.ndarray:
     return colours[:count].astype(np.uint8)
 
 
+def segment_palette() -> np.ndarray:
+    """(256, 3) uint8, a colour for each segment of a map, and black for the pixels without one, 0."""
+    return np.array([(0, 0, 0), *map(_colour, range(MAX_LABELS - 1))], np.uint8)
+
+
 def segmentation_map_to_picture(segmentation_map: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """(height, width) integers in [0, num_labels) -> palette picture, whose pixels *are* the classes."""
+    """(height, width) integers in [0, num_labels) -> palette picture, whose pixels *are* the classes or segments."""
     picture = Image.fromarray(segmentation_map.astype(np.uint8))
     picture.putpalette(palette.tobytes())
     return picture

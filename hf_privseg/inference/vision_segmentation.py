@@ -1,12 +1,12 @@
-"""One image through a segmentation model of any class: what its file holds, and its segmentation map."""
+"""One image through a segmentation model of any class: what its file holds, and its segmentation."""
 
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
+from PIL import Image
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..any_vit.encrypted_inputs import EncryptedInputs
@@ -16,21 +16,9 @@ from ..setr.encryption_key import EncryptionKey
 from ..setr.errors import CiphertextError
 from ..setr.public_facts import check_plain_image_fits
 from ..storage.images import is_ciphertext, read_image
+from .tasks import Segmentation, Task
 
-POST_PROCESSING = "post_process_semantic_segmentation"
-
-
-def check_segments(processor: Any, *, model: str = "the model") -> None:
-    """Refuse a model whose processor makes no segmentation maps.
-
-    Raises:
-        ValueError: names the method that is missing.
-    """
-    if not hasattr(processor, POST_PROCESSING):
-        raise ValueError(
-            f"expected a model for semantic segmentation, got {model}, whose {type(processor).__name__} has no method "
-            f"{POST_PROCESSING}"
-        )
+_BLANK = Image.new("RGB", (64, 64))
 
 
 def encrypt_for(
@@ -49,8 +37,9 @@ def encrypt_for(
         EncryptionStateError, KeyMismatchError: the model is plain, or encrypted with another key.
     """
     image = read_image(path)
-    encrypting = EncryptingProcessor(processor, model)
-    return encrypting.encrypt(images=image, secret_key=secret_key, target_sizes=[(image.height, image.width)])
+    return EncryptingProcessor(processor, model).encrypt(
+        images=[image], secret_key=secret_key, target_sizes=[(image.height, image.width)], **Task().inputs(processor)
+    )
 
 
 def segment_file(
@@ -58,15 +47,17 @@ def segment_file(
     processor: Any,
     path: Path,
     *,
+    task: Task = Task(),  # noqa: B008 # it is immutable
     secret_key: EncryptionKey | None = None,
     max_pixels: int,
-) -> np.ndarray:
-    """Path of an image, plain or encrypted -> its segmentation map, (height, width) int64, at the image's own size.
+) -> Segmentation:
+    """Path of an image, plain or encrypted -> its segmentation, at the image's own size.
 
     Args:
         model: in evaluation mode.
-        processor: the model's, with a method `post_process_semantic_segmentation`.
+        processor: the model's, which offers the task.
         path: a plain image, or the file of `EncryptedInputs` with one image.
+        task: what is asked. One file serves every task of a model.
         secret_key: encrypts a plain image for an encrypted model.
         max_pixels: of the map of an encrypted image, whose file says how large it is.
 
@@ -74,6 +65,7 @@ def segment_file(
         EncryptionStateError, KeyMismatchError: image, key and model do not belong together.
         CiphertextError: the file is damaged, holds several images or none with a size, or claims too large a one.
         InvalidImageError: as `encrypt_for`.
+        ValueError: more segments than a picture holds.
     """
     if is_ciphertext(path):
         encrypted = EncryptedInputs.from_file(path)
@@ -82,21 +74,24 @@ def segment_file(
             raise CiphertextError(
                 f"{path.name}: expected one image of at most {max_pixels} pixels, got the sizes {list(sizes)!r:.80}"
             )
-        return _segmentation_map(model, processor, inputs, sizes[0])
+        return _segmentation(model, processor, inputs, sizes[0], task)
     check_plain_image_fits(None if secret_key is None else secret_key.facts, key_facts(model), subject=str(path))
     if secret_key is not None:
         encrypted = encrypt_for(model, processor, path, secret_key)
-        return _segmentation_map(model, processor, encrypted.inputs_for(model), encrypted.target_sizes[0])
+        return _segmentation(model, processor, encrypted.inputs_for(model), encrypted.target_sizes[0], task)
     image = read_image(path)
-    inputs = dict(processor(images=image, return_tensors="pt").to(model.device))
-    return _segmentation_map(model, processor, inputs, (image.height, image.width))
+    inputs = dict(processor(images=[image], return_tensors="pt", **task.inputs(processor)).to(model.device))
+    return _segmentation(model, processor, inputs, (image.height, image.width), task)
 
 
-def _segmentation_map(
-    model: PreTrainedModel, processor: Any, inputs: Mapping[str, object], size: tuple[int, int]
-) -> np.ndarray:
+@torch.inference_mode()
+def _segmentation(
+    model: PreTrainedModel, processor: Any, inputs: Mapping[str, Any], size: tuple[int, int], task: Task
+) -> Segmentation:
+    words = task.inputs(processor)
+    if words:  # whoever runs the model says what they want, whatever the client wrote
+        said = processor(images=[_BLANK], return_tensors="pt", **words)["task_inputs"]
+        inputs = {**inputs, "task_inputs": said.to(model.device)}
     accepted = inspect.signature(model.forward).parameters
-    with torch.inference_mode():
-        outputs = model(**{name: value for name, value in inputs.items() if name in accepted})
-        found: torch.Tensor = getattr(processor, POST_PROCESSING)(outputs, target_sizes=[size])[0]
-    return found.long().cpu().numpy()
+    outputs = model(**{name: value for name, value in inputs.items() if name in accepted})
+    return task.segmentation(processor, outputs, size, cast("dict[int, str]", model.config.id2label))

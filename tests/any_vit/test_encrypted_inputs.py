@@ -124,9 +124,10 @@ def test_lists_settings_and_other_tensors_are_kept_as_they_are():
         "scores": scores,
         "interpolate_pos_encoding": True,
         "labels": None,
+        "patch_offsets": [],
     }
     found = EncryptedInputs.from_bytes(EncryptedInputs(given, KEY.facts, 8, 3).to_bytes()).inputs
-    assert set(found) == set(given) - {"labels"}
+    assert set(found) == set(given) - {"labels", "patch_offsets"}
     assert [item.shape for item in found["pixel_values"]] == [(3, 16, 24), (3, 8, 8)]
     assert torch.equal(found["mask_labels"][1], torch.tensor([3]))
     assert torch.equal(found["scores"], scores)
