@@ -32,6 +32,13 @@ LAYERS = (
     {"cli"},
 )
 SHIPPED_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub", "transformers"}
+# Files outside the command line that end the process: `run_script`.
+END_THE_PROCESS = {"training/arguments.py"}
+GLOBAL_EFFECTS = {
+    "SystemExit", "basicConfig", "disable_progress_bar", "disable_progress_bars", "enable_progress_bar",
+    "enable_progress_bars", "exit", "set_verbosity", "set_verbosity_debug", "set_verbosity_error",
+    "set_verbosity_info", "set_verbosity_warning",
+}  # fmt: skip
 ATTACKS_KNOW = {"setr.ciphers", "setr.errors", "setr.keys", "catalog.sample_images"}
 PUBLIC_ROOMS = {
     "attacks", "audit", "baselines", "catalog", "checkpoints", "client", "convert", "experiments", "inference",
@@ -142,6 +149,15 @@ def user_violations(source):
     return found
 
 
+def global_effects(source):
+    """The names in a file that end the process, or change what transformers and logging print everywhere."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = [node.id for node in nodes if isinstance(node, ast.Name)]
+    names += [node.attr for node in nodes if isinstance(node, ast.Attribute)]
+    names += [alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names]
+    return sorted(GLOBAL_EFFECTS & set(names))
+
+
 def star_imports(source):
     return [ast.unparse(node) for node, _, _, names in imports(ast.parse(source)) if "*" in names]
 
@@ -212,6 +228,15 @@ def test_every_module_of_ours_that_is_imported_exists(path):
         if level == 0 and module[0] == "hf_privseg"
     ]
     assert [name for name in found if importlib.util.find_spec(name) is None] == []
+
+
+def test_library_code_neither_ends_the_process_nor_silences_others():
+    found = {
+        path.relative_to(PACKAGE).as_posix(): global_effects(path.read_text(encoding="utf-8"))
+        for path in sources("hf_privseg")
+        if path.relative_to(PACKAGE).parts[0] != "cli"
+    }
+    assert {path for path, names in found.items() if names} == END_THE_PROCESS
 
 
 def test_there_are_no_star_imports():
@@ -316,6 +341,15 @@ def test_a_bad_example_is_found(source):
     assert len(user_violations(source)) == 1
     good = ["import torch", "import hf_privseg", "from hf_privseg import SecretKey"]
     assert user_violations("\n".join([*good, "from hf_privseg.training.data import collate"])) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["raise SystemExit(1)", "import sys\nsys.exit()", "from transformers.utils.logging import set_verbosity_error"],
+)
+def test_a_global_effect_is_found(source):
+    assert len(global_effects(source)) == 1
+    assert global_effects("import logging\nlogging.getLogger(__name__).warning('x')") == []
 
 
 def test_a_star_import_is_found():
