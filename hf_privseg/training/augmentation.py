@@ -13,7 +13,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from ..setr.image_inputs import image_to_levels
-from .label_map import IGNORE_INDEX, LabelMap
+from ..setr.segmentation_map_inputs import IGNORE_INDEX
+from .label_map import LabelMap
 from .rows import decode_row, read_row
 
 # As strong as mmsegmentation's photometric distortion.

@@ -10,9 +10,8 @@ from PIL import Image
 from ..catalog.class_files import read_label_map
 from ..catalog.datasets import preset_named
 from ..setr.class_names import void_label
-from ..setr.segmentation_map_inputs import segmentation_map_to_indices
+from ..setr.segmentation_map_inputs import IGNORE_INDEX, segmentation_map_to_indices
 
-IGNORE_INDEX = 255  # the label of pixels without a class, for up to 255 classes
 _UNKNOWN = -1  # a stored label that nothing accounts for
 
 

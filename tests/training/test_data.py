@@ -11,10 +11,11 @@ pytest.importorskip("datasets", reason="the train extra is not installed")
 
 import datasets
 
+from hf_privseg.setr.segmentation_map_inputs import IGNORE_INDEX
 from hf_privseg.training.arguments import DataArguments
 from hf_privseg.training.augmentation import AugmentedDataset, JointAugmentation, collate
 from hf_privseg.training.data import class_names, load_segmentation_dataset
-from hf_privseg.training.label_map import IGNORE_INDEX, LabelMap
+from hf_privseg.training.label_map import LabelMap
 
 
 def coloured_labels(labels: np.ndarray) -> Image.Image:

@@ -15,9 +15,10 @@ import datasets
 from helpers.example_runs import run_here
 from hf_privseg import SetrForSemanticSegmentation
 from hf_privseg.catalog.datasets import PRESETS
+from hf_privseg.setr.segmentation_map_inputs import IGNORE_INDEX
 from hf_privseg.training.arguments import DataArguments
 from hf_privseg.training.data import class_names, load_segmentation_dataset
-from hf_privseg.training.label_map import IGNORE_INDEX, LabelMap
+from hf_privseg.training.label_map import LabelMap
 
 HEIGHT, WIDTH = 32, 64
 RNG = np.random.default_rng(0)

@@ -6,7 +6,8 @@ from PIL import Image
 
 pytest.importorskip("datasets", reason="the train extra is not installed")
 
-from hf_privseg.training.label_map import IGNORE_INDEX, LabelMap
+from hf_privseg.setr.segmentation_map_inputs import IGNORE_INDEX
+from hf_privseg.training.label_map import LabelMap
 
 
 class TestStoredValues:
