@@ -1,4 +1,4 @@
-"""What attackers recover: cipher family x attack x number of images, on images at their own size.
+"""What attackers recover: key family x attack x number of images, on images at their own size.
 
     python benchmarks/leakage.py --victims "Seq05VD=data/camvid/images/test/Seq05VD*" \\
         --prior "data/camvid/images/train/*" --public_base path/to/vit --output_dir outputs/leakage
@@ -45,7 +45,7 @@ class Arguments:
     output_dir: str = field(metadata={"help": "Where results.json, leakage.md and pictures/ go."})
     model: str | None = field(default=None, metadata={"help": "Plain checkpoint. Default: the embedded one."})
     public_base: str | None = field(default=None, metadata={"help": "Public weights that the model came from."})
-    families: list[str] = field(default_factory=lambda: list(FAMILIES), metadata={"help": "Cipher families."})
+    families: list[str] = field(default_factory=lambda: list(FAMILIES), metadata={"help": "Key families."})
     counts: list[int] = field(default_factory=lambda: [1, 4, 16, 64], metadata={"help": "Numbers of ciphertexts."})
     num_prior: int = field(default=123, metadata={"help": "Evenly spaced images of --prior that are used."})
     drifts: list[float] = field(

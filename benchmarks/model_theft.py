@@ -38,7 +38,7 @@ class Arguments(DataArguments):
     output_dir: str = field(metadata={"help": "Where results.json and theft.md go."})
     model: str | None = field(default=None, metadata={"help": "Plain checkpoint. Default: the embedded one."})
     public_base: str | None = field(default=None, metadata={"help": "Public weights that the model came from."})
-    family: str = field(default="orthogonal", metadata={"help": "Cipher family; it makes no difference to the thief."})
+    family: str = field(default="orthogonal", metadata={"help": "Key family; it makes no difference to the thief."})
     counts: list[int] = field(default_factory=lambda: [10, 50, 200], metadata={"help": "Labelled images."})
     starts: list[str] = field(
         default_factory=lambda: ["random"], metadata={"help": "Where trainings start: random, public (--public_base)."}

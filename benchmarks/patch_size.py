@@ -39,7 +39,7 @@ class Arguments(ImageArguments):
         default_factory=lambda: [4, 8, 14, 16, 32], metadata={"help": "Sides of a block in pixels."}
     )
     families: list[str] = field(
-        default_factory=lambda: ["permutation", "orthogonal", "matrix"], metadata={"help": "Cipher families."}
+        default_factory=lambda: ["permutation", "orthogonal", "matrix"], metadata={"help": "Key families."}
     )
     counts: list[int] = field(default_factory=lambda: [1, 16], metadata={"help": "Numbers of ciphertexts."})
     num_prior: int = field(default=123, metadata={"help": "Evenly spaced images of --prior that are used."})

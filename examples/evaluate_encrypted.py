@@ -4,7 +4,7 @@
     python examples/evaluate_encrypted.py --dataset data/camvid --ignore_labels 11 --output_dir outputs/table1 \
         --models naive=outputs/naive pup=outputs/pup mla=outputs/mla --families permutation orthogonal
 
-Conditions (Kiya et al. 2022, Table 1), the last three for every cipher family:
+Conditions (Kiya et al. 2022, Table 1), the last three for every key family:
 
     baseline   plain model, plain image
     correct K  model and image encrypted with one key: the accuracy must be the baseline's

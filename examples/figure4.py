@@ -51,7 +51,7 @@ class Arguments(ImageArguments):
         },
     )
     output: str = field(default="outputs/figure4.png", metadata={"help": "The picture: .png, .svg or .pdf."})
-    families: list[str] = field(default_factory=lambda: list(FAMILIES), metadata={"help": "Cipher families."})
+    families: list[str] = field(default_factory=lambda: list(FAMILIES), metadata={"help": "Key families."})
     patch_size: int = field(default=16, metadata={"help": "Side of a block in pixels."})
     seed: int = field(default=0, metadata={"help": "Seed of the experiment's keys (not for private images)."})
 

@@ -34,7 +34,7 @@ class Arguments(ImageArguments):
 
     output: str = field(default="outputs/figure5.png", metadata={"help": "The picture: .png, .svg or .pdf."})
     model: str | None = field(default=None, metadata={"help": "Plain checkpoint. Default: the embedded one."})
-    family: str = field(default=DEFAULT_FAMILY, metadata={"help": "Cipher family."})
+    family: str = field(default=DEFAULT_FAMILY, metadata={"help": "Key family."})
     seed: int = field(default=0, metadata={"help": "Seed of the experiment's keys (not for private images)."})
     cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
 

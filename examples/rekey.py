@@ -1,7 +1,7 @@
 """Replaces the key of an encrypted model, as its owner and as a server without keys: the paper's section 3.3.
 
-    python examples/rotate_key.py --output outputs/rotate_key.json
-    python examples/rotate_key.py --dataset data/camvid --ignore_labels 11 --limit 4 --families permutation orthogonal
+    python examples/rekey.py --output outputs/rekey.json
+    python examples/rekey.py --dataset data/camvid --ignore_labels 11 --limit 4 --families permutation orthogonal
 
 For every pair of families it measures the seconds of `rekey_model(old, new)` (the owner, who has both keys), of
 `RekeyUpdate.between` (the owner, once) with the size of its file, and of `apply_rekey_update` (the server, which has
@@ -50,7 +50,7 @@ ACCURACY_COLUMNS = {
     "mean_iou_before": "mIoU under\nthe old key",
     "mean_iou_after": "mIoU under\nthe new key",
 }
-DRIFT_COLUMNS = {"families": "families", "rotations": "rotations", "rekey_model": "rekey_model", "updates": "updates"}
+DRIFT_COLUMNS = {"families": "families", "rekeyings": "rekeyings", "rekey_model": "rekey_model", "updates": "updates"}
 
 Cell = str | int | float | None
 Row = dict[str, Cell]
@@ -61,10 +61,10 @@ Maps = list[np.ndarray]
 class Arguments(ImageArguments):
     """The options of the script."""
 
-    output: str = field(default="outputs/rotate_key.json", metadata={"help": "Where the figures go."})
+    output: str = field(default="outputs/rekey.json", metadata={"help": "Where the figures go."})
     model: str | None = field(default=None, metadata={"help": "Plain checkpoint. Default: the embedded one."})
-    families: list[str] = field(default_factory=lambda: list(FAMILIES), metadata={"help": "Cipher families."})
-    rotations: int = field(default=100, metadata={"help": "How often the key is replaced in a row."})
+    families: list[str] = field(default_factory=lambda: list(FAMILIES), metadata={"help": "Key families."})
+    rekeyings: int = field(default=100, metadata={"help": "How often the key is replaced in a row."})
     seed: int = field(default=0, metadata={"help": "Seed of the experiment's keys (not for private images)."})
     cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
 
@@ -166,18 +166,18 @@ def replace_in_every_pair(plain: PlainModel, images: list[FigureImage], args: Ar
     return rows
 
 
-def rotate(plain: PlainModel, families: list[str], args: Arguments) -> Row:
-    """Replace the key `args.rotations` times, the families in turn -> relative errors of the decrypted embedding."""
+def rekey_repeatedly(plain: PlainModel, families: list[str], args: Arguments) -> Row:
+    """Replace the key `args.rekeyings` times, the families in turn -> relative errors of the decrypted embedding."""
     key = seeded_key(args.seed, families[0])
     by_owner = copy.deepcopy(plain.model).encrypt_model(key)
     by_server = copy.deepcopy(by_owner)
     name = " -> ".join(families)
-    for number in tqdm(range(1, args.rotations + 1), desc=name, leave=False):
+    for number in tqdm(range(1, args.rekeyings + 1), desc=name, leave=False):
         old, key = key, seeded_key(args.seed + number, families[number % len(families)])
         by_owner.rekey_model(old, key)
         by_server.apply_rekey_update(update_for(old, key, plain.model))
     errors = [distance(model.decrypt_model(key), plain.model) for model in (by_owner, by_server)]
-    return {"families": name, "rotations": args.rotations, "rekey_model": errors[0], "updates": errors[1]}
+    return {"families": name, "rekeyings": args.rekeyings, "rekey_model": errors[0], "updates": errors[1]}
 
 
 def shown(value: Cell) -> str:
@@ -205,7 +205,7 @@ def main() -> None:
     if pairs[0]["mean_iou_before"] is not None:
         print_table(pairs, ACCURACY_COLUMNS, "Accuracy before and after")
     turns = [[family] for family in args.families] + [args.families] * (len(args.families) > 1)
-    drift = [rotate(plain, families, args) for families in turns]
+    drift = [rekey_repeatedly(plain, families, args) for families in turns]
     print_table(drift, DRIFT_COLUMNS, "Relative error of the decrypted patch embedding after many keys")
     output = Path(args.output)
     write_json(output, {"model": plain.facts, "pairs": pairs, "drift": drift})

@@ -10,9 +10,9 @@ A data set is a folder with images/<split> and annotations/<split>, whose files 
 (--annotation_pattern describes other names), or whatever `datasets` loads. Segmentation maps are as large as their
 images and in a lossless format. The names of the classes come from --preset, --id2label or the folder's classes.json.
 Before anything is trained, the classes in a sample of both splits are counted and printed, and what looks wrong is a
-warning. Masks of 0 and 255, for example, need --label_map FILE with {"0": 0, "255": 1}, because 255 otherwise stands
-for pixels without a class. Images of other than three channels, grey ones or TIFF files of one page a channel, need
---num_channels.
+warning. Segmentation maps of 0 and 255, for example, need --label_map FILE with {"0": 0, "255": 1}, because 255
+otherwise stands for pixels without a class. Images of other than three channels, grey ones or TIFF files of one page a
+channel, need --num_channels.
 
 The trained model is plain. `model.encrypt_model(secret_key)` encrypts it afterwards, without further training.
 

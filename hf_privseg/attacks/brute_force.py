@@ -48,7 +48,7 @@ class GuessedKey(Generic[Guess]):
 
 
 def seed_of_fingerprint(fingerprint: str, seeds: Iterable[int], family: str) -> GuessedKey[int] | None:
-    """The public 16 hexadecimal characters, seeds to try, a cipher family -> the seed and its key, or None."""
+    """The public 16 hexadecimal characters, seeds to try, a key family -> the seed and its key, or None."""
     for count, seed in enumerate(seeds, start=1):
         key = _from_seed(seed, family)
         if key.fingerprint == fingerprint:

@@ -29,7 +29,7 @@ class Advice:
     """A recommendation, with its reasons.
 
     Attributes:
-        family: the cipher family to use; None where no audited family fits the deployment.
+        family: the key family to use; None where no audited family fits the deployment.
         reasons: sentences, the most important one first.
     """
 

@@ -54,7 +54,7 @@ def audit(
         images: the victims, as the processor takes them, all of one size after its resizing. Their number is the
             largest that an attacker collects.
         processor: the model's; images have its number of channels.
-        families: the cipher families to try.
+        families: the key families to try.
         prior_images: images of similar scenes that the attacker knows; never victims. The sample images of
             scikit-image and scikit-learn, and a formula that takes no image, are tried in any case.
         public_base: (L, hidden_size), the patch embedding of public weights near the model's: `load_embedding`. A

@@ -22,12 +22,12 @@ LEVELS = {0.6: "the images", 0.3: "recognisable objects", 0.15: "blurred outline
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The result of one attack on one cipher family.
+    """The result of one attack on one key family.
 
     Attributes:
         attack: what it is called.
         attacker: what the attacker has, a key of `ATTACKERS`.
-        family: the cipher family, or "any" where the attack does not depend on it.
+        family: the key family, or "any" where the attack does not depend on it.
         num_images: ciphertexts that the attacker used.
         prior: whose images the attacker knows: "in-domain", "unrelated", "synthetic" or "" for none.
         metrics: means over the victims: "psnr" in dB, "ssim", "hp", "agreement" (share of pixels where the plain model

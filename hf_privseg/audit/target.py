@@ -1,4 +1,4 @@
-"""One cipher family under a fresh key, as an attacker meets it, and the key that guesses are compared with."""
+"""One key family under a fresh key, as an attacker meets it, and the key that guesses are compared with."""
 
 from functools import cached_property
 

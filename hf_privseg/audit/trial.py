@@ -48,7 +48,7 @@ class Attack:
     Attributes:
         name: what reports call it.
         attacker: what the attacker has, a key of `findings.ATTACKERS`.
-        families: the cipher families that it is tried on; `(ANY_FAMILY,)` where the result depends on no family.
+        families: the key families that it is tried on; `(ANY_FAMILY,)` where the result depends on no family.
         run: carries it out.
         inputs: a scene -> the prior and the number of images of each trial; empty where the scene lacks what the
             attack needs. The functions below are the usual choices.

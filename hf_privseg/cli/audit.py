@@ -51,7 +51,7 @@ def audit(
         ),
     ] = None,
     family: Annotated[
-        str | None, one_of("--family", choices=AUDITED, help="Audit this cipher family alone.  [default: all]")
+        str | None, one_of("--family", choices=AUDITED, help="Audit this key family alone.  [default: all]")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Number of images to use, evenly spaced.")] = 64,
     base_is_public: Annotated[
@@ -73,7 +73,7 @@ def audit(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Measure what attackers recover from images that are encrypted for MODEL, and recommend a cipher family.
+    """Measure what attackers recover from images that are encrypted for MODEL, and recommend a key family.
 
     It is for the owner: it takes the plain model (or an encrypted one with its key) and plain images of the kind that
     clients will send, all of one size. It makes keys of its own. It needs the extra `attacks`:

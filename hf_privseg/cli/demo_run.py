@@ -81,7 +81,7 @@ def run_demo(
 
     Args:
         image: path of an image; None takes a sample image of scikit-learn.
-        family: cipher family of the new key.
+        family: key family of the new key.
         output_dir: a new or empty folder, or with `overwrite` that of a former demo.
         model: a plain SETR model: folder, Hub id, or "default".
         overwrite: whether the results of a former demo may be lost.

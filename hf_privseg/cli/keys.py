@@ -18,7 +18,7 @@ def keygen(
 ) -> None:
     """Make a secret key and write it to a file that only you can read.
 
-    The key belongs to one cipher family. Its fingerprint is public: encrypted models and images carry it.
+    The key belongs to one key family. Its fingerprint is public: encrypted models and images carry it.
     """
     key = SecretKey.generate(family)
     write_secret(key, path, force=force)

@@ -57,7 +57,7 @@ SkipExisting = Annotated[
         help="Go on with a job that stopped: an image is skipped if its result exists under its name and is whole.",
     ),
 ]
-Family = Annotated[str, one_of("--family", choices=FAMILIES, help="Cipher family of the key.")]
+Family = Annotated[str, one_of("--family", choices=FAMILIES, help="Key family of the key.")]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object to standard output, and everything else to standard error."),

@@ -20,7 +20,7 @@ class ExperimentArguments(DataArguments):
         default=None,
         metadata={"help": "JSON file {id: name}; the models' classes must be these. Default: the models' classes."},
     )
-    families: list[str] = field(default_factory=lambda: list(FAMILIES), metadata={"help": "Cipher families."})
+    families: list[str] = field(default_factory=lambda: list(FAMILIES), metadata={"help": "Key families."})
     limit: int | None = field(default=None, metadata={"help": "Evenly spaced images to use. Default: all."})
     seed: int = field(default=0, metadata={"help": "Seed of the experiment's keys (not for private images)."})
     window: int | None = field(default=None, metadata={"help": "Side of sliding windows. Default: the whole image."})

@@ -1,4 +1,4 @@
-"""The cipher families: linear maps on blocks of pixels, and the matching maps on the embedding's weight.
+"""The key families: linear maps on blocks of pixels, and the matching maps on the embedding's weight.
 
 A block is the L = channels * patch_size**2 pixels of one patch, flattened (channel, row, column) as the weight of the
 patch embedding is. With the paper's matrix E_enc of shape (L, L), the embedding E of shape (L, hidden_size) and row

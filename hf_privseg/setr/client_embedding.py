@@ -130,7 +130,7 @@ class ClientEmbedding(PrivateFile):
 
     @property
     def family(self) -> str:
-        """The cipher family, "embedding"; no `SecretKey` has it."""
+        """The key family, "embedding"; no `SecretKey` has it."""
         return EMBEDDING_FAMILY
 
     @property

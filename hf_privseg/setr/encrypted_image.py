@@ -30,7 +30,7 @@ class EncryptedImage(CiphertextFile):
         pixels: an array; a tensor becomes one. uint8 for the permutation families; float32 for the others, already
             centred (encrypted values of pixels in [-1, 1]; of any size up to sqrt(channels) patch_size, or what a
             client embedding makes of them). Sides are multiples of patch_size.
-        family: the cipher family, a name in `CIPHERS`.
+        family: the key family, a name in `CIPHERS`.
         fingerprint: of the key, 16 hexadecimal characters.
         patch_size: side of a block in pixels.
         original_size: (height, width) of the plain image; what post-processing takes as target size.

@@ -12,7 +12,7 @@ file forms, told apart by their first bytes:
 The permutation families have 8-bit pixels. The header is a JSON object with exactly these entries:
 
     format          1, the version of this layout
-    family          cipher family           version      format version of the key
+    family          key family           version      format version of the key
     fingerprint     of the key              patch_size   side of a block in pixels
     num_channels    only where it is not 3
     original_size   [height, width] of the plain image before the processor resized it

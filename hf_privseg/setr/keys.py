@@ -1,4 +1,4 @@
-"""Secret keys: 32 random bytes bound to a cipher family. This file makes, reads and writes them.
+"""Secret keys: 32 random bytes bound to a key family. This file makes, reads and writes them.
 
 How bytes become an order, signs or a rotation is in `derivation.py`.
 """
@@ -41,7 +41,7 @@ _BASE64_LENGTH = 43  # 32 bytes in base64url without padding
 
 @final
 class SecretKey(PrivateFile):
-    """32 secret bytes bound to one cipher family and one format version.
+    """32 secret bytes bound to one key family and one format version.
 
     `generate` makes one; `from_file`, `from_env` and `from_text` read one. The bytes come out again only through
     `to_text` and `to_file`: the representation shows the public fingerprint, and pickling and copying raise an error,
@@ -140,7 +140,7 @@ class SecretKey(PrivateFile):
 
         Args:
             passphrase: not empty.
-            family: the cipher family of the key.
+            family: the key family of the key.
             salt: from `SecretKey.new_salt()`. Keep it: the same passphrase with another salt makes another key.
         """
         if not isinstance(passphrase, str) or not passphrase:
@@ -180,7 +180,7 @@ class SecretKey(PrivateFile):
 
     @property
     def family(self) -> str:
-        """The cipher family, one of `FAMILIES`."""
+        """The key family, one of `FAMILIES`."""
         return self._family
 
     @property
@@ -295,7 +295,7 @@ def as_key(value: object) -> SecretKey:
 
 def _checked_family(family: str) -> str:
     if family not in FAMILIES:
-        raise InvalidKeyError(f"unknown cipher family {family!r}; choose one of {', '.join(FAMILIES)}")
+        raise InvalidKeyError(f"unknown key family {family!r}; choose one of {', '.join(FAMILIES)}")
     return family
 
 

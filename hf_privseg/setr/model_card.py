@@ -57,7 +57,7 @@ replaces its patch embedding E by E_enc E, after which it takes images that are 
 
 _ENCRYPTED = """## Encryption
 
-The patch embedding of this checkpoint is **encrypted** (cipher family `{family}`, format version {version}, key
+The patch embedding of this checkpoint is **encrypted** (key family `{family}`, format version {version}, key
 fingerprint `{fingerprint}`). It takes images that are encrypted with the same key, and gives for them what the plain
 model gives for the plain images, up to rounding. Plain images, and images encrypted with another key, give garbage.
 The fingerprint is public: it links everything made with one key, and lets anyone test guesses of a weak passphrase.

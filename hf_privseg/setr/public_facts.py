@@ -21,7 +21,7 @@ class KeyFacts:
     """What anyone may know of a key: two keys are the same where these facts are.
 
     Args:
-        family: the cipher family, one of `FAMILIES` or `EMBEDDING_FAMILY`.
+        family: the key family, one of `FAMILIES` or `EMBEDDING_FAMILY`.
         version: the format version of the key, `FORMAT_VERSION`.
         fingerprint: 16 lowercase hexadecimal characters.
 

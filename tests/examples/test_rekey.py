@@ -1,4 +1,4 @@
-"""The example of key rotation, run for real: what it measures agrees with what the families promise."""
+"""The example of rekeying, run for real: what it measures agrees with what the families promise."""
 
 import json
 
@@ -24,17 +24,17 @@ def model(tmp_path_factory):
     return folder
 
 
-def rotate(output, *options):
-    done = run_here("rotate_key.py", *options, "--cpu", "--output", output)
+def rekey(output, *options):
+    done = run_here("rekey.py", *options, "--cpu", "--output", output)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(output.read_text()), done.stdout
 
 
-def test_every_pair_keeps_predictions_and_rotations_do_not_drift(model, tmp_path):
+def test_every_pair_keeps_predictions_and_many_keys_do_not_drift(model, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "photo.png")
-    result, printed = rotate(
-        tmp_path / "out.json", "--images", tmp_path / "photo.png", "--model", model, "--rotations", 8
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    result, printed = rekey(
+        tmp_path / "out.json", "--images", tmp_path / "image.png", "--model", model, "--rekeyings", 8
     )
     assert {(row["old"], row["new"]) for row in result["pairs"]} == {(a, b) for a in FAMILIES for b in FAMILIES}
     for row in result["pairs"]:
@@ -47,7 +47,7 @@ def test_every_pair_keeps_predictions_and_rotations_do_not_drift(model, tmp_path
     assert [row["families"] for row in result["drift"]] == [*FAMILIES, " -> ".join(FAMILIES)]
     for row in result["drift"]:
         errors = (row["rekey_model"], row["updates"])
-        assert row["rotations"] == 8
+        assert row["rekeyings"] == 8
         # of the matrices of condition 10, each of eight roundings of 6e-8 is enlarged at most tenfold
         assert max(errors) == 0 if row["families"] in FAMILIES[:2] else 0 < max(errors) < 8 * 6e-7
     assert "A new key, no training, 1 images" in printed
@@ -56,7 +56,7 @@ def test_every_pair_keeps_predictions_and_rotations_do_not_drift(model, tmp_path
 
 def test_with_a_data_set_the_accuracy_is_compared(inputs, model, tmp_path):
     data = ("--dataset", inputs / "data", "--split", "val", "--model", model)
-    result, printed = rotate(tmp_path / "out.json", *data, "--families", "orthogonal", "--rotations", 1)
+    result, printed = rekey(tmp_path / "out.json", *data, "--families", "orthogonal", "--rekeyings", 1)
     (row,) = result["pairs"]
     assert row["mean_iou_after"] == pytest.approx(row["mean_iou_before"], abs=1e-3)
     assert row["mean_iou_before"] > 0

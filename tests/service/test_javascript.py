@@ -92,7 +92,7 @@ def test_invalid_keys_are_refused_without_repeating_them():
     message = "return (() => { try { new js.SecretKey(new Uint8Array(31)); } catch (e) { return e.message; } })();"
     assert "exactly 32 bytes" in node(message)
     message = message.replace("31)", "32), 'rot13'")
-    assert "unknown cipher family 'rot13'; choose one of permutation, " in node(message)
+    assert "unknown key family 'rot13'; choose one of permutation, " in node(message)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,4 +1,4 @@
-"""The cipher families: eq. 3 cancels, round trips are as exact as promised, a wrong key ruins the result."""
+"""The key families: eq. 3 cancels, round trips are as exact as promised, a wrong key ruins the result."""
 
 import copy
 import json

@@ -287,7 +287,7 @@ def test_where_a_secret_key_is_needed_it_is_refused_with_the_reason(embedding):
 
 def test_no_secret_key_is_of_its_family():
     assert "embedding" not in FAMILIES
-    with pytest.raises(InvalidKeyError, match="unknown cipher family 'embedding'"):
+    with pytest.raises(InvalidKeyError, match="unknown key family 'embedding'"):
         SecretKey.generate("embedding")
 
 

@@ -344,7 +344,7 @@ def test_constructor_takes_exactly_32_bytes(value, came):
 )
 def test_unknown_family_lists_the_choices(make):
     choices = "permutation, signed_permutation, orthogonal, matrix"
-    with pytest.raises(InvalidKeyError, match=f"unknown cipher family 'orthogonl'; choose one of {choices}"):
+    with pytest.raises(InvalidKeyError, match=f"unknown key family 'orthogonl'; choose one of {choices}"):
         make("orthogonl")
 
 

@@ -46,7 +46,7 @@ def test_an_encrypted_model_names_family_and_fingerprint_and_not_the_key(family,
     secret_key = SecretKey.generate(family)
     text = saved(tiny_model().encrypt_model(secret_key), tmp_path)
     assert f"| encryption | {family}, key `{secret_key.fingerprint}` |" in text
-    assert f"cipher family `{family}`, format version 1, key\nfingerprint `{secret_key.fingerprint}`" in text
+    assert f"key family `{family}`, format version 1, key\nfingerprint `{secret_key.fingerprint}`" in text
     assert "**plain**" not in text
     assert_no_secret(text, secret_key)
 

@@ -1,4 +1,4 @@
-// The cipher families on blocks of pixels and on the patch embedding's weight, as hf_privseg/ciphers.py defines them:
+// The key families on blocks of pixels and on the patch embedding's weight, as hf_privseg/setr/ciphers.py defines them:
 // block vectors of L = 3 * patchSize ** 2 pixels, flattened (channel, row, column), in [-1, 1].
 //
 //     actOnRows(rows)     (n, L) -> (n, L)    b E_enc^-1 of pixels

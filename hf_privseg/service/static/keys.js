@@ -1,4 +1,4 @@
-// Secret keys in the browser: the derivation of hf_privseg/keys.py and derivation.py, on WebCrypto alone.
+// Secret keys in the browser: the derivation of hf_privseg/setr (keys.py, derivation.py), on WebCrypto alone.
 // Orders and signs are equal to Python's bit for bit, rotations to about 1e-14. A key never leaves the object except
 // through toText, which whoever calls it has to mean.
 
@@ -19,7 +19,7 @@ export class SecretKey {
       throw new RangeError("a secret key is exactly 32 bytes; make one with SecretKey.generate");
     }
     if (!FAMILIES.includes(family)) {
-      throw new RangeError(`unknown cipher family '${family}'; choose one of ${FAMILIES.join(", ")}`);
+      throw new RangeError(`unknown key family '${family}'; choose one of ${FAMILIES.join(", ")}`);
     }
     this.#secret = secret.slice();
     this.family = family;
