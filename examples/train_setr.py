@@ -310,6 +310,7 @@ def main() -> None:
         resize_factor=args.resize_factor,
         patch_size=model.config.patch_size,
         num_channels=model.config.num_channels,
+        ignore_index=data.train_map.ignore_index,
     )
     model = with_synchronized_norms(model, accelerator)
     optimizer = build_optimizer(model, args)

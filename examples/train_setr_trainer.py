@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg.setr.class_names import void_label
 from hf_privseg.training.arguments import DataArguments, parse_arguments, run_script
 from hf_privseg.training.augmentation import AugmentedDataset, JointAugmentation, collate
 from hf_privseg.training.label_map import LabelMap
@@ -83,6 +84,7 @@ def main() -> None:
         resize_factor=arguments.resize_factor,
         patch_size=model.config.patch_size,
         num_channels=model.config.num_channels,
+        ignore_index=void_label(model.config.num_labels),
     )
     rows = {name: arguments.load_split(name) for name in ("train", "val")}
     quiet = training.process_index > 0

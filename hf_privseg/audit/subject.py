@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from ..any_vit.projection import find_projection
 from ..attacks.public_base import embedding_matrix
 from ..inference.windows import logits_of
+from ..setr.errors import InvalidImageError
 from ..setr.image_encrypter import AnyImage
 from ..setr.model_encryption import PatchProjection
 from ..setr.modeling_setr import SetrForSemanticSegmentation
@@ -66,9 +68,15 @@ class Subject:
         """An image as the processor takes it -> (channels, height, width) float64 in [-1, 1], in whole blocks.
 
         Raises:
+            InvalidImageError: the processor cannot take it; names its file.
             ValueError: the processor makes something else than one image of it.
         """
-        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        try:
+            pixels = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        except InvalidImageError as error:
+            raise InvalidImageError(
+                f"{image}: {error}" if isinstance(image, str | PathLike) else str(error)
+            ) from error
         if pixels.ndim != 3:
             raise ValueError(
                 f"expected a processor that makes one image of (channels, height, width), got the shape "

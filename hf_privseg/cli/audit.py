@@ -10,13 +10,15 @@ from .options import Force, Json, KeyFile, Model, one_of, read_key
 from .output import prepare_output, report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
     from ..audit.report import AuditReport
+    from ..setr.image_inputs import PlainImage
 
 AUDITED = (*FAMILIES, "embedding")
 _NUM_PRIOR = 64
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 Paths = Annotated[
     list[Path],
@@ -83,21 +85,23 @@ def audit(
     from ..any_vit.model_facts import key_facts
     from ..audit.advice import Deployment
     from ..audit.audit import audit as run_audit
+    from ..setr.image_processing_setr import SetrImageProcessor
     from ..storage.images import read_image
     from ..storage.vision_models import load_any_model
 
     similar = [] if prior_images is None else [prior_images]
     prepare_output([output / "report.html", output / "report.json"], force=force)
     network, processor = load_any_model(model)
+    read: Callable[[Path], PlainImage] = Path if isinstance(processor, SetrImageProcessor) else read_image
     key_in_use = key_facts(network)
     if key_in_use is not None:
         decrypt_model(network, read_key(key_file))
     result = run_audit(
         network,
-        [read_image(path) for path in _evenly(_image_files(images), limit)],
+        [read(path) for path in _evenly(_image_files(images), limit)],
         processor=processor,
         families=[family] if family else AUDITED,
-        prior_images=[read_image(path) for path in _evenly(_image_files(similar), _NUM_PRIOR)],
+        prior_images=[read(path) for path in _evenly(_image_files(similar), _NUM_PRIOR)],
         public_base=None if public_base is None else _public_embedding(public_base, model),
         key_in_use=key_in_use,
         deployment=Deployment(
@@ -132,11 +136,13 @@ def _image_files(paths: list[Path]) -> list[Path]:
     Raises:
         FileNotFoundError: a folder holds none.
     """
+    from ..setr.image_files import IMAGE_SUFFIXES
+
     found: list[Path] = []
     for path in paths:
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _IMAGE_SUFFIXES) if path.is_dir() else [path]
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
         if not inside:
-            raise FileNotFoundError(f"expected images ({', '.join(_IMAGE_SUFFIXES)}) in {path}, found none")
+            raise FileNotFoundError(f"expected images ({', '.join(IMAGE_SUFFIXES)}) in {path}, found none")
         found += inside
     return found
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..setr.errors import EncryptionStateError
+from ..setr.errors import EncryptionStateError, InvalidImageError
 from ..setr.public_facts import check_key_fits
 from .jobs import Job, attempt
 from .options import Force, Images, Json, KeyFile, SkipExisting, read_key
@@ -120,7 +120,13 @@ def _encrypter(model: str | None, key: "EncryptionKey") -> _Encrypter:
             check_key_fits(key.facts, settings.key_facts, model=f"the model {model}")
             encrypted_model = model
     suffix = file_suffix(key.family, encrypter.num_channels)
-    encrypt_image = partial(encrypter.encrypt, secret_key=key)
+
+    def encrypt_image(path: Path) -> "EncryptedImage":
+        try:
+            return encrypter.encrypt(path, key)
+        except InvalidImageError as error:
+            raise InvalidImageError(f"{path}: {error}") from error
+
     return _Encrypter(encrypt_image, EncryptedImage, suffix, encrypter.patch_size, encrypted_model)
 
 

@@ -75,7 +75,8 @@ class Job:
         if len(self.images) == 1:
             raise self._failures[0]
         failed = sorted(self._failures)
-        lines = [f"{self.images[index]}: {self._failures[index]}" for index in failed[:_NAMED_FAILURES]]
+        named = ((str(self.images[index]), str(self._failures[index])) for index in failed[:_NAMED_FAILURES])
+        lines = [text if text.startswith(name) else f"{name}: {text}" for name, text in named]
         lines += [f"and {len(failed) - _NAMED_FAILURES} more"] * (len(failed) > _NAMED_FAILURES)
         raise ValueError(
             f"{len(failed)} of {len(self.images)} images have no {self._lacking}: " + "; ".join(lines)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..setr.encryption_key import EncryptionKey
 
 # An --output that ends like this means a file, which must then have the ending of what is written.
-_FILE_ENDINGS = (".png", ".safetensors", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_FILE_ENDINGS = (".png", ".safetensors", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".npy")
 
 
 def report(facts: Mapping[str, object], *lines: str, as_json: bool) -> None:

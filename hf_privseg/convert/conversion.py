@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
+from ..setr.class_names import void_label
 from ..setr.configuration_setr import SetrConfig
 from ..setr.errors import ConversionError
 from ..setr.image_processing_setr import SetrImageProcessor
@@ -144,6 +145,7 @@ def _segmenter(checkpoint: Checkpoint, format: Format, settings: _Settings) -> C
         num_channels=config.num_channels,
         do_pad=True,
         pad_value=statistics.padding,
+        ignore_index=void_label(config.num_labels),
         **classes.processor,
     )
     return _converted(model, processor, checkpoint, format, statistics, classes, unused, notes)
@@ -160,7 +162,12 @@ def _encoder(checkpoint: Checkpoint, format: Format, settings: _Settings) -> Con
     statistics = settings.statistics(checkpoint, config)
     model = SetrForSemanticSegmentation(config)
     model.load_vit(taken, torch.tensor(statistics.mean), torch.tensor(statistics.std))
-    processor = SetrImageProcessor(patch_size=config.patch_size, num_channels=config.num_channels, **classes.processor)
+    processor = SetrImageProcessor(
+        patch_size=config.patch_size,
+        num_channels=config.num_channels,
+        ignore_index=void_label(config.num_labels),
+        **classes.processor,
+    )
     return _converted(model, processor, checkpoint, format, statistics, classes, unused | more, notes)
 
 

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
+import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
+from .array_files import ARRAY_SUFFIX, array_from_file, is_array_file
 from .errors import InvalidImageError
 
 # Decoders that are used widely and fuzzed upstream. Pillow knows many more, and hands EPS to Ghostscript.
 OPENED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF", "PPM")
+# Of files that are taken from a folder; a file that is named may have any ending.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ARRAY_SUFFIX)
 _DECODED_FORMATS = (*OPENED_FORMATS, "MPO")  # a JPEG file that holds several pictures calls itself MPO
 _ONE_CHANNEL = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # modes
 
@@ -30,8 +34,8 @@ def open_image(file: str | os.PathLike[str] | IO[bytes]) -> Image.Image:
         return Image.open(file, formats=known)
 
 
-def open_source(source: str | os.PathLike[str]) -> Image.Image:
-    """Path, URL or base64 text -> PIL image of a format in OPENED_FORMATS, not yet decoded.
+def open_source(source: str | os.PathLike[str]) -> Image.Image | np.ndarray:
+    """Path, URL or base64 text -> PIL image of a format in OPENED_FORMATS, not yet decoded; of a .npy file its array.
 
     The loader of transformers is not used, since it clips 16 bits to 8.
 
@@ -39,6 +43,8 @@ def open_source(source: str | os.PathLike[str]) -> Image.Image:
         InvalidImageError: it cannot be read. What may be a key in the wrong argument is not repeated.
     """
     name = os.fspath(source)
+    if is_array_file(name) and os.path.isfile(name):
+        return array_from_file(name)
     try:
         if os.path.exists(name):
             return open_image(name)

@@ -13,7 +13,7 @@ which are red, green and blue, there is one rule for each case:
 
 With one channel, images are grey: the same rules hold, and red, green and blue have to be equal. With any other number
 the channels are taken as they are (so that RGBA is four channels and LA two), and have to be as many. The pages of a
-TIFF file, where they all have one size and one channel each, are the channels of one image.
+TIFF file, where they all have one size and one channel each, are the channels of one image. A .npy file is its array.
 
 Everything else raises `InvalidImageError`, which names what was expected, what came and what to do.
 """
@@ -65,7 +65,7 @@ def image_to_levels(
     """One image -> (num_channels, height, width) uint8.
 
     Args:
-        image: PIL image, numpy array or torch tensor; (height, width), channels first or channels last.
+        image: PIL image, numpy array, torch tensor, or a file of one; (height, width), channels first or last.
         num_channels: of the result; the rules are above.
         convert: False takes one or three channels as they are, too.
         keep_floats: True keeps float arrays as they are, for a caller who has scaled them already.
@@ -75,6 +75,8 @@ def image_to_levels(
         InvalidImageError: no image, no pixels, damaged, too large, other channels, or values outside of the range.
     """
     as_colours = convert and num_channels in (1, 3)
+    if isinstance(image, str | os.PathLike):
+        image = open_source(image)
     if isinstance(image, Image.Image):
         image = _pillow_to_array(image, num_channels, as_colours)
         channels = _FIRST

@@ -30,7 +30,7 @@ from .image_inputs import PlainImage, flat_images, image_to_levels, is_single
 from .patch_grid import PatchGrid
 from .post_processing import SegmentationPostProcessing
 from .processor_settings import ImagesOnGrid, SetrImageProcessorKwargs, check_settings_files
-from .segmentation_map_inputs import IGNORE_INDEX, segmentation_maps_to_indices
+from .segmentation_map_inputs import IGNORE_INDEX, check_ignore_index, segmentation_maps_to_indices
 from .setting_checks import check_settings
 
 OnePlainImage = TypeVar("OnePlainImage", bound=PlainImage)
@@ -49,7 +49,8 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
     Encryption needs pixels in [-1, 1], that is mean = std = 0.5, which are the defaults.
 
     Args:
-        patch_size, num_channels, resize_factor, pad_value, do_reduce_labels: see `SetrImageProcessorKwargs`.
+        patch_size, num_channels, resize_factor, pad_value, do_reduce_labels, ignore_index: see
+            `SetrImageProcessorKwargs`.
         do_pad: whether to pad to whole patches instead of resizing to them.
         size, resample, do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std, do_convert_rgb: as
             in every image processor of transformers.
@@ -72,6 +73,7 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
     image_mean = Defaults.image_mean
     image_std = Defaults.image_std
     do_reduce_labels = False
+    ignore_index = IGNORE_INDEX
     patch_size = Defaults.patch_size
     num_channels = Defaults.num_channels
 
@@ -141,7 +143,7 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
         Args:
             images: one plain or encrypted image, or a list of either.
             segmentation_maps: of the images' sizes; become `labels` (batch, height, width) int64. They are resized by
-                nearest neighbour, padded with 255, and never normalised or encrypted.
+                nearest neighbour, padded with `ignore_index`, and never normalised or encrypted.
             secret_key: encrypts the pixels; its family chooses the cipher.
             **kwargs: settings that replace the processor's own for this call.
 
@@ -316,6 +318,7 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
         pad_value: float | Sequence[float],
         resample: Any,
         do_reduce_labels: bool,
+        ignore_index: int,
         disable_grouping: bool | None,
         return_tensors: Any,
         **settings: Any,
@@ -330,9 +333,12 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
         sizes = [(image.shape[-2], image.shape[-1]) for image in plain]
         labels = None
         if segmentation_maps is not None:
-            maps = segmentation_maps_to_indices(segmentation_maps, sizes, reduce=bool(do_reduce_labels), images=images)
+            maps = segmentation_maps_to_indices(
+                segmentation_maps, sizes, reduce=bool(do_reduce_labels), ignore_index=ignore_index, images=images
+            )
             nearest = tvF.InterpolationMode.NEAREST_EXACT
-            fitted = [self._fit(indices[None], grid, nearest, fill=IGNORE_INDEX)[0] for indices in maps]
+            fitted = [self._fit(indices[None], grid, nearest, fill=ignore_index)[0] for indices in maps]
+            check_ignore_index(maps, fitted, ignore_index)
             labels = [indices.to(settings["device"] or "cpu") for indices in fitted]
         return ImagesOnGrid(stacks, order, sizes, labels, grid, centring, return_tensors)
 

@@ -27,7 +27,10 @@ class SetrImageProcessorKwargs(ImagesKwargs, total=False):
     pad_value (`float` or `list[float]`, *optional*, defaults to `self.pad_value`):
         Padding in units of the normalised image, one number or one a channel; rounded to the nearest 8-bit level.
     do_reduce_labels (`bool`, *optional*, defaults to `self.do_reduce_labels`):
-        Whether label 0 is background that becomes 255 (ignored), while every other label moves down by 1.
+        Whether label 0 is background that becomes `ignore_index`, while every other label moves down by 1.
+    ignore_index (`int`, *optional*, defaults to `self.ignore_index`):
+        The label of padding and background, which the loss leaves out: 255, or -100 for a model of more than 255
+        classes. It is the model's `semantic_loss_ignore_index`.
     """
 
     patch_size: int
@@ -36,6 +39,7 @@ class SetrImageProcessorKwargs(ImagesKwargs, total=False):
     resize_factor: float | int
     pad_value: float | int | list[float | int] | tuple[float | int, ...]
     do_reduce_labels: bool
+    ignore_index: int
 
 
 def check_settings_files(name: str | os.PathLike[str], options: Mapping[str, Any]) -> None:

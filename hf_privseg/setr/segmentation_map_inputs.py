@@ -12,7 +12,7 @@ from .errors import InvalidImageError
 from .image_files import decoded, open_source
 from .image_inputs import as_array, flat_images
 
-IGNORE_INDEX = 255  # the label of pixels that belong to no class
+IGNORE_INDEX = 255  # the label of pixels that belong to no class, for up to 255 classes
 
 _LABEL_NDIM = 2
 _LABEL_MODES = ("1", "L", "P", "I", "LA", "PA", "RGB", "RGBA")  # and "I;16...": those that may hold indices
@@ -37,12 +37,14 @@ def segmentation_map_to_indices(segmentation_map: Any) -> torch.Tensor:
 
     Args:
         segmentation_map: PIL image, or array or tensor of integers or booleans: (height, width), one channel beside
-            these, or colours last.
+            these, or colours last; or a file of one.
 
     Raises:
         InvalidImageError: colours that are not grey, fractions, no pixels, or no segmentation map at all.
     """
     came = ""
+    if isinstance(segmentation_map, str | os.PathLike):
+        segmentation_map = open_source(segmentation_map)
     if isinstance(segmentation_map, Image.Image):
         segmentation_map = decoded(segmentation_map)
         came = f" of a PIL image of mode {segmentation_map.mode!r}"
@@ -73,7 +75,12 @@ def segmentation_map_to_indices(segmentation_map: Any) -> torch.Tensor:
 
 
 def segmentation_maps_to_indices(
-    segmentation_maps: Any, image_sizes: list[tuple[int, int]], *, reduce: bool, images: Any = None
+    segmentation_maps: Any,
+    image_sizes: list[tuple[int, int]],
+    *,
+    reduce: bool,
+    ignore_index: int = IGNORE_INDEX,
+    images: Any = None,
 ) -> list[torch.Tensor]:
     """Segmentation maps of the images' sizes -> (height, width) int64 each.
 
@@ -81,7 +88,8 @@ def segmentation_maps_to_indices(
         segmentation_maps: one, a batch as one array, or a list of them.
         image_sizes: (height, width) of each image.
         images: the images, whose files a message names where they come from files.
-        reduce: whether label 0 becomes `IGNORE_INDEX`, and every other one that counts moves down by 1.
+        reduce: whether label 0 becomes `ignore_index`, and every other one that counts moves down by 1.
+        ignore_index: the label of pixels that belong to no class.
 
     Raises:
         InvalidImageError: as `segmentation_map_to_indices`, or other sizes than the images'.
@@ -97,8 +105,27 @@ def segmentation_maps_to_indices(
             "translated to indices first, and an image is turned as its EXIF tag says"
         )
     if reduce:
-        maps = [torch.where((m == 0) | (m == IGNORE_INDEX), IGNORE_INDEX, m - 1) for m in maps]
+        maps = [torch.where((m == 0) | (m == ignore_index), ignore_index, m - 1) for m in maps]
     return maps
+
+
+def check_ignore_index(maps: list[torch.Tensor], fitted: list[torch.Tensor], ignore_index: int) -> None:
+    """Refuse to mark pixels with `ignore_index` where the maps hold larger labels, so that it is a class.
+
+    Args:
+        maps: (height, width) labels.
+        fitted: the same on the patch grid, where some are padded.
+        ignore_index: what they are padded with.
+
+    Raises:
+        InvalidImageError: names the largest label.
+    """
+    for indices, padded in zip(maps, fitted, strict=True):
+        if 0 <= ignore_index < indices.max() and (padded == ignore_index).sum() > (indices == ignore_index).sum():
+            raise InvalidImageError(
+                f"expected labels up to {ignore_index}, which padding gets, got {indices.max()}: {ignore_index} is a "
+                "class then. Set ignore_index=-100, as the configuration of a model of so many classes has it"
+            )
 
 
 def _files_of_others(maps: list[Any], sizes: list[tuple[int, int]], images: Any, image_sizes: list[Any]) -> str:

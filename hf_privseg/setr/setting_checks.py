@@ -93,6 +93,7 @@ _SWITCHES = (
 _CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "patch_size": (f"an int from 1 to {MAX_PATCH_SIZE}", _is_whole_number(MAX_PATCH_SIZE)),
     "num_channels": (f"an int from 1 to {MAX_CHANNELS}", _is_whole_number(MAX_CHANNELS)),
+    "ignore_index": ("an int of 32 bits", lambda value: type(value) is int and -(2**31) <= value < 2**31),
     "resize_factor": ("a positive number", _is_positive),
     "rescale_factor": ("a positive number", _is_positive),
     "image_mean": ("a number, or one a channel", _are(_is_number)),
@@ -103,4 +104,11 @@ _CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
     **{name: (_SIZE, _is_size) for name in ("size", "crop_size", "pad_size")},
     **{name: ("True or False", lambda value: isinstance(value, bool)) for name in _SWITCHES},
 }
-_NEEDED = ("patch_size", "num_channels", "resize_factor", "rescale_factor", "pad_value")  # None is no value of these
+_NEEDED = (
+    "patch_size",
+    "num_channels",
+    "resize_factor",
+    "rescale_factor",
+    "pad_value",
+    "ignore_index",
+)  # None is no value of these

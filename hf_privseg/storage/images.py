@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from ..setr.array_files import is_array_file
 from ..setr.arrays import to_array
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.encryption_key import EncryptionKey
@@ -25,13 +26,15 @@ class Decrypts(Protocol):
 
 
 def read_image(path: Path) -> Image.Image:
-    """Path of an image in a format of `OPENED_FORMATS` -> upright 8-bit RGB; transparent parts lie on white.
+    """Path of an image, in a format of `OPENED_FORMATS` or .npy -> upright 8-bit RGB; transparent parts lie on white.
 
     Raises:
         InvalidImageError: the file is no image of such a format, is damaged, or is too large; names the file.
         OSError: the file cannot be read.
     """
     try:
+        if is_array_file(path):
+            return levels_to_pillow(image_to_levels(path))
         with open_image(path) as image:
             return levels_to_pillow(image_to_levels(image))
     except InvalidImageError as error:

@@ -145,7 +145,9 @@ class AugmentedStream(_Augmented, torch.utils.data.IterableDataset):
 
 def _name_in_stream(row: Mapping[str, object], position: int, kind: str) -> str:
     """The file of an image or annotation of a stream, or its place where it comes from no file."""
-    return str(getattr(row[kind], "filename", "") or f"{kind} of row {position} of the stream")
+    stored = row[kind]
+    name = stored if isinstance(stored, str) else getattr(stored, "filename", "")
+    return str(name or f"{kind} of row {position} of the stream")
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

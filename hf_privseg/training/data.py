@@ -7,6 +7,7 @@ from datasets import Dataset, Image, IterableDataset, load_dataset
 
 from ..catalog.class_files import read_class_names
 from ..catalog.datasets import PRESETS, preset_named
+from ..setr.array_files import is_array_file
 from .folders import is_folder_of_pairs, paired_files
 
 _NUM_SHARDS = 8  # parts of a streamed folder, and so the largest number of workers that share it
@@ -22,7 +23,9 @@ def load_segmentation_dataset(
     streaming: bool = False,
     annotation_pattern: str | None = None,
 ) -> Dataset | IterableDataset:
-    """A data set with columns `image` (PIL) and `annotation` (PIL, label indices), in the order of the source.
+    """A data set with columns `image` and `annotation` (label indices), in the order of the source.
+
+    Both are PIL images, or the paths of files in a folder that has .npy files.
 
     Args:
         source: a folder with `images/<split>` and `annotations/<split>` (ADE20K has this layout; its splits are
@@ -41,8 +44,11 @@ def load_segmentation_dataset(
     folder = Path(source)
     if is_folder_of_pairs(folder):
         images, annotations = paired_files(folder, split, annotation_pattern)
-        columns = {"image": [str(path) for path in images], "annotation": [str(path) for path in annotations]}
-        stored = Dataset.from_dict(columns).cast_column("image", Image()).cast_column("annotation", Image())
+        files = {"image": images, "annotation": annotations}
+        stored = Dataset.from_dict({column: list(map(str, paths)) for column, paths in files.items()})
+        for column, paths in files.items():
+            if not any(map(is_array_file, paths)):  # which are no pictures
+                stored = stored.cast_column(column, Image())
         return stored.to_iterable_dataset(num_shards=min(len(stored), _NUM_SHARDS)) if streaming else stored
     dataset = load_dataset(str(source), split=split, revision=revision, streaming=streaming)
     missing = {image_column, annotation_column} - set(dataset.column_names)

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
-ANNOTATION_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")  # formats that keep every label
+from ..setr.array_files import ARRAY_SUFFIX
+from ..setr.image_files import IMAGE_SUFFIXES
+
+ANNOTATION_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ARRAY_SUFFIX)  # formats that keep every label
 _LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 
 # Cityscapes names a segmentation map by what it holds; those that hold classes, the preferred one first.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset, Image, Value
 
 from ..setr.errors import InvalidImageError
 from ..setr.image_inputs import image_to_levels
@@ -44,6 +44,8 @@ def name_in(dataset: Dataset, index: int, kind: str) -> str:
         path = dataset.select_columns(kind).cast_column(kind, Image(decode=False))[index][kind]["path"]
         if path:
             return str(path)
+    elif dataset.features[kind] == Value("string"):  # a file that is opened with its row
+        return str(dataset[index][kind])
     return f"{kind} of row {index}"
 
 
@@ -55,7 +57,7 @@ def decode_row(
     The image is decoded as the image processor decodes it.
 
     Args:
-        row: of a data set; PIL images, arrays, or lists of numbers as arrays come from a data set.
+        row: of a data set; PIL images, files, arrays, or lists of numbers as arrays come from a data set.
         label_map: turns stored labels into classes.
         name_of: "image" or "annotation" -> its name for messages.
         num_channels: of the image.

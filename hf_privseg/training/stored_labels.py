@@ -45,7 +45,8 @@ class StoredLabels:
         counted, names = [], []
         for index, annotation in enumerate(_annotations(rows.select_columns("annotation"), limit)):
             otherwise = f"segmentation map {index} of a sample of {split}"
-            names.append(str(getattr(annotation, "filename", "") or otherwise))
+            name = annotation if isinstance(annotation, str) else getattr(annotation, "filename", "")
+            names.append(str(name or otherwise))
             try:
                 labels = segmentation_map_to_indices(annotation)
             except InvalidImageError as error:

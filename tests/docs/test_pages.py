@@ -199,6 +199,17 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert (torch.from_numpy(names["segmentation_map"]).flatten() == first).float().mean() > 0.999
 
 
+def test_the_how_to_page_about_channels_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs/how-to/other-channels.md"
+    ((_, text),), ((_, shell),) = blocks(page, "python"), blocks(page, "sh")
+    run_python(text, {})
+    assert capsys.readouterr().out.split() == ["13", ".safetensors", "tensor(True)"]
+    for words in commands(shell)[1:3]:
+        run_privseg(words)
+    assert Image.open("maps/scene.segmentation.png").size == (128, 96)
+
+
 def test_the_how_to_pages_about_rekeying_and_remote_code_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save, load = (text for _, text in blocks(ROOT / "docs/how-to/remote-code.md", "python"))

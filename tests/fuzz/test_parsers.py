@@ -27,7 +27,8 @@ from hf_privseg.convert import Checkpoint, ConversionError, mmseg, pickle_child
 from hf_privseg.convert.normalization import find_statistics
 from hf_privseg.service.embedding_file import embedding_from_bytes, embedding_to_bytes
 from hf_privseg.setr.ciphers import cipher_for
-from hf_privseg.setr.errors import CiphertextError, InvalidKeyError, ServiceError
+from hf_privseg.setr.errors import CiphertextError, InvalidImageError, InvalidKeyError, ServiceError
+from hf_privseg.setr.image_inputs import image_to_levels
 from hf_privseg.setr.public_facts import FAMILIES
 from hf_privseg.setr.rekey_update import RekeyUpdate
 from hf_privseg.storage.inspection import inspect
@@ -299,6 +300,30 @@ class Pickle(Target):
 
     def parse(self, data):
         pickle_child.read_pickle(self.from_file(data, "stranger.pth"))
+
+
+class ArrayFile(Target):
+    documented = InvalidImageError
+    share = 2
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.sound = []
+        for array in (PHOTO, PHOTO[..., 0].astype(">u2") // 300, np.asfortranarray(PHOTO / 255), np.array([[None]])):
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=True)
+            self.sound.append(buffer.getvalue())
+
+    def make(self, rng):
+        data = rng.choice(self.sound)
+        if rng.random() < 0.5:  # another value in the header, of the length that it says
+            text = data[10:128].replace(b"16", rng.choice((b"0", b"-1", b"2**9", b"9" * 30, b"True", b"(1,)", b"1e3")))
+            data = data[:8] + len(text).to_bytes(2, "little") + text + data[128:]
+        return mutated_bytes(data, rng)
+
+    def parse(self, data):
+        levels = image_to_levels(self.from_file(data, "stranger.npy"))
+        assert levels.ndim == 3
 
 
 TARGETS = Target.__subclasses__()

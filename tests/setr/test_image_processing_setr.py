@@ -615,3 +615,27 @@ def test_the_file_of_settings_is_read_within_bounds(tmp_path, name, text, messag
         SetrImageProcessor.from_pretrained(tmp_path, **options)
     with pytest.raises(ValueError, match=message):
         SetrImageProcessor.from_pretrained(tmp_path / name)
+
+
+def test_class_255_is_kept_apart_from_padding_and_background(tmp_path):
+    labels = np.arange(290, 230, -1, dtype=np.int32).reshape(6, 10)  # 231 to 290, class 255 among them
+    pad: Any = {"patch_size": 4, "do_pad": True}
+    processor = SetrImageProcessor(**pad, ignore_index=-100)
+    processor.save_pretrained(tmp_path)
+    for each in (processor, SetrImageProcessor.from_pretrained(tmp_path)):
+        found = each(Image.new("RGB", (10, 6)), labels, return_tensors="pt").labels[0].numpy()
+        assert found.shape == (8, 12)
+        assert np.array_equal(found[:6, :10], labels)
+        assert (found[6:] == -100).all()
+        assert (found[:6, 10:] == -100).all()
+    reduced = processor(Image.new("RGB", (10, 6)), labels - 231, do_reduce_labels=True, return_tensors="pt").labels[0]
+    assert np.array_equal(reduced[:6, :10], np.where(labels == 231, -100, labels - 232))
+    assert (reduced == -100).sum() == 8 * 12 - 60 + 1
+    with pytest.raises(InvalidImageError, match=r"labels up to 255, which padding gets, got 290: 255 is a class then"):
+        SetrImageProcessor(**pad)(Image.new("RGB", (10, 6)), labels)
+    unpadded = SetrImageProcessor(patch_size=2)(Image.new("RGB", (10, 6)), labels, return_tensors="pt").labels[0]
+    assert np.array_equal(unpadded, labels)
+    wrong: Any = (None, 2.0, 2**31, True)
+    for value in wrong:
+        with pytest.raises(ValueError, match="ignore_index is an int of 32 bits, got"):
+            SetrImageProcessor(ignore_index=value)

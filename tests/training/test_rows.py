@@ -1,5 +1,7 @@
 """One decoding for training and prediction: the same pixels from every kind of file, and errors that name the file."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from hf_privseg.training.augmentation import AugmentedDataset, AugmentedStream, 
 from hf_privseg.training.data import load_segmentation_dataset
 from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.rows import decode_row, read_row
+from hf_privseg.training.stored_labels import StoredLabels
 
 SIDE = 64
 RAMP = np.tile(np.linspace(0, 255, SIDE).astype(np.uint8), (SIDE, 1))
@@ -135,6 +138,37 @@ def test_a_turned_image_keeps_its_name(data_set, tmp_path):
 
 
 CHANNELS = np.stack([np.roll(RAMP, 5 * k, axis=1) // (k + 1) for k in range(13)])
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["stored", "streamed"])
+@pytest.mark.parametrize("suffix", ["npy", "png"], ids=["labels in npy", "labels in png"])
+def test_a_folder_of_npy_files(tmp_path, monkeypatch, streaming, suffix):
+    monkeypatch.setattr(augmentation, "_PHOTOMETRIC", torch.nn.Identity())
+    for kind in ("images", "annotations"):
+        (tmp_path / kind / "train").mkdir(parents=True)
+    stored = (RAMP > 99) * np.uint8(3)
+    np.save(tmp_path / "images" / "train" / "a.npy", CHANNELS)
+    annotation = tmp_path / "annotations" / "train" / f"a.{suffix}"
+    if suffix == "npy":
+        np.save(annotation, stored.astype(np.int64))
+    else:
+        Image.fromarray(stored).save(annotation)
+    rows = load_segmentation_dataset(tmp_path, split="train", streaming=streaming)
+    counted = StoredLabels.of("train", rows)
+    assert (counted.names, set(counted.total)) == ((str(annotation),), {0, 3})
+    whole = JointAugmentation(SIDE, 1.0, (1.0, 1.0), max_class_share=1.0, num_channels=len(CHANNELS))
+    make: Any = AugmentedStream if streaming else AugmentedDataset
+    (sample,) = make(rows, whole, LabelMap(2, mapping={0: 0, 3: 1}), seed=0)
+    is_flipped = not np.array_equal(sample["labels"], stored // 3)
+    expected = torch.from_numpy(CHANNELS) / 127.5 - 1
+    torch.testing.assert_close(sample["pixel_values"], expected.flip(-1) if is_flipped else expected)
+    labels = sample["labels"].flip(-1) if is_flipped else sample["labels"]
+    assert np.array_equal(labels, stored // 3)
+    with pytest.raises(ValueError, match=rf"{annotation}: expected labels 0 \.\. 1, .*, got \[3\]"):
+        list(make(rows, whole, LabelMap(2), seed=0))
+    (tmp_path / "images" / "train" / "a.npy").write_bytes(b"no array")
+    with pytest.raises(InvalidImageError, match=rf"{tmp_path}/images/train/a\.npy: expected an array as numpy\.save"):
+        list(make(rows, whole, LabelMap(2), seed=0))
 
 
 def image_of(num_channels):
