@@ -16,7 +16,6 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
-from hf_privseg.setr.class_names import void_label
 from hf_privseg.training.arguments import DataArguments, parse_arguments, run_script
 from hf_privseg.training.augmentation import AugmentedDataset, JointAugmentation, collate
 from hf_privseg.training.label_map import LabelMap
@@ -80,15 +79,15 @@ def main() -> None:
         id2label=id2label,
         num_channels=arguments.num_channels,
     )
+    rows = {name: arguments.load_split(name) for name in ("train", "val")}
+    quiet = training.process_index > 0
+    maps = {name: arguments.inspect_labels(name, split, id2label, quiet=quiet)[0] for name, split in rows.items()}
     processor = SetrImageProcessor(
         resize_factor=arguments.resize_factor,
         patch_size=model.config.patch_size,
         num_channels=model.config.num_channels,
-        ignore_index=void_label(model.config.num_labels),
+        ignore_index=maps["train"].ignore_index,
     )
-    rows = {name: arguments.load_split(name) for name in ("train", "val")}
-    quiet = training.process_index > 0
-    maps = {name: arguments.inspect_labels(name, split, id2label, quiet=quiet)[0] for name, split in rows.items()}
     augmentation = JointAugmentation(arguments.crop_size, arguments.resize_factor, num_channels=arguments.num_channels)
     trainer = Trainer(
         model=model,
