@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -34,14 +35,15 @@ MODELS = {
     "eomt": lambda _: hf.EomtImageProcessor(size={"shortest_edge": 32, "longest_edge": 32}, do_pad=True),
     "oneformer_on_swin": oneformer,
 }
-SEEDS = {"mask2former_on_swin": 6, "eomt": 6}  # of weights that find segments; the others do with any
+SEEDS = {"mask2former_on_swin": 6, "maskformer_on_swin": 7, "eomt": 5, "oneformer_on_swin": 6}  # find segments
 
 
 @pytest.fixture
 def vision(request, place):
     """The folder of a plain model, with its processor."""
     folder = place.folder / "vision"
-    randomize(CASES[request.param]().model, SEEDS.get(request.param, 5)).save_pretrained(folder)
+    torch.manual_seed(0)  # of the few numbers that `randomize` leaves
+    randomize(CASES[request.param]().model, SEEDS[request.param]).save_pretrained(folder)
     MODELS[request.param](folder).save_pretrained(folder)
     return folder
 
@@ -76,7 +78,7 @@ def test_a_ciphertext_gives_the_segments_of_the_plain_image(vision, sent, place)
         rows = table(place, "b")
         assert report["images"][0]["segments"] == rows
         assert len(rows) == len(table(place, "a")) == found.max()
-        assert rows or task == "panoptic"  # whose maps `inference/test_tasks` fills
+        assert rows
         for number, (row, plain) in enumerate(zip(rows, table(place, "a"), strict=True), 1):
             assert row["id"] == number
             assert row["pixels"] == (found == number).sum() > 0
