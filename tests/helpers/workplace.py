@@ -1,4 +1,4 @@
-"""A folder in which tests run the command line, and what they need there: a plain tiny model, a photo and a key."""
+"""A folder in which tests run the command line, and what they need there: a plain tiny model, an image and a key."""
 
 import json
 
@@ -14,7 +14,7 @@ IMAGE_SIZE = (22, 31)  # height, width; not on the patch grid of the tiny model 
 
 
 class Workplace:
-    """A folder with a plain tiny model, a photo and a key, and the command line run in it."""
+    """A folder with a plain tiny model, an image and a key, and the command line run in it."""
 
     def __init__(self, folder, capsys, key):
         self.folder, self.capsys, self.key = folder, capsys, key

@@ -71,7 +71,7 @@ def embedding():
 
 
 @pytest.fixture
-def photo():
+def plain_image():
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (21, 30, 3)).astype(np.uint8))
 
 
@@ -261,12 +261,12 @@ def test_state_and_pair_are_checked_as_with_a_key(embedding):
         model.decrypt_model(key)
 
 
-def test_another_geometry_is_refused(embedding, photo):
+def test_another_geometry_is_refused(embedding, plain_image):
     message = (
         f"fingerprint {embedding.fingerprint} is for patches of 4 pixels and 3 channels, got patches of 16 and 3 chan"
     )
     with pytest.raises(KeyMismatchError, match=message):
-        SetrImageProcessor()(photo, secret_key=embedding, return_tensors="pt")
+        SetrImageProcessor()(plain_image, secret_key=embedding, return_tensors="pt")
     with pytest.raises(KeyMismatchError, match=message.replace("16 and 3", "4 and 1")):
         EmbeddingCipher(embedding, patch_size=4, num_channels=1)
 
@@ -494,7 +494,7 @@ def test_its_representation_says_what_is_public(embedding):
     assert not hasattr(embedding, "__dict__")
 
 
-def test_nothing_that_leaves_the_owner_holds_its_numbers_or_the_plain_embedding(photo, tmp_path):
+def test_nothing_that_leaves_the_owner_holds_its_numbers_or_the_plain_embedding(plain_image, tmp_path):
     model, processor = plain_model(), SetrImageProcessor(patch_size=4)
     plain = weight_of(model).flatten(1)
     embedding = ClientEmbedding.generate(model)
@@ -504,16 +504,16 @@ def test_nothing_that_leaves_the_owner_holds_its_numbers_or_the_plain_embedding(
         assert_no_client_embedding(embedding.to_bytes(), embedding)
     model.encrypt_model(embedding).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    sent = processor.encrypt(photo, embedding)
-    sent.to_file(tmp_path / "photo.safetensors")
-    inputs = processor(photo, secret_key=embedding, return_tensors="pt")
+    sent = processor.encrypt(plain_image, embedding)
+    sent.to_file(tmp_path / "image.safetensors")
+    inputs = processor(plain_image, secret_key=embedding, return_tensors="pt")
     shown = [embedding, model, model.config, processor, inputs, sent, cipher_for(embedding, patch_size=4)]
     for thing in shown:
         assert_no_client_embedding(f"{thing!r} {thing}", embedding)
     for thing in (model.config, dict(inputs), sent, model.state_dict()):
         assert_no_client_embedding(pickle.dumps(thing), embedding)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"config.json", "README.md", "model.safetensors", "photo.safetensors"} <= {path.name for path in files}
+    assert {"config.json", "README.md", "model.safetensors", "image.safetensors"} <= {path.name for path in files}
     for path in files:
         assert_no_client_embedding(path.read_bytes(), embedding)
         for row in plain:
@@ -524,12 +524,12 @@ def test_nothing_that_leaves_the_owner_holds_its_numbers_or_the_plain_embedding(
 
 
 @every_geometry
-def test_a_container_holds_r_numbers_a_block(geometry, photo):
+def test_a_container_holds_r_numbers_a_block(geometry, plain_image):
     model = plain_model(geometry)
     embedding = ClientEmbedding.generate(model)
     length, rank = embedding.shape
     processor = SetrImageProcessor(patch_size=embedding.patch_size)
-    large = photo.resize((256, 192))
+    large = plain_image.resize((256, 192))
     image = processor.encrypt(large, embedding)
     assert image.pixels.shape == (3, 192, 256)
     data, full = image.to_bytes(), processor.encrypt(large, make_key()).to_bytes()
@@ -543,16 +543,16 @@ def test_a_container_holds_r_numbers_a_block(geometry, photo):
     np.testing.assert_allclose(again.pixels, back.pixels, rtol=3e-7, atol=0)
 
 
-def test_a_server_without_the_client_embedding_segments_what_it_is_sent(photo, tmp_path):
+def test_a_server_without_the_client_embedding_segments_what_it_is_sent(plain_image, tmp_path):
     model, processor = plain_model(), SetrImageProcessor(patch_size=4)
     with torch.no_grad():
-        plain = model(**processor(photo, return_tensors="pt")).logits
+        plain = model(**processor(plain_image, return_tensors="pt")).logits
     embedding = ClientEmbedding.generate(model)
     model.encrypt_model(embedding).save_pretrained(tmp_path / "model")
-    processor.encrypt(photo, embedding).to_file(tmp_path / "photo.safetensors")
+    processor.encrypt(plain_image, embedding).to_file(tmp_path / "image.safetensors")
     server = SetrForSemanticSegmentation.from_pretrained(tmp_path / "model")
     assert server.config.encryption == {"family": "embedding", "version": 1, "fingerprint": embedding.fingerprint}
-    received = EncryptedImage.from_file(tmp_path / "photo.safetensors")
+    received = EncryptedImage.from_file(tmp_path / "image.safetensors")
     with torch.no_grad():
         logits = server(**processor(received, return_tensors="pt")).logits
     assert relative(logits, plain) < 1e-3  # the file has 16 bits
@@ -588,43 +588,43 @@ def changed_container(image, values=None, **facts):
     ],
     ids=str,
 )
-def test_a_container_that_does_not_fit_its_header_is_refused(embedding, photo, values, facts, message):
-    image = SetrImageProcessor(patch_size=4).encrypt(photo, embedding)
+def test_a_container_that_does_not_fit_its_header_is_refused(embedding, plain_image, values, facts, message):
+    image = SetrImageProcessor(patch_size=4).encrypt(plain_image, embedding)
     stored = None if values is None else torch.ones(values, dtype=torch.int16)
     with pytest.raises(CiphertextError, match=message):
         EncryptedImage.from_bytes(changed_container(image, stored, **facts))
 
 
-def test_an_image_is_not_decrypted(embedding, photo):
+def test_an_image_is_not_decrypted(embedding, plain_image):
     processor = SetrImageProcessor(patch_size=4)
-    image = processor.encrypt(photo, embedding)
+    image = processor.encrypt(plain_image, embedding)
     with pytest.raises(EncryptionStateError, match=r"of the 48 numbers .* it holds 32, .*keep the plain image"):
         processor.decrypt(image, embedding)
     with pytest.raises(KeyMismatchError, match=f"the secret key .* and the encrypted image .*{embedding.fingerprint}"):
         processor.decrypt(image, make_key())
 
 
-def test_an_image_shows_and_survives_where_all_is_zero(embedding, photo):
-    image = SetrImageProcessor(patch_size=4).encrypt(photo, embedding)
+def test_an_image_shows_and_survives_where_all_is_zero(embedding, plain_image):
+    image = SetrImageProcessor(patch_size=4).encrypt(plain_image, embedding)
     assert image.to_picture().size == (32, 20)
     facts = {"fingerprint": embedding.fingerprint, "patch_size": 4, "original_size": (8, 8), "valid_region": (8, 8)}
     grey = EncryptedImage(np.zeros((3, 8, 8), np.float32), "embedding", **facts)
     assert np.array_equal(EncryptedImage.from_bytes(grey.to_bytes()).pixels, grey.pixels)
 
 
-def test_the_pipeline_takes_it_for_a_key(photo):
+def test_the_pipeline_takes_it_for_a_key(plain_image):
     model, processor = plain_model(), SetrImageProcessor(patch_size=4)
     segment = SetrSegmentationPipeline(model=model, image_processor=processor, device="cpu")
-    plain = segment(photo)
+    plain = segment(plain_image)
     embedding, other = ClientEmbedding.generate(model), ClientEmbedding.generate(model)
     model.encrypt_model(embedding)
-    for result in (segment(photo, secret_key=embedding), segment(processor.encrypt(photo, embedding))):
+    for result in (segment(plain_image, secret_key=embedding), segment(processor.encrypt(plain_image, embedding))):
         assert [entry["label"] for entry in result] == [entry["label"] for entry in plain]
         masks = zip(result, plain, strict=True)
         assert all((np.array(a["mask"]) == np.array(b["mask"])).mean() > 0.99 for a, b in masks)
     with pytest.raises(KeyMismatchError, match=r"the client embedding .*do not belong together"):
-        segment(photo, secret_key=other)
+        segment(plain_image, secret_key=other)
     with pytest.raises(KeyMismatchError, match=r"the encrypted image .*do not belong together"):
-        segment(processor.encrypt(photo, other))
+        segment(processor.encrypt(plain_image, other))
     with pytest.raises(InvalidKeyError, match="got str"):
-        segment(photo, secret_key="client.embedding")
+        segment(plain_image, secret_key="client.embedding")

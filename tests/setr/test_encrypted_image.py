@@ -233,11 +233,11 @@ def test_truncated_files_are_refused_at_every_length(family, kept):
 
 
 def test_a_picture_without_header_is_refused_and_the_limit_is_said(tmp_path):
-    make().to_picture().save(tmp_path / "photo.png")
+    make().to_picture().save(tmp_path / "image.png")
     with pytest.raises(
-        CiphertextError, match=r"^photo\.png: the PNG file has no 'privseg' header.*cannot be told apart"
+        CiphertextError, match=r"^image\.png: the PNG file has no 'privseg' header.*cannot be told apart"
     ):
-        EncryptedImage.from_file(tmp_path / "photo.png")
+        EncryptedImage.from_file(tmp_path / "image.png")
 
 
 def test_a_safetensors_file_of_something_else_is_refused():

@@ -19,7 +19,7 @@ from hf_privseg.setr.segmentation_map_inputs import flat_segmentation_maps, segm
 
 RNG = np.random.default_rng(7)
 PIXELS = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)  # height 20, width 30
-PHOTO = Image.fromarray(PIXELS)
+IMAGE = Image.fromarray(PIXELS)
 
 
 def levels(image: Any, **options: Any) -> np.ndarray:
@@ -38,13 +38,13 @@ def file_bytes(image: Image.Image, format: str, **options: Any) -> bytes:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "RGBX"])
 def test_every_opaque_mode_is_what_pillow_converts_it_to(mode):
-    image = PHOTO.convert(mode)
+    image = IMAGE.convert(mode)
     assert np.array_equal(levels(image), np.array(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "RGBa"])
 def test_transparency_is_shown_over_white(mode):
-    rgba = PHOTO.convert("RGBA")
+    rgba = IMAGE.convert("RGBA")
     rgba.putalpha(Image.fromarray(np.repeat([[0, 128, 255]], 20, axis=0).repeat(10, axis=1).astype(np.uint8)))
     image = rgba.convert(mode)
     shown = levels(image).astype(int)
@@ -71,8 +71,8 @@ def test_16_bits_are_scaled_and_not_clipped(mode):
 
 def test_a_16_bit_png_from_a_file_is_scaled(tmp_path):
     Image.fromarray((np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)).save(tmp_path / "x.png")
-    (photo,) = flat_images(tmp_path / "x.png")
-    assert levels(photo)[..., 1].ravel().tolist() == list(range(256))
+    (image,) = flat_images(tmp_path / "x.png")
+    assert levels(image)[..., 1].ravel().tolist() == list(range(256))
 
 
 def test_32_bit_integers_and_floats_of_pillow_follow_the_rules_of_arrays():
@@ -88,7 +88,7 @@ def test_32_bit_integers_and_floats_of_pillow_follow_the_rules_of_arrays():
 def test_the_exif_orientation_is_applied(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    stored = Image.open(io.BytesIO(file_bytes(PHOTO, "PNG", exif=exif)))
+    stored = Image.open(io.BytesIO(file_bytes(IMAGE, "PNG", exif=exif)))
     turned = {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}[orientation]
     upright = np.rot90(PIXELS, turned)
     if orientation in (2, 4):
@@ -101,8 +101,8 @@ def test_the_exif_orientation_is_applied(orientation):
 def test_an_animation_gives_its_first_frame(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
-    (photo,) = flat_images(str(tmp_path / "x.gif"))
-    assert levels(photo)[0, 0].tolist() == [255, 0, 0]
+    (image,) = flat_images(str(tmp_path / "x.gif"))
+    assert levels(image)[0, 0].tolist() == [255, 0, 0]
 
 
 CHANNELS_FIRST = PIXELS.transpose(2, 0, 1)
@@ -169,10 +169,10 @@ def test_the_layout_can_be_told_where_it_is_ambiguous():
 
 
 def test_channels_stay_as_they_are_without_conversion():
-    hsv = PHOTO.convert("HSV")
+    hsv = IMAGE.convert("HSV")
     assert np.array_equal(levels(hsv, convert=False), np.array(hsv))
     with pytest.raises(InvalidImageError, match="an image of 3 channels, the processor's num_channels, got 1"):
-        image_to_levels(PHOTO.convert("L"), convert=False)
+        image_to_levels(IMAGE.convert("L"), convert=False)
     with pytest.raises(InvalidImageError, match=r"expected 3 channels, first or last, got .* \(20, 30, 4\)"):
         image_to_levels(np.zeros((20, 30, 4), np.uint8), convert=False)
 
@@ -205,7 +205,7 @@ def test_floats_that_the_caller_scaled_can_be_kept():
         (np.array([[object()]]), "got an array of object"),
         (torch.zeros(3, 4, 6, dtype=torch.complex64), r"got an array of torch\.complex64"),
         (None, "got a NoneType"),
-        ({"image": PHOTO}, "got a dict"),
+        ({"image": IMAGE}, "got a dict"),
         (
             Image.new("La", (4, 4)),
             "Pillow cannot convert an image of mode 'La' and 4 x 4 pixels \\(ValueError: conversion",
@@ -225,7 +225,7 @@ def test_five_channels_are_refused_even_if_their_place_is_told():
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WebP"])
 def test_truncated_files_are_refused(format, tmp_path):
-    data = file_bytes(PHOTO.resize((300, 200)), format)
+    data = file_bytes(IMAGE.resize((300, 200)), format)
     (tmp_path / "cut.img").write_bytes(data[: len(data) // 2])
     # WebP is decoded when it is opened, the others when their pixels are needed
     with pytest.raises(
@@ -235,7 +235,7 @@ def test_truncated_files_are_refused(format, tmp_path):
 
 
 def test_a_closed_file_is_refused(tmp_path):
-    PHOTO.save(tmp_path / "x.png")
+    IMAGE.save(tmp_path / "x.png")
     image = Image.open(tmp_path / "x.png")
     image.close()
     with pytest.raises(InvalidImageError, match="cannot be decoded"):
@@ -243,34 +243,34 @@ def test_a_closed_file_is_refused(tmp_path):
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
-    image = Image.open(io.BytesIO(file_bytes(PHOTO, "PNG")))
+    image = Image.open(io.BytesIO(file_bytes(IMAGE, "PNG")))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20 * 30 - 1)
     monkeypatch.setattr(image, "load", lambda: pytest.fail("decoded"))
     with pytest.raises(InvalidImageError, match="at most 599 pixels, got 30 x 20; if it is no decompression bomb"):
         image_to_levels(image)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert image_to_levels(PHOTO).shape == (3, 20, 30)
+    assert image_to_levels(IMAGE).shape == (3, 20, 30)
 
 
 class Web:
     """A stand-in for the HTTP session: one picture, everything else is missing."""
 
     def get(self, url: str, follow_redirects: bool) -> httpx.Response:
-        found = url == "https://example.org/photo" and follow_redirects
+        found = url == "https://example.org/image" and follow_redirects
         request = httpx.Request("GET", url)
         return httpx.Response(
-            200 if found else 404, content=file_bytes(PHOTO, "PNG") if found else b"", request=request
+            200 if found else 404, content=file_bytes(IMAGE, "PNG") if found else b"", request=request
         )
 
 
 def test_paths_urls_and_base64_are_opened(tmp_path, monkeypatch):
-    PHOTO.save(tmp_path / "x.png")
+    IMAGE.save(tmp_path / "x.png")
     monkeypatch.setattr(huggingface_hub, "get_session", Web)
     text = base64.b64encode((tmp_path / "x.png").read_bytes()).decode()
     sources = [
         tmp_path / "x.png",
         str(tmp_path / "x.png"),
-        "https://example.org/photo",
+        "https://example.org/image",
         text,
         f"data:image/png;base64,{text}",
     ]
@@ -285,7 +285,7 @@ def test_paths_urls_and_base64_are_opened(tmp_path, monkeypatch):
     ("source", "message"),
     [
         ("missing.png", r"got 'missing\.png', which cannot be read \(Error\); check the name"),
-        (Path("no/such/photo.jpeg"), r"got 'no/such/photo\.jpeg'"),
+        (Path("no/such/image.jpeg"), r"got 'no/such/image\.jpeg'"),
         ("https://example.org/gone.jpg", r"gone\.jpg', which cannot be read \(HTTPStatusError\)"),
         ("", r"got a text of 0 characters, which cannot be read \(UnidentifiedImageError\)"),
         ("x" * 44, "got a text of 44 characters"),
@@ -316,7 +316,7 @@ def test_a_key_in_the_place_of_an_image_is_not_repeated(form):
 
 def test_nested_lists_and_batches_are_flattened():
     batch = np.stack([PIXELS, PIXELS])
-    assert len(flat_images([[PHOTO, batch], (PIXELS,)])) == 4
+    assert len(flat_images([[IMAGE, batch], (PIXELS,)])) == 4
     assert flat_images([]) == []
     assert len(flat_images(batch)) == 2
 
@@ -324,17 +324,17 @@ def test_nested_lists_and_batches_are_flattened():
 @pytest.mark.parametrize(
     ("images", "single"),
     [
-        (PHOTO, True),
+        (IMAGE, True),
         (PIXELS, True),
         (PIXELS[..., 0], True),
         ("x.png", True),
         (Path("x.png"), True),
-        ([PHOTO], False),
-        ((PHOTO,), False),
+        ([IMAGE], False),
+        ((IMAGE,), False),
         (PIXELS[None], False),
         (torch.zeros(1, 3, 4, 4), False),
     ],
     ids=["PIL", "HWC", "HW", "str", "path", "list", "tuple", "batch", "torch batch"],
 )
-def test_single_photos_are_told_from_batches(images, single):
+def test_single_images_are_told_from_batches(images, single):
     assert is_single(images) is single

@@ -39,7 +39,7 @@ from hf_privseg.setr.keys import FAMILIES
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet
 RNG = np.random.default_rng(3)
 PIXELS = RNG.integers(0, 256, (37, 50, 3), dtype=np.uint8)  # height 37, width 50: on no grid
-PHOTO = Image.fromarray(PIXELS)
+IMAGE = Image.fromarray(PIXELS)
 LABELS = RNG.integers(0, 12, (37, 50), dtype=np.uint8)
 
 
@@ -52,8 +52,8 @@ def pixel_values(processor: SetrImageProcessor, images: Any, **options: Any) -> 
     return processor(images, return_tensors="pt", **options).pixel_values
 
 
-def test_plain_photos_become_centred_pixels_on_the_grid():
-    values = pixel_values(SetrImageProcessor(), PHOTO)
+def test_plain_images_become_centred_pixels_on_the_grid():
+    values = pixel_values(SetrImageProcessor(), IMAGE)
     assert values.shape == (1, 3, 32, 48)
     assert values.dtype == torch.float32
     resized = F.interpolate(
@@ -65,7 +65,7 @@ def test_plain_photos_become_centred_pixels_on_the_grid():
 
 @pytest.mark.parametrize("patch_size", [4, 8, 14, 16])
 def test_every_patch_size_has_its_grid(patch_size):
-    height, width = pixel_values(SetrImageProcessor(patch_size=patch_size), PHOTO).shape[-2:]
+    height, width = pixel_values(SetrImageProcessor(patch_size=patch_size), IMAGE).shape[-2:]
     assert (height, width) == {4: (36, 52), 8: (40, 48), 14: (42, 56), 16: (32, 48)}[patch_size]
 
 
@@ -85,7 +85,7 @@ def test_every_patch_size_has_its_grid(patch_size):
 @pytest.mark.parametrize("when", ["in the call", "in the constructor"])
 def test_sizes_can_be_set(settings, expected, when):
     processor = SetrImageProcessor(**(settings if when == "in the constructor" else {}))
-    values = pixel_values(processor, PHOTO, **(settings if when == "in the call" else {}))
+    values = pixel_values(processor, IMAGE, **(settings if when == "in the call" else {}))
     assert tuple(values.shape[-2:]) == expected
 
 
@@ -97,7 +97,7 @@ def test_every_level_and_its_negative_are_centred_symmetrically():
 
 
 def test_padding_lies_at_the_bottom_and_right_and_has_its_value():
-    plain = pixel_values(SetrImageProcessor(do_pad=True, pad_value=[-1.0, 0.0, 1.0]), PHOTO)
+    plain = pixel_values(SetrImageProcessor(do_pad=True, pad_value=[-1.0, 0.0, 1.0]), IMAGE)
     assert plain.shape == (1, 3, 48, 64)
     torch.testing.assert_close(plain[0, :, :37, :50], torch.from_numpy(PIXELS).permute(2, 0, 1) / 127.5 - 1)
     for part in (plain[0, :, 37:], plain[0, :, :, 50:]):
@@ -108,14 +108,14 @@ def test_padding_lies_at_the_bottom_and_right_and_has_its_value():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_encryption_acts_on_the_finished_pixels(family, keys):
     processor = SetrImageProcessor(patch_size=8)
-    plain = pixel_values(processor, PHOTO)
-    encrypted = pixel_values(processor, PHOTO, secret_key=keys[family])
+    plain = pixel_values(processor, IMAGE)
+    encrypted = pixel_values(processor, IMAGE, secret_key=keys[family])
     cipher = cipher_for(keys[family], patch_size=8)
     assert torch.equal(encrypted, cipher.encrypt(plain))
     assert torch.equal(encrypted, processor.encrypt_pixels(plain, keys[family]))
     assert (encrypted - plain).abs().mean() > 0.3
     torch.testing.assert_close(cipher.decrypt(encrypted), plain, rtol=0, atol=1e-5)
-    other = pixel_values(processor, PHOTO, secret_key=SecretKey.generate(family))
+    other = pixel_values(processor, IMAGE, secret_key=SecretKey.generate(family))
     assert (encrypted - other).abs().mean() > 0.3
 
 
@@ -124,8 +124,8 @@ def test_encryption_acts_on_the_finished_pixels(family, keys):
 @pytest.mark.parametrize("family", ["signed_permutation", "orthogonal"])
 def test_encrypted_images_give_the_same_pixel_values_without_a_key(family, patch_size, do_pad, keys):
     processor = SetrImageProcessor(patch_size=patch_size, do_pad=do_pad)
-    expected = pixel_values(processor, PHOTO, secret_key=keys[family])
-    encrypted = processor.encrypt(PHOTO, keys[family])
+    expected = pixel_values(processor, IMAGE, secret_key=keys[family])
+    encrypted = processor.encrypt(IMAGE, keys[family])
     assert torch.equal(pixel_values(SetrImageProcessor(patch_size=patch_size), encrypted), expected)
     received = pixel_values(processor, EncryptedImage.from_bytes(encrypted.to_bytes()))
     if CIPHERS[family].acts_on_uint8:
@@ -136,7 +136,7 @@ def test_encrypted_images_give_the_same_pixel_values_without_a_key(family, patch
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_encrypted_images_carry_the_facts(family, keys):
-    encrypted = SetrImageProcessor(do_pad=True, resize_factor=0.5, patch_size=8).encrypt(PHOTO, keys[family])
+    encrypted = SetrImageProcessor(do_pad=True, resize_factor=0.5, patch_size=8).encrypt(IMAGE, keys[family])
     assert (encrypted.family, encrypted.fingerprint) == (family, keys[family].fingerprint)
     assert (encrypted.original_size, encrypted.valid_region, encrypted.patch_size) == ((37, 50), (19, 25), 8)
     assert encrypted.pixels.shape == (3, 24, 32)
@@ -146,13 +146,13 @@ def test_encrypted_images_carry_the_facts(family, keys):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_decrypt_is_the_inverse_of_encrypt(family, keys):
     processor = SetrImageProcessor(patch_size=8, do_pad=True)
-    encrypted = EncryptedImage.from_bytes(processor.encrypt(PHOTO, keys[family]).to_bytes())
+    encrypted = EncryptedImage.from_bytes(processor.encrypt(IMAGE, keys[family]).to_bytes())
     assert np.array_equal(np.array(processor.decrypt(encrypted, keys[family])), PIXELS)
     assert [image.size for image in processor.decrypt([encrypted] * 2, keys[family])] == [(50, 37)] * 2
 
 
 def test_decrypt_refuses_another_key(keys):
-    encrypted = SetrImageProcessor(patch_size=8).encrypt(PHOTO, keys["permutation"])
+    encrypted = SetrImageProcessor(patch_size=8).encrypt(IMAGE, keys["permutation"])
     wrong = SecretKey.generate("orthogonal")
     message = (
         rf"the secret key \(key fingerprint {wrong.fingerprint}, family orthogonal.* and the encrypted image "
@@ -165,35 +165,35 @@ def test_decrypt_refuses_another_key(keys):
 def test_bare_bytes_are_a_key_of_the_default_family(keys):
     secret = base64.urlsafe_b64decode(keys["orthogonal"].to_text().rpartition(".")[2] + "=")
     processor = SetrImageProcessor(patch_size=4)
-    expected = pixel_values(processor, PHOTO, secret_key=keys["orthogonal"])
-    assert torch.equal(pixel_values(processor, PHOTO, secret_key=secret), expected)
+    expected = pixel_values(processor, IMAGE, secret_key=keys["orthogonal"])
+    assert torch.equal(pixel_values(processor, IMAGE, secret_key=secret), expected)
 
 
 @pytest.mark.parametrize("not_a_key", ["a string", 7, b"short"], ids=str)
 def test_what_is_no_key_is_refused(not_a_key):
     with pytest.raises(InvalidKeyError):
-        SetrImageProcessor()(PHOTO, secret_key=not_a_key)
+        SetrImageProcessor()(IMAGE, secret_key=not_a_key)
     with pytest.raises(InvalidKeyError):
-        SetrImageProcessor().encrypt(PHOTO, not_a_key)
+        SetrImageProcessor().encrypt(IMAGE, not_a_key)
 
 
 def test_encrypting_without_a_key_never_gives_plain_pixels():
     with pytest.raises(InvalidKeyError, match="got NoneType"):
-        SetrImageProcessor().encrypt(PHOTO, None)  # type: ignore[call-overload]  # the mistake under test
+        SetrImageProcessor().encrypt(IMAGE, None)  # type: ignore[call-overload]  # the mistake under test
     with pytest.raises(TypeError, match="unexpected keyword argument 'key'"):
-        SetrImageProcessor()(PHOTO, key=SecretKey.generate())
+        SetrImageProcessor()(IMAGE, key=SecretKey.generate())
     with pytest.raises(TypeError, match="positional argument"):
-        SetrImageProcessor()(PHOTO, None, SecretKey.generate())  # type: ignore[call-arg]  # the mistake under test
+        SetrImageProcessor()(IMAGE, None, SecretKey.generate())  # type: ignore[call-arg]  # the mistake under test
 
 
 def test_one_in_one_out_many_in_many_out(keys):
     processor, key = SetrImageProcessor(patch_size=4), keys["permutation"]
-    for single in (PHOTO, PIXELS, PIXELS[..., 0]):
+    for single in (IMAGE, PIXELS, PIXELS[..., 0]):
         assert isinstance(processor.encrypt(single, key), EncryptedImage)
-    several: list[Any] = [[PHOTO], (PIXELS,), PIXELS[None]]
+    several: list[Any] = [[IMAGE], (PIXELS,), PIXELS[None]]
     for many in several:
         assert [type(image) for image in processor.encrypt(many, key)] == [EncryptedImage]
-    images = processor.encrypt([PHOTO, PHOTO.resize((20, 30))], key)
+    images = processor.encrypt([IMAGE, IMAGE.resize((20, 30))], key)
     assert [image.original_size for image in images] == [(37, 50), (30, 20)]
 
 
@@ -211,26 +211,26 @@ def test_one_in_one_out_many_in_many_out(keys):
 )
 def test_other_statistics_are_refused_where_encryption_is_concerned(settings, message, keys):
     processor, key = SetrImageProcessor(**settings), keys["permutation"]
-    encrypted = SetrImageProcessor().encrypt(PHOTO, key)
+    encrypted = SetrImageProcessor().encrypt(IMAGE, key)
     for use in (
-        lambda: processor(PHOTO, secret_key=key),
-        lambda: processor.encrypt(PHOTO, key),
+        lambda: processor(IMAGE, secret_key=key),
+        lambda: processor.encrypt(IMAGE, key),
         lambda: processor.encrypt_pixels(torch.zeros(1, 3, 32, 48), key),
         lambda: processor(encrypted),
-        lambda: SetrImageProcessor()(PHOTO, secret_key=key, **settings),
+        lambda: SetrImageProcessor()(IMAGE, secret_key=key, **settings),
     ):
         with pytest.raises(ValueError, match=message + r".*SetrForSemanticSegmentation\.from_vit"):
             use()
-    assert processor(PHOTO)["pixel_values"][0].shape == (3, 32, 48)
+    assert processor(IMAGE)["pixel_values"][0].shape == (3, 32, 48)
 
 
 def test_one_number_for_mean_and_deviation_will_do(keys):
     processor = SetrImageProcessor(image_mean=0.5, image_std=0.5)
-    expected = pixel_values(SetrImageProcessor(), PHOTO, secret_key=keys["permutation"])
-    assert torch.equal(pixel_values(processor, PHOTO, secret_key=keys["permutation"]), expected)
+    expected = pixel_values(SetrImageProcessor(), IMAGE, secret_key=keys["permutation"])
+    assert torch.equal(pixel_values(processor, IMAGE, secret_key=keys["permutation"]), expected)
 
 
-def test_plain_photos_may_have_other_statistics():
+def test_plain_images_may_have_other_statistics():
     values = pixel_values(SetrImageProcessor(image_mean=MEAN, image_std=STD, do_resize=False), PIXELS)[0]
     mean, std = (torch.tensor(numbers)[:, None, None] for numbers in (MEAN, STD))
     torch.testing.assert_close(values, (torch.from_numpy(PIXELS).permute(2, 0, 1) / 255 - mean) / std)
@@ -245,7 +245,7 @@ def test_encryption_off_the_grid_is_refused_with_the_nearest_size(keys):
     with pytest.raises(
         InvalidImageError, match="a multiple of the patch size 16, got 37 x 50; the nearest is 32 x 48"
     ):
-        SetrImageProcessor(do_resize=False).encrypt(PHOTO, keys["permutation"])
+        SetrImageProcessor(do_resize=False).encrypt(IMAGE, keys["permutation"])
     with pytest.raises(
         InvalidImageError, match="a multiple of the patch size 16, got 32 x 41; the nearest is 32 x 48"
     ):
@@ -254,7 +254,7 @@ def test_encryption_off_the_grid_is_refused_with_the_nearest_size(keys):
 
 def test_pixels_are_cut_before_they_are_encrypted(keys):
     processor, key = SetrImageProcessor(patch_size=8), keys["orthogonal"]
-    plain = pixel_values(processor, PHOTO)
+    plain = pixel_values(processor, IMAGE)
     window = processor.encrypt_pixels(plain[..., 5:21, 3:27], key)
     torch.testing.assert_close(cipher_for(key, patch_size=8).decrypt(window), plain[..., 5:21, 3:27])
     whole = processor.encrypt_pixels(plain, key)
@@ -265,16 +265,16 @@ def test_pixels_are_cut_before_they_are_encrypted(keys):
 
 def test_channels_have_to_fit_the_statistics_where_conversion_is_off():
     with pytest.raises(InvalidImageError, match="an image of 3 channels, the processor's num_channels, got 1; "):
-        SetrImageProcessor(do_convert_rgb=False)(PHOTO.convert("L"))
+        SetrImageProcessor(do_convert_rgb=False)(IMAGE.convert("L"))
 
 
-def test_encrypted_images_and_photos_do_not_mix(keys):
-    encrypted = SetrImageProcessor().encrypt(PHOTO, keys["permutation"])
+def test_encrypted_and_plain_images_do_not_mix(keys):
+    encrypted = SetrImageProcessor().encrypt(IMAGE, keys["permutation"])
     with pytest.raises(InvalidImageError, match="either plain images or EncryptedImages, got both"):
-        SetrImageProcessor()([PHOTO, encrypted])
+        SetrImageProcessor()([IMAGE, encrypted])
     with pytest.raises(EncryptionStateError, match="encrypting twice"):
         SetrImageProcessor()(encrypted, secret_key=keys["permutation"])
-    mistakes: list[Any] = [encrypted, [PHOTO, encrypted]]
+    mistakes: list[Any] = [encrypted, [IMAGE, encrypted]]
     for images in mistakes:
         with pytest.raises(
             EncryptionStateError, match="expected plain images, got an EncryptedImage: encrypting twice"
@@ -288,49 +288,49 @@ def test_encrypted_images_and_photos_do_not_mix(keys):
     ids=["settings", "labels"],
 )
 def test_a_ciphertext_is_never_resampled(options, named, keys):
-    encrypted = SetrImageProcessor().encrypt(PHOTO, keys["permutation"])
+    encrypted = SetrImageProcessor().encrypt(IMAGE, keys["permutation"])
     with pytest.raises(CiphertextError, match=f"got {named} for an EncryptedImage, whose pixels are never resampled"):
         SetrImageProcessor()(encrypted, **options)
     assert pixel_values(SetrImageProcessor(size=64), encrypted).shape == (1, 3, 32, 48)
 
 
 def test_a_ciphertext_of_another_patch_size_is_refused(keys):
-    encrypted = SetrImageProcessor(patch_size=8).encrypt(PHOTO, keys["permutation"])
+    encrypted = SetrImageProcessor(patch_size=8).encrypt(IMAGE, keys["permutation"])
     with pytest.raises(CiphertextError, match="blocks of 16 pixels, the processor's patch_size, got blocks of 8"):
         SetrImageProcessor()(encrypted)
 
 
 def test_encrypted_images_are_batched(keys):
     processor = SetrImageProcessor(patch_size=4)
-    encrypted = processor.encrypt([PHOTO, PHOTO.rotate(180)], keys["orthogonal"])
-    expected = pixel_values(processor, [PHOTO, PHOTO.rotate(180)], secret_key=keys["orthogonal"])
+    encrypted = processor.encrypt([IMAGE, IMAGE.rotate(180)], keys["orthogonal"])
+    expected = pixel_values(processor, [IMAGE, IMAGE.rotate(180)], secret_key=keys["orthogonal"])
     assert torch.equal(pixel_values(processor, encrypted), expected)
     assert isinstance(processor(encrypted, return_tensors="np").pixel_values, np.ndarray)
     with pytest.raises(InvalidImageError, match=r"one size .* got \[\(36, 52\), \(52, 36\)\]"):
-        pixel_values(processor, [encrypted[0], processor.encrypt(PHOTO.rotate(90, expand=True), keys["orthogonal"])])
+        pixel_values(processor, [encrypted[0], processor.encrypt(IMAGE.rotate(90, expand=True), keys["orthogonal"])])
 
 
-def test_photos_of_several_sizes_need_a_size_for_one_tensor():
-    photos: list[AnyImage] = [PHOTO, PHOTO.rotate(90, expand=True), PIXELS]
+def test_images_of_several_sizes_need_a_size_for_one_tensor():
+    images: list[AnyImage] = [IMAGE, IMAGE.rotate(90, expand=True), PIXELS]
     with pytest.raises(
         InvalidImageError, match=r"got \[\(32, 48\), \(48, 32\)\] .* pass size=.*or process the images one by one"
     ):
-        SetrImageProcessor()(photos, return_tensors="pt")
-    assert [tuple(v.shape) for v in SetrImageProcessor()(photos).pixel_values] == [
+        SetrImageProcessor()(images, return_tensors="pt")
+    assert [tuple(v.shape) for v in SetrImageProcessor()(images).pixel_values] == [
         (3, 32, 48),
         (3, 48, 32),
         (3, 32, 48),
     ]
-    assert pixel_values(SetrImageProcessor(), photos, size={"height": 32, "width": 32}).shape == (3, 3, 32, 32)
+    assert pixel_values(SetrImageProcessor(), images, size={"height": 32, "width": 32}).shape == (3, 3, 32, 32)
 
 
 @pytest.mark.parametrize("family", [None, "permutation", "orthogonal"])
 def test_grouping_by_size_changes_nothing(family, keys):
-    photos: list[AnyImage] = [PHOTO, PHOTO.rotate(90, expand=True), PIXELS, PHOTO.rotate(180)]
+    images: list[AnyImage] = [IMAGE, IMAGE.rotate(90, expand=True), PIXELS, IMAGE.rotate(180)]
     processor = SetrImageProcessor(patch_size=4)
     key = keys.get(family)
-    one_by_one = processor(photos, secret_key=key, disable_grouping=True).pixel_values
-    grouped = processor(photos, secret_key=key, disable_grouping=False).pixel_values
+    one_by_one = processor(images, secret_key=key, disable_grouping=True).pixel_values
+    grouped = processor(images, secret_key=key, disable_grouping=False).pixel_values
     for left, right in zip(one_by_one, grouped, strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=1e-5 if family == "orthogonal" else 0)
 
@@ -340,11 +340,11 @@ def test_an_empty_list_is_refused():
         SetrImageProcessor()([])
 
 
-def test_the_sizes_of_a_turned_photo_are_those_of_the_upright_one(keys):
+def test_the_sizes_of_a_turned_image_are_those_of_the_upright_one(keys):
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
-    PHOTO.save(buffer, "PNG", exif=exif)
+    IMAGE.save(buffer, "PNG", exif=exif)
     encrypted = SetrImageProcessor().encrypt(Image.open(buffer), keys["permutation"])
     assert encrypted.original_size == (50, 37)
 
@@ -352,7 +352,7 @@ def test_the_sizes_of_a_turned_photo_are_those_of_the_upright_one(keys):
 @pytest.mark.parametrize("secret", [False, True], ids=["plain", "encrypted"])
 def test_labels_are_resized_to_the_nearest_and_never_encrypted(secret, keys):
     key = keys["permutation"] if secret else None
-    labels = SetrImageProcessor()(PHOTO, LABELS, secret_key=key, return_tensors="pt").labels
+    labels = SetrImageProcessor()(IMAGE, LABELS, secret_key=key, return_tensors="pt").labels
     assert labels.shape == (1, 32, 48)
     assert labels.dtype == torch.int64
     expected = F.interpolate(torch.from_numpy(LABELS)[None, None].float(), (32, 48), mode="nearest-exact")
@@ -360,7 +360,7 @@ def test_labels_are_resized_to_the_nearest_and_never_encrypted(secret, keys):
 
 
 def test_labels_are_padded_with_the_ignored_index():
-    labels = SetrImageProcessor(do_pad=True, pad_value=1.0)(PHOTO, LABELS, return_tensors="pt").labels[0]
+    labels = SetrImageProcessor(do_pad=True, pad_value=1.0)(IMAGE, LABELS, return_tensors="pt").labels[0]
     assert np.array_equal(labels[:37, :50], LABELS)
     assert (labels[37:] == 255).all()
     assert (labels[:, 50:] == 255).all()
@@ -368,15 +368,15 @@ def test_labels_are_padded_with_the_ignored_index():
 
 def test_reduced_labels():
     labels = np.array([[0, 1, 2, 254, 255, 0]] * 4, np.uint8)
-    photo = np.zeros((4, 6, 3), np.uint8)
+    image = np.zeros((4, 6, 3), np.uint8)
     processor = SetrImageProcessor(patch_size=2, do_reduce_labels=True)
-    reduced = processor(photo, labels, return_tensors="pt", input_data_format="channels_last").labels
+    reduced = processor(image, labels, return_tensors="pt", input_data_format="channels_last").labels
     assert reduced[0, 0].tolist() == [255, 0, 1, 253, 255, 255]
 
 
 def test_label_maps_of_a_batch_and_of_every_kind():
     for maps in ([LABELS, Image.fromarray(LABELS)], np.stack([LABELS] * 2), torch.from_numpy(LABELS).repeat(2, 1, 1)):
-        labels = SetrImageProcessor()([PHOTO, PIXELS], maps, return_tensors="pt").labels
+        labels = SetrImageProcessor()([IMAGE, PIXELS], maps, return_tensors="pt").labels
         assert labels.shape == (2, 32, 48)
         assert torch.equal(labels[0], labels[1])
 
@@ -384,7 +384,7 @@ def test_label_maps_of_a_batch_and_of_every_kind():
 @pytest.mark.parametrize(
     ("label_maps", "message"),
     [
-        (PHOTO, "of a PIL image of mode 'RGB'"),
+        (IMAGE, "of a PIL image of mode 'RGB'"),
         ([PIXELS], r"got the shape \(37, 50, 3\)"),
         (PIXELS, r"for each of the 1 images, which are \[\(37, 50\)\], got 37 of \[\(50, 3\), "),
         (PIXELS.transpose(2, 0, 1), "got 3 of"),
@@ -395,7 +395,7 @@ def test_label_maps_of_a_batch_and_of_every_kind():
 )
 def test_label_maps_that_do_not_fit_are_refused(label_maps, message):
     with pytest.raises(InvalidImageError, match=message):
-        SetrImageProcessor()(PHOTO, label_maps)
+        SetrImageProcessor()(IMAGE, label_maps)
 
 
 def outputs(*logits: torch.Tensor) -> SemanticSegmenterOutput:
@@ -434,12 +434,12 @@ def test_target_sizes_and_regions_are_one_for_each_image():
 def test_what_is_padded_is_cut_off_again(factor, told, keys):
     padding = SetrImageProcessor(do_pad=True, resize_factor=factor)
     blocks = np.kron(RNG.integers(0, 4, (5, 7)), np.ones((8, 8), int))[:37, :50]  # coarse: no thin regions
-    labels = padding(PHOTO, blocks, return_tensors="pt").labels[0]
+    labels = padding(IMAGE, blocks, return_tensors="pt").labels[0]
     logits = F.one_hot(labels.clamp(max=4), 5).permute(2, 0, 1).float()  # a perfect model: padding is class 4
     if told == "by the settings":
         maps = padding.post_process_semantic_segmentation(outputs(logits), [(37, 50)])
     else:
-        encrypted = padding.encrypt(PHOTO, keys["permutation"])
+        encrypted = padding.encrypt(IMAGE, keys["permutation"])
         maps = SetrImageProcessor().post_process_semantic_segmentation(
             outputs(logits), [encrypted.original_size], valid_regions=[encrypted.valid_region]
         )
@@ -458,7 +458,7 @@ def test_what_is_padded_is_cut_off_again(factor, told, keys):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
 def test_settings_are_checked_at_once_and_in_the_call(settings, message):
-    for use in (lambda: SetrImageProcessor(**settings), lambda: SetrImageProcessor()(PHOTO, **settings)):
+    for use in (lambda: SetrImageProcessor(**settings), lambda: SetrImageProcessor()(IMAGE, **settings)):
         with pytest.raises(ValueError, match=message):
             use()
 
@@ -492,7 +492,7 @@ def test_settings_survive_saving(tmp_path):
     for loaded in (SetrImageProcessor.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
         assert type(loaded) is SetrImageProcessor
         assert loaded.to_dict() == processor.to_dict()
-        assert torch.equal(pixel_values(loaded, PHOTO), pixel_values(processor, PHOTO))
+        assert torch.equal(pixel_values(loaded, IMAGE), pixel_values(processor, IMAGE))
     assert SetrImageProcessor.from_pretrained(tmp_path, resize_factor=2.0).resize_factor == 2.0
 
 
@@ -512,8 +512,8 @@ def every_log_line(caplog):
 def test_no_output_file_or_log_holds_the_key(family, tmp_path, every_log_line):
     key = SecretKey.generate(family)
     processor = SetrImageProcessor(patch_size=4)
-    batch = processor([PHOTO], LABELS, secret_key=key, return_tensors="pt")
-    encrypted = processor.encrypt(PHOTO, key)
+    batch = processor([IMAGE], LABELS, secret_key=key, return_tensors="pt")
+    encrypted = processor.encrypt(IMAGE, key)
     processor.decrypt(encrypted, key)
     again = processor(encrypted)
     processor.save_pretrained(tmp_path)
@@ -549,22 +549,22 @@ def test_no_exception_holds_the_key(form):
     forms: dict[str, Any] = {"key": key, "bytes": secret, "text": key.to_text()}
     value = forms[form]
     processor: Any = SetrImageProcessor(patch_size=4)  # types would refuse most of these mistakes
-    encrypted = processor.encrypt(PHOTO, key)
+    encrypted = processor.encrypt(IMAGE, key)
     mistakes = [
-        lambda: processor(PHOTO, value),
-        lambda: processor(PHOTO, None, value),
+        lambda: processor(IMAGE, value),
+        lambda: processor(IMAGE, None, value),
         lambda: processor(value),
-        lambda: processor([PHOTO, value], secret_key=key),
-        lambda: processor(PHOTO, key=value),
-        lambda: processor(PHOTO, secret_key=[value]),
+        lambda: processor([IMAGE, value], secret_key=key),
+        lambda: processor(IMAGE, key=value),
+        lambda: processor(IMAGE, secret_key=[value]),
         lambda: processor(encrypted, secret_key=value),
         lambda: processor.encrypt(encrypted, value),
         lambda: processor.encrypt(value, key),
         lambda: processor.encrypt(np.full((4, 6, 3), np.nan), key),
         lambda: processor(np.zeros((5, 6, 7)), secret_key=key),
-        lambda: processor(PHOTO, secret_key=key, do_normalize=False),
-        lambda: processor(PHOTO, secret_key=key, do_resize=False),
-        lambda: processor([PHOTO, PHOTO.resize((10, 90))], secret_key=key, return_tensors="pt"),
+        lambda: processor(IMAGE, secret_key=key, do_normalize=False),
+        lambda: processor(IMAGE, secret_key=key, do_resize=False),
+        lambda: processor([IMAGE, IMAGE.resize((10, 90))], secret_key=key, return_tensors="pt"),
         lambda: processor.decrypt(encrypted, SecretKey.generate()),
         lambda: SetrImageProcessor(**{"secret_key": value}),
         lambda: EncryptedImage.from_bytes(secret * 10),
@@ -586,8 +586,8 @@ def test_another_copy_of_the_modules_understands_keys_and_images(monkeypatch, ke
     other = importlib.import_module("privseg_copy.image_processing_setr").SetrImageProcessor(patch_size=4)
     assert not isinstance(other, SetrImageProcessor)
     processor, key = SetrImageProcessor(patch_size=4), keys["orthogonal"]
-    encrypted = processor.encrypt(PHOTO, key)
-    assert torch.equal(pixel_values(other, encrypted), pixel_values(other, PHOTO, secret_key=key))
+    encrypted = processor.encrypt(IMAGE, key)
+    assert torch.equal(pixel_values(other, encrypted), pixel_values(other, IMAGE, secret_key=key))
     assert other.decrypt(encrypted, key).size == (52, 36)
     with pytest.raises(RuntimeError, match="encrypting twice"):
         other.encrypt(encrypted, key)

@@ -29,7 +29,7 @@ from hf_privseg.setr.keys import FAMILIES
 
 
 @pytest.fixture
-def photo():
+def image():
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8))
 
 
@@ -46,7 +46,7 @@ def everything_logged(caplog):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_whole_way_of_a_key(family, photo, tmp_path, everything_logged, capfd):
+def test_the_whole_way_of_a_key(family, image, tmp_path, everything_logged, capfd):
     key, other = SecretKey.generate(family), SecretKey.generate(family)
     key.to_file(tmp_path / "secret.key")
     public = tmp_path / "public"
@@ -55,13 +55,13 @@ def test_the_whole_way_of_a_key(family, photo, tmp_path, everything_logged, capf
     model.encrypt_model(key).rekey_model(key, other).apply_rekey_update(update)
     model.save_pretrained(public / "model")
     processor.save_pretrained(public / "model")
-    inputs = processor(photo, secret_key=key, return_tensors="pt")
-    encrypted = processor.encrypt(photo, key)
-    encrypted.to_file(public / f"photo{encrypted.suffix}")
+    inputs = processor(image, secret_key=key, return_tensors="pt")
+    encrypted = processor.encrypt(image, key)
+    encrypted.to_file(public / f"image{encrypted.suffix}")
     loaded = SetrForSemanticSegmentation.from_pretrained(public / "model")
     outputs = loaded(**inputs)
     segment = Pipeline(model=loaded, image_processor=SetrImageProcessor.from_pretrained(public / "model"))
-    masks = segment(photo, secret_key=key)
+    masks = segment(image, secret_key=key)
 
     update.to_file(public / "next.rekey")
 
@@ -96,37 +96,37 @@ def test_the_whole_way_of_a_key(family, photo, tmp_path, everything_logged, capf
 
 
 REFUSED = {
-    "another key for the model": lambda key, model, photo: model.decrypt_model(SecretKey.generate(key.family)),
-    "encrypting twice": lambda key, model, photo: model.encrypt_model(key),
-    "text of a key": lambda key, model, photo: model.decrypt_model(key.to_text()),
-    "text of a key, damaged": lambda key, model, photo: SecretKey.from_text(key.to_text()[:-3] + "!!!"),
-    "text of a key as a path": lambda key, model, photo: SecretKey.from_file(key.to_text()),
-    "text of a key as an image": lambda key, model, photo: SetrImageProcessor()(key.to_text(), return_tensors="pt"),
-    "a key in a configuration": lambda key, model, photo: SetrConfig(**{"secret_key": key.to_text()}),
-    "a key as facts": lambda key, model, photo: SetrConfig(encryption={"key": key.to_text()}),
-    "a key as a setting": lambda key, model, photo: SetrImageProcessor(**{"secret_key": key.to_text()}),
-    "a key for a pipeline": lambda key, model, photo: Pipeline(model=model, secret_key=key.to_text()),
-    "a key for an encrypted image": lambda key, model, photo: SetrImageProcessor()(
-        SetrImageProcessor().encrypt(photo, key), secret_key=key
+    "another key for the model": lambda key, model, image: model.decrypt_model(SecretKey.generate(key.family)),
+    "encrypting twice": lambda key, model, image: model.encrypt_model(key),
+    "text of a key": lambda key, model, image: model.decrypt_model(key.to_text()),
+    "text of a key, damaged": lambda key, model, image: SecretKey.from_text(key.to_text()[:-3] + "!!!"),
+    "text of a key as a path": lambda key, model, image: SecretKey.from_file(key.to_text()),
+    "text of a key as an image": lambda key, model, image: SetrImageProcessor()(key.to_text(), return_tensors="pt"),
+    "a key in a configuration": lambda key, model, image: SetrConfig(**{"secret_key": key.to_text()}),
+    "a key as facts": lambda key, model, image: SetrConfig(encryption={"key": key.to_text()}),
+    "a key as a setting": lambda key, model, image: SetrImageProcessor(**{"secret_key": key.to_text()}),
+    "a key for a pipeline": lambda key, model, image: Pipeline(model=model, secret_key=key.to_text()),
+    "a key for an encrypted image": lambda key, model, image: SetrImageProcessor()(
+        SetrImageProcessor().encrypt(image, key), secret_key=key
     ),
-    "statistics": lambda key, model, photo: SetrImageProcessor(image_mean=[0.4, 0.5, 0.6])(photo, secret_key=key),
-    "pickling": lambda key, model, photo: pickle.dumps(key),
-    "copying": lambda key, model, photo: copy.deepcopy({"key": key}),
-    "JSON": lambda key, model, photo: json.dumps({"key": key}),
-    "text of a key as an update": lambda key, model, photo: RekeyUpdate.from_bytes(key.to_text().encode()),
-    "an update from a key to itself": lambda key, model, photo: RekeyUpdate.between(key, key, patch_size=4),
-    "pickling an update": lambda key, model, photo: pickle.dumps(
+    "statistics": lambda key, model, image: SetrImageProcessor(image_mean=[0.4, 0.5, 0.6])(image, secret_key=key),
+    "pickling": lambda key, model, image: pickle.dumps(key),
+    "copying": lambda key, model, image: copy.deepcopy({"key": key}),
+    "JSON": lambda key, model, image: json.dumps({"key": key}),
+    "text of a key as an update": lambda key, model, image: RekeyUpdate.from_bytes(key.to_text().encode()),
+    "an update from a key to itself": lambda key, model, image: RekeyUpdate.between(key, key, patch_size=4),
+    "pickling an update": lambda key, model, image: pickle.dumps(
         RekeyUpdate.between(key, SecretKey.generate(), patch_size=4)
     ),
-    "pickling a cipher": lambda key, model, photo: pickle.dump(cipher_for(key, patch_size=4), io.BytesIO()),
+    "pickling a cipher": lambda key, model, image: pickle.dump(cipher_for(key, patch_size=4), io.BytesIO()),
 }
 
 
 @pytest.mark.parametrize("mistake", REFUSED)
-def test_no_exception_carries_a_key(mistake, photo):
+def test_no_exception_carries_a_key(mistake, image):
     key = SecretKey.generate()
     model = tiny_model().encrypt_model(key)
     with pytest.raises((ValueError, TypeError, RuntimeError, StrictDataclassError)) as caught:
-        REFUSED[mistake](key, model, photo)
+        REFUSED[mistake](key, model, image)
     # source lines are part of a traceback, values of variables are not
     assert_no_secret("".join(traceback.format_exception(caught.value)), key)

@@ -10,7 +10,7 @@ from hf_privseg.setr.segmentation_map_inputs import flat_segmentation_maps, segm
 
 RNG = np.random.default_rng(7)
 PIXELS = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)  # height 20, width 30
-PHOTO = Image.fromarray(PIXELS)
+IMAGE = Image.fromarray(PIXELS)
 INDICES = RNG.integers(0, 200, (20, 30), dtype=np.uint8)
 
 
@@ -59,8 +59,8 @@ def test_label_maps_beyond_8_bits_and_negative_ones_are_kept():
 @pytest.mark.parametrize(
     ("label_map", "message"),
     [
-        (PHOTO, r"got the shape \(20, 30, 3\) of a PIL image of mode 'RGB'; if it shows classes as colours"),
-        (PHOTO.convert("CMYK"), "one channel that holds class indices, got a PIL image of mode 'CMYK'"),
+        (IMAGE, r"got the shape \(20, 30, 3\) of a PIL image of mode 'RGB'; if it shows classes as colours"),
+        (IMAGE.convert("CMYK"), "one channel that holds class indices, got a PIL image of mode 'CMYK'"),
         (PIXELS, r"class indices, got the shape \(20, 30, 3\); if it shows classes as colours"),
         (INDICES / 2, r"map of integers, got torch\.float64; .* \.astype\('int64'\)"),
         (np.zeros((0, 3), int), r"got an array of shape \(0, 3\)"),
