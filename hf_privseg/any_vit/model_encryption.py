@@ -24,7 +24,7 @@ from .support import untested
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
-_SMALL_BLOCK = 3 * 14**2  # numbers; below it one ciphertext shows most of a scene in every family
+_SMALL_BLOCK = 3 * 14**2  # numbers; below it one ciphertext shows most of a scene (docs/how-to/any-model.md)
 
 
 def encrypt_model(

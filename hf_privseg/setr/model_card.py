@@ -5,7 +5,7 @@ that it never states another encryption than the weights have. Everything outsid
 belongs to the owner of the model, and so does a card without the markers: neither is ever changed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from os import PathLike
 from pathlib import Path
 from typing import cast
@@ -26,7 +26,7 @@ _EMPTY_CARD = (
 )
 
 # What encrypts images for a model of this family, where that is no SecretKey.
-_KEY_CLASSES = {"embedding": "ClientEmbedding"}
+KEY_CLASSES = {"embedding": "ClientEmbedding"}
 
 _TITLE = """# SETR ({decoder_type}) for semantic segmentation
 
@@ -55,7 +55,7 @@ This checkpoint is **plain**: it takes plain images, and it protects nothing. `m
 replaces its patch embedding E by E_enc E, after which it takes images that are encrypted with the same key.
 """
 
-_ENCRYPTED = """## Encryption
+ENCRYPTED = """## Encryption
 
 The patch embedding of this checkpoint is **encrypted** (key family `{family}`, format version {version}, key
 fingerprint `{fingerprint}`). It takes images that are encrypted with the same key, and gives for them what the plain
@@ -64,7 +64,7 @@ The fingerprint is public: it links everything made with one key, and lets anyon
 No file that the package writes with a model holds the key.
 """
 
-_THREATS = """## What the encryption protects, and what not
+THREATS = """## What the encryption protects, and what not
 
 The images are *visually protected*; this is no encryption in the cryptographic sense, and the size of the key space is
 no measure of it. One key serves every block of every image, and the provider of the model computes with the embedded
@@ -100,16 +100,21 @@ def generated_part(model: PreTrainedModel) -> str:
     }
     parts = (
         _FACTS.format(**values),
-        _ENCRYPTED.format(**facts) if facts else _PLAIN,
+        ENCRYPTED.format(**facts) if facts else _PLAIN,
         _usage(str(values["class_name"]), facts["family"] if facts else None),
-        _THREATS.format(**values),
+        THREATS.format(**values),
     )
+    return marked(*parts)
+
+
+def marked(*parts: str) -> str:
+    """Sections -> the generated part of a card, between the markers."""
     return "\n".join((_BEGIN, "", *parts, _END))
 
 
 def _usage(class_name: str, family: str | None) -> str:
     """The lines that run the model, with a key where it is encrypted."""
-    key_class = _KEY_CLASSES.get(family, "SecretKey") if family else ""
+    key_class = KEY_CLASSES.get(family, "SecretKey") if family else ""
     key_argument = "secret_key=secret_key, " if family else ""
     lines = [
         f"from hf_privseg import {', '.join(filter(None, (key_class, class_name, 'SetrImageProcessor')))}\n",
@@ -145,17 +150,22 @@ def write_model_card(model: PreTrainedModel, folder: str | PathLike) -> None:
         model: a SETR model of any class.
         folder: where the model is saved.
     """
+    write_card(folder, generated_part(model), lambda tags: new_card(model, tags))
+
+
+def write_card(folder: str | PathLike, part: str, new: Callable[[Iterable[str]], ModelCard]) -> None:
+    """The same with a generated part, `marked`, and what makes a whole new card with further tags."""
     path = Path(folder) / "README.md"
     # surrogateescape: a card in another encoding is not ours to refuse
     text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
     head, begin, rest = text.partition(_BEGIN)
     _, end, tail = rest.partition(_END)
     if begin and end:
-        text = head + generated_part(model) + tail
+        text = head + part + tail
     elif not text.strip():
-        text = str(new_card(model))
+        text = str(new(()))
     elif _is_empty_card(text):
-        text = str(new_card(model, ModelCard(text).data.get("tags") or ()))
+        text = str(new(ModelCard(text).data.get("tags") or ()))
     else:
         return
     write_whole(path, text.encode("utf-8", errors="surrogateescape"), overwrite=True)
@@ -169,4 +179,4 @@ def _is_empty_card(text: str) -> bool:
     return ModelCard(text).text.strip() == empty.text.strip()
 
 
-__all__ = ["write_model_card"]
+__all__ = ["ENCRYPTED", "KEY_CLASSES", "THREATS", "marked", "write_card", "write_model_card"]

@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from ..any_vit.model_card import write_model_card
 from ..setr.configuration_setr import SetrConfig
 from ..setr.errors import HeaderError
 from ..setr.files import new_folder
@@ -69,7 +70,7 @@ def save_model(
     private: bool = False,
     overwrite: bool = False,
 ) -> None:
-    """Model, processor's settings and the source's licence -> `folder`, as a whole or not at all.
+    """Model, card, processor's settings and the source's licence -> `folder`, as a whole or not at all.
 
     Args:
         model: of any class, plain or encrypted.
@@ -85,4 +86,6 @@ def save_model(
     with new_folder(folder, overwrite=overwrite, private=private) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
+        if model.config.model_type != SetrConfig.model_type:  # which writes its card itself
+            write_model_card(model, temporary)
         copy_licences(Path(source_of(licence_from)), temporary)
