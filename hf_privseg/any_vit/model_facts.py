@@ -61,9 +61,17 @@ class ModelFacts:
 
         Raises:
             EncryptionStateError: two parts of the model are encrypted.
+            TypeError: neither a model of transformers nor the configuration of one.
             ValueError: the entry is damaged.
         """
-        config = model_or_config if isinstance(model_or_config, PreTrainedConfig) else model_or_config.config
+        config: object = model_or_config
+        if not isinstance(config, PreTrainedConfig):
+            config = getattr(model_or_config, "config", None)
+        if not isinstance(config, PreTrainedConfig):
+            raise TypeError(
+                f"expected a model of transformers or its configuration, got {type(model_or_config).__name__}; load one "
+                "with from_pretrained, and take a wrapped model (DataParallel, for instance) out of its wrapper"
+            )
         encrypted = [part for part in configurations(config) if getattr(part, "encryption", None) is not None]
         if len(encrypted) > 1:
             raise EncryptionStateError(

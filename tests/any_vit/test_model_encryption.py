@@ -337,6 +337,12 @@ class Normalising(nn.Conv2d):
         return nn.functional.conv2d(values, self.weight / self.weight.norm(), self.bias, self.stride)
 
 
+@pytest.mark.parametrize("thing", [None, "default", nn.Linear(2, 2), nn.DataParallel(tiny_model())], ids=type)
+def test_what_is_no_model_of_transformers_is_refused(thing) -> None:
+    with pytest.raises(TypeError, match=f"model of transformers or its configuration, got {type(thing).__name__}"):
+        encrypt_model(thing, make_key())
+
+
 def test_a_subclass_of_a_convolution_is_refused():
     model = vit()
     model.embeddings.patch_embeddings.projection = Normalising(3, 32, 8, 8)
