@@ -69,8 +69,8 @@ class ModelFacts:
             config = getattr(model_or_config, "config", None)
         if not isinstance(config, PreTrainedConfig):
             raise TypeError(
-                f"expected a model of transformers or its configuration, got {type(model_or_config).__name__}; load one "
-                "with from_pretrained, and take a wrapped model (DataParallel, for instance) out of its wrapper"
+                f"expected a model of transformers or its configuration, got {type(model_or_config).__name__}; load "
+                "one with from_pretrained, and take a wrapped model (DataParallel, for instance) out of its wrapper"
             )
         encrypted = [part for part in configurations(config) if getattr(part, "encryption", None) is not None]
         if len(encrypted) > 1:
