@@ -6,6 +6,7 @@ mmsegmentation. Paper: Zheng et al., "Rethinking Semantic Segmentation from a Se
 Transformers", CVPR 2021. The encryption: Kiya et al., J. Imaging 2022, 8(9), 233, section 3.2.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs, maybe_install_capturing_hooks
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, capture_outputs, maybe_install_capturing_hooks
 
 from .configuration_setr import SetrConfig
 from .model_card import write_model_card
@@ -79,6 +80,26 @@ def _checked_labels(labels: torch.Tensor, logits: torch.Tensor, ignore_index: in
     return labels
 
 
+class RecordedModule(nn.Module):
+    """A module whose output transformers records, by a forward hook that is a closure and cannot be pickled.
+
+    Its state leaves that hook out. `SetrModel` installs the hooks anew when it is unpickled or copied.
+    """
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the hook is installed."""
+        return any(_records(hook) for hook in self._forward_hooks.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        hooks = {number: hook for number, hook in self._forward_hooks.items() if not _records(hook)}
+        return {**self.__dict__, "_forward_hooks": OrderedDict(hooks)}
+
+
+def _records(hook: Any) -> bool:
+    return getattr(hook, "__module__", None) == maybe_install_capturing_hooks.__module__
+
+
 # ----------------------------------------------------------------------------------------------------- embeddings
 
 
@@ -101,13 +122,18 @@ class SetrPatchEmbeddings(nn.Module):
         """`(batch, channels, height, width)` in [-1, 1] -> `(batch, patches, hidden_size)`, patches row by row.
 
         Raises:
-            ValueError: pixels are integers, the channels differ from the configuration's, or a side is not a multiple
-                of the patch size.
+            ValueError: pixels are integers or of another shape, the channels differ from the configuration's, or a
+                side is not a multiple of the patch size.
         """
         if not pixel_values.is_floating_point():
             raise ValueError(
                 f"pixel_values must be floats in [-1, 1], got {pixel_values.dtype}; SetrImageProcessor makes them of "
                 "images, and pixels / 127.5 - 1 of levels in 0..255."
+            )
+        if pixel_values.ndim != 4 or not pixel_values.numel():
+            raise ValueError(
+                "pixel_values must have the shape (batch, channels, height, width) and at least one image, got "
+                f"{tuple(pixel_values.shape)}."
             )
         channels, height, width = pixel_values.shape[1:]
         if channels != self.num_channels:
@@ -189,7 +215,7 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-class SetrAttention(nn.Module):
+class SetrAttention(RecordedModule):
     """Multi-head self-attention through transformers' attention interface (SDPA unless asked otherwise)."""
 
     def __init__(self, config: SetrConfig):
@@ -234,7 +260,7 @@ class SetrMLP(nn.Module):
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
 
 
-class SetrLayer(GradientCheckpointingLayer):
+class SetrLayer(RecordedModule, GradientCheckpointingLayer):
     """A pre-norm transformer layer with stochastic depth."""
 
     def __init__(self, config: SetrConfig, drop_path_rate: float):
@@ -490,6 +516,14 @@ class SetrModel(SetrPreTrainedModel):
         self.layers = nn.ModuleList(SetrLayer(config, rate) for rate in rates)
         self.post_init()
         # Hooks are otherwise installed at the first call, which torch.compile(fullgraph=True) cannot trace.
+        maybe_install_capturing_hooks(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a pickled or copied model, and install the hooks that it leaves out."""
+        super().__setstate__(state)
+        # In a new process no constructor has told transformers yet what this class records.
+        dict.__setitem__(_CAN_RECORD_REGISTRY, str(type(self)), self._can_record_outputs)
+        self._output_capturing_hooks_installed = any(layer.is_recorded for layer in self.layers)
         maybe_install_capturing_hooks(self)
 
     @merge_with_config_defaults

@@ -94,7 +94,13 @@ def segmentation_maps_to_indices(
     Raises:
         InvalidImageError: as `segmentation_map_to_indices`, or other sizes than the images'.
     """
-    flat = flat_segmentation_maps(segmentation_maps)
+    is_one_in_colours = (
+        len(image_sizes) == 1
+        and isinstance(segmentation_maps, np.ndarray | torch.Tensor)
+        and segmentation_maps.ndim == _LABEL_NDIM + 1
+        and tuple(segmentation_maps.shape[:2]) == image_sizes[0]
+    )
+    flat = [segmentation_maps] if is_one_in_colours else flat_segmentation_maps(segmentation_maps)
     maps = [segmentation_map_to_indices(each) for each in flat]
     sizes = [(indices.shape[0], indices.shape[1]) for indices in maps]
     if sizes != image_sizes:

@@ -386,12 +386,13 @@ def test_label_maps_of_a_batch_and_of_every_kind():
     [
         (IMAGE, "of a PIL image of mode 'RGB'"),
         ([PIXELS], r"got the shape \(37, 50, 3\)"),
-        (PIXELS, r"for each of the 1 images, which are \[\(37, 50\)\], got 37 of \[\(50, 3\), "),
+        (PIXELS, r"got the shape \(37, 50, 3\); if it shows classes as colours"),
+        ([IMAGE, IMAGE], "of a PIL image of mode 'RGB'"),
         (PIXELS.transpose(2, 0, 1), "got 3 of"),
         (LABELS.T, r"which are \[\(37, 50\)\], got 1 of \[\(50, 37\)\]; a map in colours .*EXIF"),
         ([LABELS, LABELS], "got 2 of"),
     ],
-    ids=["RGB", "in list", "HW3", "3HW", "turned", "too many"],
+    ids=["RGB", "in list", "HW3", "two RGB", "3HW", "turned", "too many"],
 )
 def test_label_maps_that_do_not_fit_are_refused(label_maps, message):
     with pytest.raises(InvalidImageError, match=message):

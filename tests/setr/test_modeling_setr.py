@@ -1,5 +1,7 @@
 """SETR: shapes, published orders and rules, loss and gradients, and encoders from pretrained ViTs."""
 
+import re
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -438,3 +440,9 @@ def test_a_vit_starts_a_model_of_other_channels(inputs):
     grey = pixels(2, 32, 32)[:, :1]
     embed = [model.setr.embeddings.patch_embeddings for model in (one, three)]
     torch.testing.assert_close(embed[0](grey), embed[1](grey.expand(-1, 3, -1, -1)), **FP32)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (0, 3, 16, 16), (1, 1, 3, 16, 16)], ids=str)
+def test_pixels_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=rf"\(batch, channels, height, width\) .*, got {re.escape(str(shape))}\."):
+        tiny_model()(torch.zeros(shape))

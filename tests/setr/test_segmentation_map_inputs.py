@@ -6,7 +6,11 @@ import torch
 from PIL import Image
 
 from hf_privseg import InvalidImageError
-from hf_privseg.setr.segmentation_map_inputs import flat_segmentation_maps, segmentation_map_to_indices
+from hf_privseg.setr.segmentation_map_inputs import (
+    flat_segmentation_maps,
+    segmentation_map_to_indices,
+    segmentation_maps_to_indices,
+)
 
 RNG = np.random.default_rng(7)
 PIXELS = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)  # height 20, width 30
@@ -71,3 +75,19 @@ def test_label_maps_beyond_8_bits_and_negative_ones_are_kept():
 def test_what_is_no_label_map_is_refused(label_map, message):
     with pytest.raises(InvalidImageError, match=message):
         segmentation_map_to_indices(label_map)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "form", [np.asarray, torch.from_numpy, lambda array: [array]], ids=["array", "tensor", "list"]
+)
+def test_an_index_in_every_channel_of_an_array_is_the_index_of_one_image(form, num_channels):
+    labels = np.random.default_rng(0).integers(0, 5, (6, 8))
+    opacity = np.full((6, 8, 1), 9)
+    colours = np.repeat(labels[..., None], 1 if num_channels < 3 else 3, axis=2)
+    stored = colours if num_channels % 2 else np.concatenate([colours, opacity], axis=2)
+    assert stored.shape[2] == num_channels
+    (found,) = segmentation_maps_to_indices(form(stored), [(6, 8)], reduce=False)
+    assert np.array_equal(found, labels)
+    batch = np.stack([labels, labels[::-1]])
+    assert np.array_equal(torch.stack(segmentation_maps_to_indices(batch, [(6, 8)] * 2, reduce=False)), batch)
