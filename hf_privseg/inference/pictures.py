@@ -24,9 +24,10 @@ PROTECTION_NOTE = (
     "checkpoint. See SECURITY.md."
 )
 
-# Twelve colours that stay apart for most colour-blind readers, after the schemes of Okabe and Ito and of Paul Tol. For
-# street scenes in the usual order of classes they are also the expected ones: sky, building, pole, road, ...
-_COLOURS = bytes.fromhex("88CCEE CC6677 DDCC77 4B4B6E AA4499 117733 F0E442 882255 0072B2 E69F00 D55E00 44AA99")
+# Twelve colours, any two of which stay apart (CIEDE2000 of 12 or more) for readers of normal sight, protanopes,
+# deuteranopes and tritanopes: the schemes of Okabe and Ito and of Paul Tol, moved apart by a search. For street scenes
+# in the usual order of classes they are also the expected ones: sky, building, pole, road, ...
+_COLOURS = bytes.fromhex("8BD1F3 D2667A E2CA7E 3D3F62 A34E9A 14834D F3F532 831438 1D78DF C79C14 B64614 40AB9A")
 
 
 def palette_for(config: "PreTrainedConfig") -> np.ndarray:

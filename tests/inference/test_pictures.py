@@ -13,7 +13,28 @@ def test_every_label_has_a_colour_of_its_own() -> None:
     assert palette.shape == (150, 3)
     assert palette.dtype == np.uint8
     assert len({tuple(colour) for colour in palette.tolist()}) == 150
-    assert palette[0].tolist() == [0x88, 0xCC, 0xEE]
+    assert palette[0].tolist() == [0x8B, 0xD1, 0xF3]
+
+
+# What is seen of linear RGB (Machado, Oliveira and Fernandes 2009, severity 1; their table 1).
+SIGHTS = {
+    "normal": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_any_two_of_the_first_twelve_colours_stay_apart_for_colour_blind_readers(sight: str) -> None:
+    color = pytest.importorskip("skimage.color")
+    seen = visualization.palette_for(tiny_config(num_labels=12)) / 255
+    linear = np.where(seen <= 0.04045, seen / 12.92, ((seen + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.transpose(SIGHTS[sight]), 0, 1)
+    shown = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    lab = color.rgb2lab(shown[None])[0]
+    apart = color.deltaE_ciede2000(lab[:, None], lab[None]) + 100 * np.eye(12)
+    assert apart.min() >= 10
 
 
 def test_a_palette_of_the_configuration_is_used() -> None:
