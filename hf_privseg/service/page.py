@@ -5,6 +5,7 @@ nothing but its service. Gradio has no functions to call here, and of its many r
 are open: nothing can be uploaded to it.
 """
 
+import html
 from pathlib import Path
 
 import gradio as gr
@@ -13,34 +14,38 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..catalog.datasets import PRESETS
 from .api import Backend, UsedBackend, UsedGrant, read_image
 from .problems import Problem
-from .sample import sample_credit, sample_file
+from .sample import SAMPLES, offered_samples, sample_credit, sample_file
 from .server_view import ServerView
 
 STATIC = Path(__file__).parent / "static"
 
-_TABS = {
-    "segment": "Segment",
-    "wrong_key": "Wrong key / no key",
-    "upload": "Upload a ciphertext",
-    "server_view": "What can the server see?",
-    "about": "About",
-}
+# The tabs in their order: the address after # and the title, short enough for all of them to be seen on a phone. The
+# contents are in static/<name>.html.
+_TABS = {"segment": "Segment", "no_key": "No key", "upload": "Upload", "attack": "Attack", "about": "About"}
+_PUBLIC_ALONE = ("no_key",)  # it needs the plain patch embedding
+_SCENES = {"camvid": "streets as seen from a car:", "cityscapes": "streets as seen from a car:"}
 _OPEN = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json")
 _OPEN_FOLDERS = ("/assets/", "/static/", "/svelte/", "/_app/", "/gradio_api/startup-events", "/theme.css/")
 
 router = APIRouter(prefix="/privseg", include_in_schema=False)
 
 
-def add_page(app: FastAPI) -> None:
-    """Show the page at the root of an app of `create_app` that has this module's `router`."""
+def add_page(app: FastAPI, model: str = "default") -> None:
+    """Show the page at the root of an app of `create_app` that has this module's `router`.
+
+    Args:
+        app: the application.
+        model: folder or Hub id of its model, for commands that the page shows; folders are not named to visitors.
+    """
     backend: Backend = app.state.backend
     app.state.server_view = ServerView(backend.service)
     app.mount("/privseg", StaticFiles(directory=STATIC))
     gr.mount_gradio_app(
         app,
-        _blocks(backend),
+        _blocks(backend, "MODEL" if Path(model).exists() else model),
         path="/",
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         head='<link rel="stylesheet" href="privseg/page.css"><script type="module" src="privseg/page.js"></script>',
@@ -73,12 +78,12 @@ class PageGuard:
         await self._app(scope, receive, send)
 
 
-@router.get("/sample.jpg")
-async def sample() -> Response:
-    """The sample image."""
-    image = sample_file()
+@router.get("/samples/{name}.jpg")
+async def sample(name: str) -> Response:
+    """A sample image."""
+    image = sample_file(name) if name in SAMPLES else None
     if image is None:
-        raise Problem(404, "no_sample", "the package that ships the sample image is not installed here")
+        raise Problem(404, "no_sample", f"expected one of the samples {', '.join(SAMPLES)}, whose package is installed")
     return Response(image, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
 
@@ -90,24 +95,58 @@ async def server_view(request: Request, backend: UsedBackend, grant: UsedGrant) 
     return [view.to_json() for view in views]
 
 
-def _blocks(backend: Backend) -> gr.Blocks:
-    """The tabs, with static/<name>.html in them; page.js brings them to life, page.css hides what does not apply."""
+def _blocks(backend: Backend, model: str) -> gr.Blocks:
+    """The whole page in one piece of HTML: page.js brings it to life, page.css hides what does not apply."""
+    with gr.Blocks(title="Segmentation of encrypted images", analytics_enabled=False) as blocks:
+        gr.HTML(_page(backend, model), padding=False)
+    return blocks
+
+
+def _page(backend: Backend, model: str) -> str:
     service = backend.service
     kind = "public" if service.is_public else "private"
-    if not service.is_public or sample_file() is None:
-        kind += " without-sample"
     if backend.access.needs_token:
         kind += " with-token"
+    samples = offered_samples() if service.is_public else []
+    tabs = {
+        name.replace("_", "-"): (title, _part(name))
+        for name, title in _TABS.items()
+        if service.is_public or name not in _PUBLIC_ALONE
+    }
+    buttons = "".join(
+        f'<button type="button" role="tab" id="tab-{name}" aria-controls="panel-{name}">{title}</button>'
+        for name, (title, _) in tabs.items()
+    )
+    panels = "".join(
+        f'<div role="tabpanel" id="panel-{name}" aria-labelledby="tab-{name}" hidden>{content}</div>'
+        for name, (_, content) in tabs.items()
+    )
+    page = (
+        f'<div id="privseg" class="{kind}" data-scenes="{_scenes(service.labels)}">{_part("header")}'
+        f'<div role="tablist" aria-label="Parts of the page">{buttons}</div>{panels}</div>'
+    )
+    return (
+        page.replace("<!-- the model's name -->", html.escape(model))
+        .replace("<!-- the sample images -->", "".join(map(_sample_button, samples)))
+        .replace("<!-- the sample images' credits -->", "".join(f"<p>{sample_credit(name)}</p>" for name in SAMPLES))
+    )
 
-    def part(name: str) -> None:
-        text = (STATIC / f"{name}.html").read_text(encoding="utf-8")
-        text = text.replace("<!-- the sample image's credit -->", sample_credit())
-        gr.HTML(text.replace('class="privseg"', f'class="privseg {kind}"'), padding=False)
 
-    with gr.Blocks(title="hf-privseg", analytics_enabled=False) as blocks:
-        part("header")
-        with gr.Tabs():
-            for name, title in _TABS.items():
-                with gr.Tab(title, id=name):
-                    part(name)
-    return blocks
+def _part(name: str) -> str:
+    return (STATIC / f"{name}.html").read_text(encoding="utf-8")
+
+
+def _sample_button(name: str) -> str:
+    return (
+        f'<button type="button" class="sample" data-privseg="sample" data-sample="{name}" data-busy="Fetching ...">'
+        f'<img src="privseg/samples/{name}.jpg" alt="" width="60" height="40"><span class="label">{SAMPLES[name]}</span>'
+        "</button>"
+    )
+
+
+def _scenes(labels: dict[int, str]) -> str:
+    """What the images show that a model with these classes was made for, where they are those of a known data set."""
+    for name, scenes in _SCENES.items():
+        if tuple(labels.values()) == PRESETS[name].class_names:
+            return scenes
+    return ""

@@ -98,7 +98,7 @@ def build_app(settings: Settings, service: SegmentationService | None = None) ->
     from . import page  # gradio, which the interface does without
 
     app = create_app(service, access, root_path=settings.root_path, routers=[page.router])
-    page.add_page(app)
+    page.add_page(app, settings.model)
     return app
 
 

@@ -192,8 +192,65 @@ def test_set_up_and_encryption_are_fast_enough():
     assert seconds[1] <= 2
 
 
+@pytest.mark.parametrize(("rows", "length"), [(1, 12), (3, 12), (4, 12), (7, 12), (9, 27), (16, 3)])
+def test_products_in_tiles_are_equal_bit_for_bit_to_sums_one_by_one(rows, length):
+    found = node(
+        """
+        const key = js.SecretKey.fromText(text);
+        const cipher = await js.cipherFor(key, length);
+        const q = await key.haar(length);
+        const u = Float64Array.from({length: rows * length}, (_, i) => Math.sin(3 * i + 1));
+        const expected = Float64Array.from({length: rows * length}, (_, i) => {
+          let sum = 0;
+          for (let k = 0; k < length; k++) sum += u[length * Math.floor(i / length) + k] * q[(i % length) * length + k];
+          return sum;
+        });
+        return [b64(cipher.actOnRows(u)), b64(expected)];
+        """,
+        text=SecretKey.generate().to_text(),
+        rows=rows,
+        length=length,
+    )
+    assert found[0] == found[1]
+
+
+def test_the_bands_of_an_image_make_no_difference_and_can_be_ended():
+    found = node(
+        """
+        const me = new js.OwnerClient();
+        await me.loadKey("mine", text);
+        const rgba = Uint8Array.from({length: 4 * 256 * 208}, (_, i) => (7 * i) % 251); // 208 blocks: two bands
+        const shares = [];
+        const whole = await me.encryptImage("mine", rgba, 256, 208, 16, [256, 208], async (share) => shares.push(share));
+        const error = await me.encryptImage("mine", rgba, 256, 208, 16, [256, 208], async () => { throw new Error("ended"); })
+          .catch((error) => error.message);
+        return {file: b64(whole.file), rgba: b64(rgba), shares, error};
+        """,
+        text=(key := SecretKey.generate()).to_text(),
+    )
+    levels = array(found["rgba"], np.uint8).reshape(256, 208, 4)[..., :3]
+    image = EncryptedImage.from_bytes(base64.b64decode(found["file"]))
+    expected = SetrImageProcessor().encrypt(levels, key)
+    step = float(expected.pixels.abs().max()) / 32767
+    torch.testing.assert_close(image.pixels, expected.pixels, rtol=0, atol=0.6 * step)
+    assert found["shares"] == [0, 128 / 208]
+    assert found["error"] == "ended"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_facts_of_a_file_are_read_and_those_of_other_files_are_none(family):
+    key = SecretKey.generate(family)
+    file = SetrImageProcessor().encrypt(np.zeros((32, 32, 3), np.uint8), key).to_bytes()
+    others = [b"", key.to_text().encode(), b"\x89PNG\r\n\x1a\n", file[:60], b"\xff" * 400]
+    found = node(
+        "return files.map((file) => js.imageFacts(Uint8Array.from(Buffer.from(file, 'base64'))));",
+        files=[base64.b64encode(each).decode() for each in (file, *others)],
+    )
+    assert found == [{"family": family, "fingerprint": key.fingerprint}, *([None] * len(others))]
+
+
 @pytest.mark.parametrize("num_channels", [1, 4, 13])
 def test_the_page_refuses_a_model_that_takes_no_rgb_images(num_channels):
-    code = "return js.readImage({}, { num_channels: n }).catch((error) => error.message)"
+    code = "try { js.onGrid({}, { num_channels: n }); } catch (error) { return error.message; }"
     message = node(code, n=num_channels)
-    assert f"this page encrypts RGB images, and the model takes images of {num_channels} channels" in message
+    assert f"This page encrypts RGB images, and the model takes images of {num_channels} channels" in message

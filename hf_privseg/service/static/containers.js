@@ -40,6 +40,30 @@ export function embeddingFromFile(file) {
   return { weight: new Float32Array(file.slice(begin, end).buffer), shape: weight.shape };
 }
 
+/**
+ * What the file of an encrypted image says of itself; null for any other file. Nothing but the header is read.
+ * @param {Uint8Array} file
+ * @returns {{family: string, fingerprint: string} | null}
+ */
+export function imageFacts(file) {
+  try {
+    const text = isPng(file) ? pngText(file) : tensorMetadata(file)[ENTRY];
+    const { family, fingerprint } = JSON.parse(text);
+    return typeof family === "string" && /^[0-9a-f]{16}$/.test(fingerprint) ? { family, fingerprint } : null;
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * A segmentation map as a PNG file with a palette, whose pixels are the numbers of the classes.
+ * @param {import("./image.js").SegmentationMap} map
+ * @param {number[][]} palette
+ */
+export function mapToFile({ labels, height, width }, palette) {
+  return pngFile(labels, height, width, 1, [pngChunk("PLTE", Uint8Array.from(palette.flat()))]);
+}
+
 // (3, height, width) encrypted pixels -> RGBA that shows people what can be seen in them, as to_picture in Python.
 export function pictureOf(pixels, height, width) {
   const count = height * width;
@@ -90,28 +114,54 @@ function safetensors(tensors, metadata) {
   return joined([length, encode(text), ...tensors.map((tensor) => tensor[3])]);
 }
 
-async function pngBytes(planes, height, width, header) {
+function pngBytes(planes, height, width, header) {
+  const levels = new Uint8Array(3 * height * width);
+  for (let channel = 0, from = 0; channel < 3; channel++) {
+    for (let to = channel; to < levels.length; to += 3) levels[to] = planes[from++];
+  }
+  return pngFile(levels, height, width, 3, [pngChunk("tEXt", encode(`${ENTRY}\0${header}`))]);
+}
+
+// Levels of 8 bits, pixel by pixel, with 3 channels (RGB) or 1 (palette) -> a PNG file with further chunks.
+async function pngFile(levels, height, width, channels, chunks) {
   const size = new Uint8Array(13);
   const view = new DataView(size.buffer);
   view.setUint32(0, width);
   view.setUint32(4, height);
-  size.set([8, 2, 0, 0, 0], 8); // 8 bits, RGB
+  size.set([8, channels === 3 ? 2 : 3, 0, 0, 0], 8);
   // each row after a filter byte of 0: pixels that look random gain nothing from another filter
-  const rows = new Uint8Array(height * (3 * width + 1));
-  for (let y = 0, to = 0; y < height; y++) {
-    to++;
-    for (let x = 0; x < width; x++) {
-      for (let channel = 0; channel < 3; channel++) rows[to++] = planes[(channel * height + y) * width + x];
-    }
-  }
+  const length = channels * width;
+  const rows = new Uint8Array(height * (length + 1));
+  for (let y = 0; y < height; y++) rows.set(levels.subarray(y * length, (y + 1) * length), y * (length + 1) + 1);
   const packed = new Response(new Blob([rows]).stream().pipeThrough(new CompressionStream("deflate")));
   return joined([
-    Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a),
+    Uint8Array.from(PNG_SIGNATURE),
     pngChunk("IHDR", size),
-    pngChunk("tEXt", encode(`${ENTRY}\0${header}`)),
+    ...chunks,
     pngChunk("IDAT", new Uint8Array(await packed.arrayBuffer())),
     pngChunk("IEND", new Uint8Array(0)),
   ]);
+}
+
+const PNG_SIGNATURE = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
+const isPng = (file) => PNG_SIGNATURE.every((byte, i) => file[i] === byte);
+const latin1 = (bytes) => new TextDecoder("latin1").decode(bytes);
+
+// The text of a PNG file's chunk of ours; it stands before the pixels.
+function pngText(file) {
+  const view = new DataView(file.buffer, file.byteOffset, file.byteLength);
+  for (let at = PNG_SIGNATURE.length; ; at += 12 + view.getUint32(at)) {
+    const type = latin1(file.subarray(at + 4, at + 8));
+    if (type === "IDAT" || type === "IEND") return undefined;
+    const text = latin1(file.subarray(at + 8, at + 8 + view.getUint32(at)));
+    if (type === "tEXt" && text.startsWith(`${ENTRY}\0`)) return text.slice(ENTRY.length + 1);
+  }
+}
+
+// The metadata of a safetensors file.
+function tensorMetadata(file) {
+  const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
+  return JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + length))).__metadata__;
 }
 
 function pngChunk(type, data) {

@@ -2,26 +2,44 @@
 
 const MAX_SHOWN = 1280; // longer side of the image that is shown, and of the segmentation map
 
-// A picture file -> {shown, grid}: canvases of the upright image, for people and for the model.
-export async function readImage(file, info) {
-  if (info.num_channels !== 3) {
-    throw new Error(
-      `this page encrypts RGB images, and the model takes images of ${info.num_channels} channels; encrypt them with ` +
-        "the Python package and send the files",
-    );
-  }
+/** @typedef {{labels: Uint8Array, height: number, width: number}} SegmentationMap class ids, row by row */
+
+/**
+ * An image in the page: its name, where it is from, its pixels, and a canvas of at most MAX_SHOWN pixels a side.
+ * @typedef {{name: string, kind: "own" | "sample", bitmap: ImageBitmap, shown: HTMLCanvasElement}} ChosenImage
+ */
+
+/**
+ * Reads a picture file; nothing is sent.
+ * @param {File} file
+ * @param {"own" | "sample"} kind
+ * @returns {Promise<ChosenImage>}
+ */
+export async function readImage(file, kind) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    throw new Error(`${file.name || "the file"} cannot be read as a picture; choose a JPEG, PNG or WebP image`);
+    throw new Error(`${file.name || "The file"} cannot be read as an image. Choose a JPEG, PNG or WebP file.`);
   }
   const scale = Math.min(1, MAX_SHOWN / Math.max(bitmap.width, bitmap.height));
   const [height, width] = [bitmap.height, bitmap.width].map((side) => Math.max(1, Math.round(side * scale)));
-  const shown = drawn(bitmap, height, width);
-  const grid = drawn(bitmap, ...gridSize(height, width, info));
-  bitmap.close();
-  return { shown, grid };
+  return { name: file.name, kind, bitmap, shown: drawn(bitmap, height, width) };
+}
+
+/**
+ * The image as the model takes it, in whole blocks.
+ * @param {ChosenImage} image
+ * @param {object} info what the service says of its model
+ */
+export function onGrid({ bitmap, shown }, info) {
+  if (info.num_channels !== 3) {
+    throw new Error(
+      `This page encrypts RGB images, and the model takes images of ${info.num_channels} channels. Encrypt them with ` +
+        "the Python package, then upload the files.",
+    );
+  }
+  return drawn(bitmap, ...gridSize(shown.height, shown.width, info));
 }
 
 // Size of an image -> [height, width] in whole blocks, as the processor resizes it (patch_grid.py), within max_pixels.
@@ -55,12 +73,21 @@ export function copyTo(canvas, source) {
   canvas.getContext("2d").drawImage(source, 0, 0);
 }
 
-// Paints a segmentation map; with a label to single out, every other class becomes transparent.
+/**
+ * Paints a segmentation map. With a set of classes to single out, every other one becomes transparent.
+ * @param {HTMLCanvasElement} canvas
+ * @param {SegmentationMap} map
+ * @param {number[][]} palette
+ * @param {Set<number> | null} only
+ */
 export function paintLabels(canvas, { labels, height, width }, palette, only = null) {
   const rgba = new Uint8ClampedArray(4 * labels.length);
   for (let i = 0; i < labels.length; i++) {
-    rgba.set(palette[labels[i]] ?? [0, 0, 0], 4 * i);
-    rgba[4 * i + 3] = only === null || only === labels[i] ? 255 : 0;
+    const [red, green, blue] = palette[labels[i]] ?? [0, 0, 0];
+    rgba[4 * i] = red;
+    rgba[4 * i + 1] = green;
+    rgba[4 * i + 2] = blue;
+    rgba[4 * i + 3] = only === null || only.has(labels[i]) ? 255 : 0;
   }
   paint(canvas, rgba, height, width);
 }

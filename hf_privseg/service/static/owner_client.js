@@ -5,6 +5,8 @@ import { blocksFromPlanes, cipherFor, planesFromBlocks } from "./ciphers.js";
 import { embeddingFromFile, embeddingToFile, imageToFile, pictureOf } from "./containers.js";
 import { SecretKey } from "./keys.js";
 
+const BAND = 128; // blocks that are encrypted at a time
+
 export class OwnerClient {
   #keys = new Map();
   #ciphers = new Map();
@@ -36,7 +38,8 @@ export class OwnerClient {
 
   // RGBA pixels of whole blocks, and the size [height, width] that the segmentation map shall have
   // -> {file, picture}: the container, and RGBA of what can be seen in it.
-  async encryptImage(name, rgba, height, width, patchSize, originalSize) {
+  // onBand: is told the share of the blocks that are done, 0 to 1, now and then; what it throws ends the work.
+  async encryptImage(name, rgba, height, width, patchSize, originalSize, onBand = async () => {}) {
     const cipher = await this.#cipher(name, 3 * patchSize ** 2);
     const levels = new Uint8Array(3 * height * width);
     for (let i = 0; i < height * width; i++) {
@@ -44,7 +47,13 @@ export class OwnerClient {
     }
     const blocks = blocksFromPlanes(levels, height, width, patchSize);
     const rows = cipher.actsOnBytes ? blocks : Float64Array.from(blocks, (level) => (level - 127.5) / 127.5);
-    const planes = planesFromBlocks(cipher.actOnRows(rows), height, width, patchSize);
+    const encrypted = new rows.constructor(rows.length);
+    const band = BAND * 3 * patchSize ** 2;
+    for (let start = 0; start < rows.length; start += band) {
+      await onBand(start / rows.length);
+      encrypted.set(cipher.actOnRows(rows.subarray(start, start + band)), start);
+    }
+    const planes = planesFromBlocks(encrypted, height, width, patchSize);
     const pixels = cipher.actsOnBytes ? planes : Float32Array.from(planes);
     const facts = await this.#keys.get(name).facts();
     const file = await imageToFile(pixels, {
@@ -57,6 +66,11 @@ export class OwnerClient {
     this.#keys.set(name, key);
     for (const id of this.#ciphers.keys()) if (id.startsWith(`${name}/`)) this.#ciphers.delete(id);
     return key.facts();
+  }
+
+  // Derives what a key needs for blocks of that size, ahead of its first use.
+  async prepare(name, patchSize) {
+    await this.#cipher(name, 3 * patchSize ** 2);
   }
 
   async #cipher(name, length) {

@@ -1,268 +1,310 @@
-// The page: it plays the model's owner and the client. Keys live in a worker, images in this page; what is sent are an
-// encrypted patch embedding, once for each key, and encrypted images. Nothing is stored in the browser.
+// The page: brings its elements to life. What is computed and sent is in session.js, one action at a time in work.js.
 
-import { showMap } from "./map_view.js";
-import { agreement, paint, readImage, rgbaOf } from "./image.js";
+import { imageFacts, mapToFile } from "./containers.js";
+import { save, savePicture } from "./downloads.js";
+import { copyTo, paint, readImage } from "./image.js";
+import { nameOf, overlayOf, showMap } from "./map_view.js";
+import { Owner } from "./owner.js";
 import { Service } from "./service.js";
+import { megabytes, Session } from "./session.js";
+import { startTabs } from "./tabs.js";
+import { cancel, isBusy, run } from "./work.js";
 
 const service = new Service(() => find("token").value.trim());
-const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
-const waiting = new Map();
-const state = { info: null, embedding: null, facts: null, registered: null, image: null, upload: null, map: null };
+const session = new Session(service, new Owner());
 
+/** @param {string} name @returns {any} the element of the page with that name */
 const find = (name) => document.querySelector(`[data-privseg="${name}"]`);
+const all = (selector) => document.querySelectorAll(selector);
+const family = () => session.facts?.family ?? find("family").value;
 
-// One call of a method of OwnerClient in the worker.
-function owner(method, ...args) {
-  return new Promise((resolve, reject) => {
-    const id = crypto.randomUUID();
-    waiting.set(id, { resolve, reject });
-    worker.postMessage({ id, method, args });
-  });
+// ------------------------------------------------------------------------------------------------------- the model
+
+// Says what the model knows: before the first image, where the service can be asked.
+function showModel(info) {
+  const names = Object.keys(info.labels).map((label) => nameOf(label, info));
+  find("classes").textContent = `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
+  find("scenes").textContent = find("scenes").closest("#privseg").dataset.scenes;
+  showSize();
 }
-
-worker.onmessage = ({ data: { id, result, error } }) => {
-  const { resolve, reject } = waiting.get(id);
-  waiting.delete(id);
-  if (error === undefined) resolve(result);
-  else reject(new Error(error));
-};
 
 // ------------------------------------------------------------------------------------------------------------- keys
 
-async function learnService() {
-  state.info ??= await service.model();
-  if (state.info.encryption === null) state.embedding ??= await service.publicEmbedding();
+async function makeKey(chosen, { signal }) {
+  const lost = session.wouldLoseKey;
+  await session.makeKey(chosen, signal);
+  showKey();
+  return `A new key of the family ${chosen} is ready.${lost ? " The last one is gone, with all that it could open." : ""}`;
 }
 
-// Makes or takes a key, encrypts the public embedding with it and sends that: the owner's part, once for each key.
-async function useKey(makeKey) {
-  await learnService();
-  const start = performance.now();
-  const facts = await makeKey();
-  forget();
-  Object.assign(state, { facts: null, map: null }); // the worker no longer has the key they belong to
-  const theirs = state.info.encryption;
-  if (theirs !== null && theirs.fingerprint !== facts.fingerprint) {
-    showKey(null);
-    throw new Error(`the model of this service is encrypted with the key ${theirs.fingerprint} (${theirs.family}), ` +
-      `but this is the key ${facts.fingerprint} (${facts.family}); load the key of the model`);
+async function loadKey(file, progress) {
+  try {
+    if (file.size > 10_000) throw new Error(`${file.name} is no key file. Choose one that hf-privseg or this page wrote.`);
+    await session.learn(progress).catch(() => {}); // a key can be loaded without the server
+    await session.loadKey(await file.text());
+  } finally {
+    showKey();
   }
-  state.facts = facts;
-  showKey(facts);
-  if (theirs === null) await registerMine();
-  const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  return `The key is ready after ${seconds} s. It stays in this page and is gone when you close it.`;
+  return "The key is loaded. It stays in this page.";
 }
 
-function showKey(facts) {
+function showKey() {
+  const { facts } = session;
   find("key-facts").textContent = facts ? `${facts.family}, fingerprint ${facts.fingerprint}` : "none that fits";
-  find("save-key").disabled = !facts;
-}
-
-// Encrypts the public embedding with keys and registers it under the fingerprint of the key `claimed`; returns that.
-async function register(names, claimed) {
-  const { file, fingerprint } = await owner("encryptEmbedding", state.embedding, names, claimed);
-  await service.register(fingerprint, file);
-  return fingerprint;
-}
-
-async function registerMine() {
-  state.registered = await register(["mine"], "mine");
-}
-
-// Has the service forget the embedding of this page's key.
-function forget() {
-  if (state.registered !== null) service.revoke(state.registered);
-  state.registered = null;
-}
-
-// A key, and its embedding at the service; an encrypted model has its own.
-async function ensureKey() {
-  await learnService();
-  if (state.info.encryption !== null) return;
-  if (state.facts === null) await useKey(() => owner("newKey", "mine", find("family").value));
-  else if (state.registered === null) await registerMine();
-}
-
-async function loadKey(file) {
-  const text = await file.text();
-  return useKey(() => owner("loadKey", "mine", text));
+  if (facts) find("family").value = facts.family;
+  hideResults();
+  showSize();
 }
 
 async function saveKey() {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([`${await owner("keyText", "mine")}\n`], { type: "text/plain" }));
-  link.download = `privseg-${state.facts.fingerprint}.key`;
-  link.click();
-  URL.revokeObjectURL(link.href);
-  return "The key file was handed to your browser's downloads. Whoever has it can open what you encrypt with it.";
+  if (session.facts === null) throw new Error("There is no key yet. Choose a family, or load a key file.");
+  save(`privseg-${session.facts.fingerprint}.key`, `${await session.keyText()}\n`, "text/plain");
+  return "The key file is in your downloads. Whoever has it can open what you encrypt with it.";
 }
 
-// ---------------------------------------------------------------------------------------------------------- segment
+// ---------------------------------------------------------------------------------------------------------- images
 
 const chooseImage = (file) => takeImage(file, "own");
 
-// From here on it is treated as an image of the visitor's own.
-async function chooseSample() {
-  const image = await service.sampleImage();
-  for (const input of document.querySelectorAll('[data-privseg="image"]')) input.value = "";
-  return takeImage(image, "sample");
+async function chooseSample(progress, button) {
+  progress.step("Fetching the image");
+  return takeImage(await service.sampleImage(button.dataset.sample, progress), "sample");
 }
 
+// Takes an image in place of the one at hand; where it cannot be read, none is at hand any more.
 async function takeImage(file, kind) {
-  await learnService();
-  state.image = await readImage(file, state.info);
-  state.map = null;
-  for (const shown of document.querySelectorAll("canvas.chosen-image")) {
-    paint(shown, rgbaOf(state.image.shown), state.image.shown.height, state.image.shown.width);
-    shown.closest("figure").hidden = false;
+  session.setImage(null);
+  showImage();
+  const image = await readImage(file, kind);
+  session.setImage(image);
+  showImage();
+  if (!find("family").closest(".private")) session.warm(family());
+  return kind === "own" ? "Nothing has been sent." : "The image is here, and is treated as your own.";
+}
+
+function showImage() {
+  const { image } = session;
+  const canvas = document.querySelector("canvas.chosen-image");
+  canvas.hidden = image === null;
+  document.querySelector("img.example").hidden = image !== null;
+  if (image) {
+    copyTo(canvas, image.shown);
+    canvas.setAttribute("aria-label", `Your image, ${image.name}`);
   }
-  for (const text of document.querySelectorAll("[data-image]")) text.hidden = text.dataset.image !== kind;
-  for (const result of document.querySelectorAll(".of-image")) result.hidden = true; // they are of the last image
-  return `The image is in this page${kind === "own" ? ", and nowhere else" : ""}. Encrypt it next.`;
+  hideResults();
+  showSize();
 }
 
-async function encrypted(name) {
-  const { grid, shown } = state.image;
-  const original = [shown.height, shown.width];
-  return owner("encryptImage", name, rgbaOf(grid), grid.height, grid.width, state.info.patch_size, original);
-}
-
-// The map of an encrypted image's file. A service that has forgotten this page's key in the meantime is told it again.
-async function segmentFile(file) {
-  try {
-    return await service.segment(file);
-  } catch (error) {
-    if (error.code !== "unknown_key" || state.registered === null) throw error;
-    await registerMine();
-    return service.segment(file);
+// The image's name and size, and what will be sent.
+function showSize() {
+  const { image } = session;
+  if (image === null) {
+    find("image-name").textContent = "No image yet.";
+    return;
   }
-}
-
-async function segmentImage(report) {
-  if (state.image === null) throw new Error("choose an image first");
-  await ensureKey();
-  if (state.facts === null) throw new Error("load the key file of the model first, at the top of the page");
-  report("Encrypting ...");
-  const start = performance.now();
-  const { file, picture } = await encrypted("mine");
-  const seconds = ((performance.now() - start) / 1000).toFixed(1);
-  const { height, width } = state.image.grid;
-  paint(find("ciphertext"), picture, height, width);
-  find("ciphertext").closest("figure").hidden = false;
-  find("ciphertext-size").textContent =
-    `${file.length.toLocaleString("en")} bytes, ${width} x ${height} pixels, encrypted in ${seconds}\u00a0s`;
-  report("The ciphertext is on its way. The service segments it ...");
-  state.upload = file;
-  state.map = await segmentFile(file);
-  showMap(find("segment-map"), state.map, state.info, state.image.shown);
-  return "Done: the map was computed from the ciphertext.";
-}
-
-// ------------------------------------------------------------------------------------------------ wrong key, no key
-
-async function tryWithout(report) {
-  await learnService();
-  if (state.info.encryption !== null) {
-    throw new Error("this needs the plain patch embedding, which the owner of this service's model keeps to itself");
+  const size = session.sendingSize(family());
+  const parts = [`${image.name}, ${image.bitmap.width} x ${image.bitmap.height} pixels.`];
+  if (size) {
+    const grows = size.isEnlarged ? "The model takes larger images, so it is enlarged to" : "It is sent as";
+    parts.push(`${grows} ${size.width} x ${size.height} pixels, ${megabytes(size.bytes)}.`);
   }
-  if (state.map === null) await segmentImage(report);
-  await ensureKey();
-  report("Encrypting with another key ...");
-  await owner("newKey", "other", state.facts.family);
-  const { file } = await encrypted("other");
-  let refusal = "the service took it, which it should not have done";
-  await service.segment(file).catch((error) => { refusal = error.message; });
+  find("image-name").textContent = parts.join(" ");
+}
+
+// Results are of one image and one key.
+function hideResults() {
+  for (const name of ["result", "without-results", "ciphertext", "upload-result"]) find(name).hidden = true;
+  for (const example of all(".picture img.example")) example.hidden = !example.nextElementSibling.hidden;
+  document.querySelector(".hint.example").hidden = session.image !== null;
+  find("views").replaceChildren();
+}
+
+async function segmentImage(progress) {
+  hideResults();
+  const { map } = await session.segmentImage(family(), progress, (rgba, height, width, bytes) => {
+    showKey();
+    const canvas = find("ciphertext");
+    paint(canvas, rgba, height, width);
+    canvas.previousElementSibling.hidden = true;
+    canvas.hidden = false;
+    canvas.setAttribute("aria-label", `The ciphertext of your image, ${megabytes(bytes)}`);
+  });
+  const result = find("result");
+  result.hidden = false;
+  showMap(find("segment-map"), map, session.info, session.image.shown);
+  reveal(result);
+  return "The map below was computed from the ciphertext.";
+}
+
+// Brings an element to where it is seen.
+function reveal(element) {
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  element.scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
+}
+
+// ------------------------------------------------------------------------------------------------- files to take home
+
+const baseName = () => session.image.name.replace(/\.[^.]*$/, "") || "image";
+const savedAs = (name) => `${name} is in your downloads.`;
+
+async function saveMap() {
+  const name = `${baseName()}-map.png`;
+  save(name, await mapToFile(session.map, session.info.palette), "image/png");
+  return `${savedAs(name)} Its pixels are the numbers of the classes.`;
+}
+
+async function saveOverlay() {
+  const name = `${baseName()}-overlay.png`;
+  await savePicture(name, overlayOf(find("segment-map")));
+  return savedAs(name);
+}
+
+async function saveCiphertext() {
+  const isPicture = session.facts.family.endsWith("permutation");
+  const name = `${baseName()}.encrypted.${isPicture ? "png" : "safetensors"}`;
+  save(name, session.sent, "application/octet-stream");
+  return `${savedAs(name)} Save the key as well: nothing else opens it.`;
+}
+
+// --------------------------------------------------------------------------------------- no key, uploads, the attack
+
+async function tryWithout(progress) {
+  if (session.map === null) await segmentFirst(progress);
+  const { refusal, maps } = await session.withoutKey(progress);
   find("refusal").textContent = refusal;
-  for (const [box, names] of [["wrong-key-map", ["mine"]], ["no-key-map", ["mine", "other"]]]) {
-    report("The service segments it all the same, under a false label ...");
-    const fingerprint = await register(names, "other");
-    const map = await service.segment(file);
-    service.revoke(fingerprint);
-    showMap(find(box), map, state.info, state.image.shown);
-    const share = (100 * agreement(map, state.map)).toFixed(1);
-    find(`${box}-share`).textContent = `Agrees with the map under the right key on ${share} % of the pixels.`;
-  }
   find("without-results").hidden = false;
-  return "Done: the maps below are what the model gives without the right key.";
+  ["wrong-key-map", "no-key-map"].forEach((name, i) => {
+    showMap(find(name), maps[i].map, session.info, session.image.shown);
+    const share = (100 * maps[i].agreement).toFixed(1);
+    find(`${name}-share`).textContent = `Agrees with the map under the right key on ${share} % of the pixels.`;
+  });
+  return "These maps are what the model gives without the right key.";
 }
 
-// ------------------------------------------------------------------------------- uploaded ciphertexts, server's view
+async function segmentFirst(progress) {
+  if (session.image === null) throw new Error("Choose an image first, in the tab Segment.");
+  await segmentImage(progress);
+}
 
-async function segmentUpload(file) {
-  await ensureKey();
+let uploaded = null;
+
+async function segmentUpload(file, progress) {
+  find("upload-result").hidden = true;
+  uploaded = null;
   const bytes = new Uint8Array(await file.arrayBuffer());
-  const map = await segmentFile(bytes);
-  state.upload = bytes;
-  showMap(find("upload-map"), map, state.info);
-  return "Done: the service segmented the file as it was.";
+  const facts = imageFacts(bytes);
+  if (facts === null) {
+    throw new Error(`${file.name} is no encrypted image, so it was not sent. Choose a file that privseg encrypt or this page wrote.`);
+  }
+  const map = await session.segmentFile(bytes, facts, progress);
+  uploaded = { map, name: file.name.replace(/(\.encrypted)?\.[^.]*$/, "") };
+  find("upload-result").hidden = false;
+  showMap(find("upload-map"), map, session.info);
+  reveal(find("upload-result"));
+  return `${file.name} was segmented as it is.`;
 }
 
-async function serverView(report) {
-  if (state.upload === null) throw new Error("segment an image or a ciphertext first: the attack is on what you sent");
-  report("The service attacks your ciphertext. It takes some seconds ...");
-  const views = await service.serverView(state.upload);
+async function saveUploadMap() {
+  const name = `${uploaded.name}-map.png`;
+  save(name, await mapToFile(uploaded.map, session.info.palette), "image/png");
+  return savedAs(name);
+}
+
+async function serverView(progress) {
+  const views = await session.serverView(progress);
   find("views").replaceChildren(...views.map(({ picture, title, note }) => {
     const [figure, image, caption] = ["figure", "img", "figcaption"].map((tag) => document.createElement(tag));
-    Object.assign(image, { src: `data:image/png;base64,${picture}`, alt: title });
+    Object.assign(image, { src: `data:image/png;base64,${picture}`, alt: `Reconstruction. ${title}` });
     const [heading, text] = ["strong", "span"].map((tag) => document.createElement(tag));
     [heading.textContent, text.textContent] = [title, ` ${note}`];
     caption.append(heading, text);
     figure.append(image, caption);
     return figure;
   }));
-  return "Done. None of this needed your key.";
+  return "None of this needed your key.";
 }
 
-// ------------------------------------------------------------------------------------------------------------ wiring
+// ----------------------------------------------------------------------------------------------------------- wiring
 
-const ACTIONS = {
-  "new-key": () => useKey(() => owner("newKey", "mine", find("family").value)),
+/** What a press does: (progress, button) -> what is said at its end. */
+const PRESSES = {
+  "new-key": (progress) => makeKey(find("family").value, progress),
   "save-key": saveKey,
+  "save-used-key": saveKey,
   sample: chooseSample,
   segment: segmentImage,
+  "save-map": saveMap,
+  "save-overlay": saveOverlay,
+  "save-ciphertext": saveCiphertext,
   "try-without": tryWithout,
+  "save-upload-map": saveUploadMap,
   "server-view": serverView,
 };
+/** What a chosen file does: (file, progress) -> what is said at its end. */
 const FILES = { "load-key": loadKey, image: chooseImage, "ciphertext-file": segmentUpload };
+/** What another choice does: (value, progress) -> what is said at its end. */
+const CHOICES = {
+  family: makeKey,
+  token: async (token, progress) => {
+    showModel(await session.learn(progress));
+    return "The token is right.";
+  },
+};
 
-let busy = false;
+const INSECURE = "Browsers offer their cryptography over https or on localhost alone. Open this page that way.";
 
-// Runs an action and says what becomes of it in the nearest status line; one at a time.
-async function run(element, action, ...args) {
-  const status = element.closest(".privseg").querySelector(".status");
-  const report = (text, kind = "") => {
-    status.textContent = text;
-    status.dataset.kind = kind;
-  };
-  if (busy) {
-    report("One thing at a time: the last one is not finished yet.", "error");
-    return;
-  }
-  if (!isSecureContext) {
-    report("Browsers offer their cryptography over https or on localhost alone. Open this page that way.", "error");
-    return;
-  }
-  busy = true;
-  report("Working ...", "busy");
-  try {
-    report(await action(...args, (text) => report(text, "busy")), "done");
-  } catch (error) {
-    report(error.message, "error");
-  } finally {
-    busy = false;
-  }
+function act(control, action) {
+  return run(control, (progress) => {
+    if (!isSecureContext) throw new Error(INSECURE);
+    return action(progress);
+  });
 }
 
 // By delegation, since Gradio puts the elements into the page when it likes.
-document.addEventListener("click", ({ target }) => {
+document.addEventListener("click", (event) => {
+  const { target } = event;
   if (FILES[target.dataset?.privseg]) target.value = ""; // so that the same file may be chosen again
+  if (target.closest?.("[data-cancel]")) cancel();
   const button = target.closest?.("button[data-privseg]");
-  if (button && ACTIONS[button.dataset.privseg]) run(button, ACTIONS[button.dataset.privseg]);
+  const press = PRESSES[button?.dataset.privseg];
+  if (press) act(button, (progress) => press(progress, button));
 });
 document.addEventListener("change", ({ target }) => {
-  const action = FILES[target.dataset?.privseg];
-  if (action && target.files?.length) run(target, action, target.files[0]);
+  const name = target.dataset?.privseg;
+  const [file] = target.files ?? [];
+  if (FILES[name] && file) act(target, (progress) => FILES[name](file, progress));
+  if (CHOICES[name]) act(target, (progress) => CHOICES[name](target.value, progress));
 });
-addEventListener("pagehide", forget);
+
+// A file that is dropped anywhere is taken as the image, and never opened in place of the page.
+document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  const [file] = event.dataTransfer.files;
+  if (!file || isBusy()) return;
+  location.hash = "segment";
+  act(find("image"), () => chooseImage(file));
+});
+
+addEventListener("beforeunload", (event) => {
+  if (session.wouldLoseKey) event.preventDefault(); // the browser asks
+});
+addEventListener("pagehide", () => session.forget());
+
+function start(page) {
+  startTabs(page);
+  for (const details of page.querySelectorAll(".private details")) details.open = true;
+  if (!page.classList.contains("with-token")) session.learn().then(showModel, () => {}); // said when it is needed
+}
+
+// Gradio puts the page into the document before or after this script runs.
+function startOnceThere() {
+  const page = document.querySelector("#privseg");
+  if (!page) return;
+  observer.disconnect();
+  start(page);
+}
+
+const observer = new MutationObserver(startOnceThere);
+observer.observe(document, { childList: true, subtree: true });
+startOnceThere();
