@@ -1,6 +1,6 @@
 """The example pictures of the service's page: a sample image, and its ciphertext under a key that is thrown away.
 
-    python benchmarks/page_pictures.py
+python benchmarks/page_pictures.py
 """
 
 from pathlib import Path

@@ -83,7 +83,9 @@ async def sample(name: str) -> Response:
     """A sample image."""
     image = sample_file(name) if name in SAMPLES else None
     if image is None:
-        raise Problem(404, "no_sample", f"expected one of the samples {', '.join(SAMPLES)}, whose package is installed")
+        raise Problem(
+            404, "no_sample", f"expected one of the samples {', '.join(SAMPLES)}, whose package is installed"
+        )
     return Response(image, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
 

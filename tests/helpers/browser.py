@@ -35,7 +35,11 @@ def launched():
 def opened(browser, url, *, width=1280, height=900, theme="light", phone=False, tab="", **settings):
     """A new visitor -> (page, recorder); the recorder also has what the browser asked for and complained of."""
     context = browser.new_context(
-        viewport={"width": width, "height": height}, has_touch=phone, is_mobile=phone, accept_downloads=True, **settings
+        viewport={"width": width, "height": height},
+        has_touch=phone,
+        is_mobile=phone,
+        accept_downloads=True,
+        **settings,
     )
     page = context.new_page()
     page.set_default_timeout(60_000)
