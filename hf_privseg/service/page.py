@@ -141,7 +141,8 @@ def _part(name: str) -> str:
 def _sample_button(name: str) -> str:
     return (
         f'<button type="button" class="sample" data-privseg="sample" data-sample="{name}" data-busy="Fetching ...">'
-        f'<img src="privseg/samples/{name}.jpg" alt="" width="60" height="40"><span class="label">{SAMPLES[name]}</span>'
+        f'<img src="privseg/samples/{name}.jpg" alt="" width="60" height="40">'
+        f'<span class="label">{SAMPLES[name]}</span>'
         "</button>"
     )
 

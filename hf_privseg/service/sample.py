@@ -1,7 +1,7 @@
 """Sample images for visitors who have none at hand: read from the packages that ship them, pictures like any other.
 
-The service knows them, and one known image opens whatever else is encrypted with the same key. So they are offered with a
-public model alone, where visitors make keys of their own, and the attacks of server_view.py may not know them.
+The service knows them, and one known image opens whatever else is encrypted with the same key. So they are offered
+with a public model alone, where visitors make keys of their own, and the attacks of server_view.py may not know them.
 """
 
 import html

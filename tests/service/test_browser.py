@@ -228,8 +228,8 @@ def test_a_ciphertext_of_privseg_encrypt_is_taken(browser, public, image, tmp_pa
         go_to(page, "Upload")
         choose(page, tmp_path / "image.png", "ciphertext-file")
         assert finished(page, "ciphertext-file", "error") == (
-            f"This file was made with another key (signed_permutation, fingerprint {key.fingerprint}). Load that key in "
-            "step 2 of the tab Segment, then choose the file again."
+            f"This file was made with another key (signed_permutation, fingerprint {key.fingerprint}). Load that key "
+            "in step 2 of the tab Segment, then choose the file again."
         )
         go_to(page, "Segment")
         open_keys(page)
@@ -252,8 +252,8 @@ def test_what_is_no_ciphertext_is_not_sent(browser, public, image, tmp_path):
         for wrong in (image, tmp_path / "own.key"):
             choose(page, wrong, "ciphertext-file")
             assert finished(page, "ciphertext-file", "error") == (
-                f"{wrong.name} is no encrypted image, so it was not sent. Choose a file that privseg encrypt or this page "
-                "wrote."
+                f"{wrong.name} is no encrypted image, so it was not sent. Choose a file that privseg encrypt or "
+                "this page wrote."
             )
     assert recorder.bodies() == []
     assert_no_secret(recorder.sent(), key)
@@ -474,6 +474,6 @@ def test_a_ciphertext_for_an_encrypted_model_is_taken_from_visitors_without_the_
         assert not named(page, "upload-map").is_visible()
     assert recorder.images()[0].fingerprint == key.fingerprint
     assert error == (
-        f"This file was made with another key (orthogonal, fingerprint {other.fingerprint}). Encrypt the image with the "
-        f"key {key.fingerprint}, which the model has."
+        f"This file was made with another key (orthogonal, fingerprint {other.fingerprint}). Encrypt the image with "
+        f"the key {key.fingerprint}, which the model has."
     )

@@ -202,7 +202,8 @@ def test_products_in_tiles_are_equal_bit_for_bit_to_sums_one_by_one(rows, length
         const u = Float64Array.from({length: rows * length}, (_, i) => Math.sin(3 * i + 1));
         const expected = Float64Array.from({length: rows * length}, (_, i) => {
           let sum = 0;
-          for (let k = 0; k < length; k++) sum += u[length * Math.floor(i / length) + k] * q[(i % length) * length + k];
+          const [row, column] = [length * Math.floor(i / length), length * (i % length)];
+          for (let k = 0; k < length; k++) sum += u[row + k] * q[column + k];
           return sum;
         });
         return [b64(cipher.actOnRows(u)), b64(expected)];
@@ -221,9 +222,9 @@ def test_the_bands_of_an_image_make_no_difference_and_can_be_ended():
         await me.loadKey("mine", text);
         const rgba = Uint8Array.from({length: 4 * 256 * 208}, (_, i) => (7 * i) % 251); // 208 blocks: two bands
         const shares = [];
-        const whole = await me.encryptImage("mine", rgba, 256, 208, 16, [256, 208], async (share) => shares.push(share));
-        const error = await me.encryptImage("mine", rgba, 256, 208, 16, [256, 208], async () => { throw new Error("ended"); })
-          .catch((error) => error.message);
+        const encrypt = (onBand) => me.encryptImage("mine", rgba, 256, 208, 16, [256, 208], onBand);
+        const whole = await encrypt(async (share) => shares.push(share));
+        const error = await encrypt(async () => { throw new Error("ended"); }).catch((error) => error.message);
         return {file: b64(whole.file), rgba: b64(rgba), shares, error};
         """,
         text=(key := SecretKey.generate()).to_text(),

@@ -1,4 +1,4 @@
-"""What a visitor meets on the page: the first screen, tabs, waiting, failures, keys, files, and how all of it looks."""
+"""What a visitor meets on the page: the first screen, tabs, waiting, failures, keys, files, and how it looks."""
 
 import io
 import re
@@ -24,7 +24,6 @@ from helpers.browser import (
     press,
     screenshot,
     segment,
-    take_sample,
 )
 from helpers.tiny_service import register
 from hf_privseg import EncryptedImage, SecretKey, SetrImageProcessor
@@ -146,7 +145,6 @@ def test_while_one_thing_runs_nothing_else_can_be_started(browser, public, image
     with opened(browser, public[1]) as (page, recorder):
         choose(page, image)
         finished(page, "image")
-        gate = threading.Event()
         page.route("**/v1/segment", lambda route: None)  # never answered
         press(page, "segment")
         page.locator('.progress li[data-kind="busy"]', has_text="Sending").wait_for()
@@ -173,7 +171,6 @@ def test_while_one_thing_runs_nothing_else_can_be_started(browser, public, image
         page.unroute("**/v1/segment")
         press(page, "segment")
         finished(page, "segment")
-        gate.set()
     assert len(recorder.images()) == 1
 
 
@@ -367,7 +364,8 @@ def test_the_legend_lists_every_class_that_is_coloured(browser, public):
               document.querySelector("#privseg").append(box);
               box.className = "privseg-map";
               showMap(box, map, info);
-              return {entries: legendOf(map, info), text: [...box.querySelectorAll(".legend button")].map((b) => b.textContent),
+              return {entries: legendOf(map, info),
+                text: [...box.querySelectorAll(".legend button")].map((b) => b.textContent),
                 alternative: box.querySelector("canvas.labels").ariaLabel,
                 ends: [...box.querySelectorAll(".opacity span")].map((end) => end.textContent)};
             }"""
@@ -397,7 +395,8 @@ def test_borders_of_controls_and_rings_of_focus_can_be_seen(browser, public, the
         found = page.evaluate(
             """() => {
               const style = (element) => getComputedStyle(element);
-              const controls = [...document.querySelectorAll("#privseg :is(.row button, .button, select)")].filter((e) => e.offsetParent);
+              const all = [...document.querySelectorAll("#privseg :is(.row button, .button, select)")];
+              const controls = all.filter((control) => control.offsetParent);
               return {
                 behind: style(document.querySelector(".gradio-container")).backgroundColor,
                 ring: style(document.querySelector("#privseg")).getPropertyValue("--ring"),

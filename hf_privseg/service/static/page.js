@@ -113,7 +113,7 @@ function showSize() {
 
 // Results are of one image and one key.
 function hideResults() {
-  for (const name of ["result", "without-results", "ciphertext", "upload-result"]) find(name).hidden = true;
+  for (const result of all('[data-privseg="ciphertext"], [data-result]')) result.hidden = true;
   for (const example of all(".picture img.example")) example.hidden = !example.nextElementSibling.hidden;
   document.querySelector(".hint.example").hidden = session.image !== null;
   find("views").replaceChildren();
@@ -261,9 +261,7 @@ function act(control, action) {
 }
 
 // By delegation, since Gradio puts the elements into the page when it likes.
-document.addEventListener("click", (event) => {
-  const { target } = event;
-  if (FILES[target.dataset?.privseg]) target.value = ""; // so that the same file may be chosen again
+document.addEventListener("click", ({ target }) => {
   if (target.closest?.("[data-cancel]")) cancel();
   const button = target.closest?.("button[data-privseg]");
   const press = PRESSES[button?.dataset.privseg];
@@ -272,7 +270,10 @@ document.addEventListener("click", (event) => {
 document.addEventListener("change", ({ target }) => {
   const name = target.dataset?.privseg;
   const [file] = target.files ?? [];
-  if (FILES[name] && file) act(target, (progress) => FILES[name](file, progress));
+  if (FILES[name] && file) {
+    target.value = ""; // so that the same file may be chosen again; its name is shown beside
+    act(target, (progress) => FILES[name](file, progress));
+  }
   if (CHOICES[name]) act(target, (progress) => CHOICES[name](target.value, progress));
 });
 
