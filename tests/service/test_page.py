@@ -306,7 +306,8 @@ def test_another_family_acts_at_once_and_hides_what_the_old_key_gave(browser, pu
 def test_a_key_about_to_be_lost_is_said(browser, public, image):
     with opened(browser, public[1]) as (page, _):
         dialogs = []
-        page.on("dialog", lambda dialog: (dialogs.append(dialog.type), dialog.accept()))
+        page.on("dialog", lambda dialog: dialogs.append(dialog.type))
+        page.on("dialog", lambda dialog: dialog.accept())
         segment(page, image)
         page.reload()
         page.wait_for_selector(VISIBLE_TAB)
@@ -395,10 +396,16 @@ def test_borders_of_controls_and_rings_of_focus_can_be_seen(browser, public, the
         found = page.evaluate(
             """() => {
               const style = (element) => getComputedStyle(element);
+              const isClear = (colour) => colour === "rgba(0, 0, 0, 0)";
+              const behind = (element) => {
+                if (element === null) return "rgb(255, 255, 255)";
+                const colour = style(element).backgroundColor;
+                return isClear(colour) ? behind(element.parentElement) : colour;
+              };
               const all = [...document.querySelectorAll("#privseg :is(.row button, .button, select)")];
               const controls = all.filter((control) => control.offsetParent);
               return {
-                behind: style(document.querySelector(".gradio-container")).backgroundColor,
+                behind: behind(document.querySelector("#privseg")),
                 ring: style(document.querySelector("#privseg")).getPropertyValue("--ring"),
                 borders: controls.map((control) => style(control).borderTopColor),
                 boxes: [...document.querySelectorAll(".box")].map((box) => style(box).backgroundColor),
