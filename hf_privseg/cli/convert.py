@@ -72,7 +72,7 @@ def convert(
     from ..setr.files import new_folder
     from ..storage.model_files import check_model_folder, copy_licences
 
-    check_model_folder(output, replace=force)
+    check_model_folder(output, overwrite=force)
     from ..convert import convert_checkpoint
 
     converted = convert_checkpoint(

@@ -40,7 +40,7 @@ def encrypt_model(
     can invert the encrypted images.
     """
     key = read_key(key_file)
-    _check_folders(model, output, replace=force)
+    _check_folders(model, output, overwrite=force)
     from ..any_vit.model_encryption import encrypt_model
     from ..storage.models import save_model
     from ..storage.vision_models import load_any_model
@@ -64,7 +64,7 @@ def decrypt_model(
     The result equals the plain model bit for bit if the key is of a permutation family, and up to rounding otherwise.
     """
     key = read_key(key_file)
-    _check_folders(model, output, replace=force)
+    _check_folders(model, output, overwrite=force)
     from ..any_vit.model_encryption import decrypt_model
     from ..any_vit.model_facts import key_facts
     from ..storage.models import save_model
@@ -95,7 +95,7 @@ def rekey(
     on a server that must get neither key, use make-rekey-update and apply-rekey-update.
     """
     old_key, new_key = _two_keys(key_file, new_key_file)
-    _check_folders(model, output, replace=force)
+    _check_folders(model, output, overwrite=force)
     from ..any_vit.model_encryption import rekey_model
     from ..any_vit.model_facts import key_facts
     from ..storage.models import save_model
@@ -178,7 +178,7 @@ def apply_rekey_update(
     from ..setr.rekey_update import RekeyUpdate
 
     update = RekeyUpdate.from_file(update_file)
-    _check_folders(model, output, replace=force)
+    _check_folders(model, output, overwrite=force)
     from ..any_vit.model_encryption import apply_rekey_update
     from ..storage.models import save_model
     from ..storage.vision_models import load_any_model
@@ -193,11 +193,11 @@ def apply_rekey_update(
     )
 
 
-def _check_folders(model: str, output: Path, *, replace: bool) -> None:
+def _check_folders(model: str, output: Path, *, overwrite: bool) -> None:
     """Refuse a model that is not there, and a folder that may not be written, before the imports that take seconds."""
     from ..storage.model_files import check_model_folder, model_type
 
-    check_model_folder(output, replace=replace)
+    check_model_folder(output, overwrite=overwrite)
     model_type(model)
 
 

@@ -97,8 +97,8 @@ def local_folder(name: str | Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def check_model_folder(folder: Path, *, replace: bool) -> None:
-    """Refuse a folder that holds something; with `replace`, only one that holds something other than a model.
+def check_model_folder(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds something; with `overwrite`, only one that holds something other than a model.
 
     An empty folder may be written to.
 
@@ -107,11 +107,11 @@ def check_model_folder(folder: Path, *, replace: bool) -> None:
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not replace:
+    if not overwrite:
         raise FileExistsError(f"{folder} exists; choose another folder, or overwrite it with --force")
     if not (folder / "config.json").is_file():
         raise FileExistsError(
-            f"{folder} exists and holds no model (no config.json); it is not replaced, choose another folder"
+            f"{folder} exists and holds no model (no config.json); it is not overwritten, choose another folder"
         )
 
 
