@@ -104,10 +104,11 @@ class AsyncSegmentationClient:
                     return index, error
 
         results: dict[int, np.ndarray | Exception] = {}
-        tasks = asyncio.as_completed([one(index) for index in range(len(images))])
-        for task in shown(tasks, len(images), wanted=progress):
-            index, result = await task
-            results[index] = result
+        async with asyncio.TaskGroup() as group:  # starts them in order, and cancels them with the call
+            tasks = asyncio.as_completed([group.create_task(one(index)) for index in range(len(images))])
+            for task in shown(tasks, len(images), wanted=progress):
+                index, result = await task
+                results[index] = result
         return all_maps(images, results)
 
     async def close(self) -> None:
