@@ -70,8 +70,11 @@ export function pictureOf(pixels, height, width) {
   const rgba = new Uint8ClampedArray(4 * count).fill(255);
   let [factor, offset] = [1, 0];
   if (!(pixels instanceof Uint8Array)) {
-    const mean = pixels.reduce((sum, value) => sum + value, 0) / pixels.length;
-    const square = pixels.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (pixels.length - 1);
+    let [sum, square] = [0, 0];
+    for (const value of pixels) sum += value;
+    const mean = sum / pixels.length;
+    for (const value of pixels) square += (value - mean) ** 2;
+    square /= pixels.length - 1;
     [factor, offset] = [127.5 / (1.5 * Math.sqrt(square) || 1), 127.5];
   }
   for (let channel = 0; channel < 3; channel++) {
@@ -85,7 +88,9 @@ function quantised(pixels) {
   for (const value of pixels) largest = Math.max(largest, Math.abs(value));
   const scale = Float32Array.of(largest / INT16_MAX);
   scale[0] ||= 1;
-  return { values: Int16Array.from(pixels, (value) => toEven(value / scale[0])), scale };
+  const values = new Int16Array(pixels.length);
+  for (let i = 0; i < pixels.length; i++) values[i] = toEven(pixels[i] / scale[0]);
+  return { values, scale };
 }
 
 function toEven(value) {

@@ -5,6 +5,13 @@ import { blocksFromPlanes, cipherFor, planesFromBlocks } from "./ciphers.js";
 import { embeddingFromFile, embeddingToFile, imageToFile, pictureOf } from "./containers.js";
 import { SecretKey } from "./keys.js";
 
+// Levels 0..255 -> -1..1. Loops like this one are several times as fast as Float64Array.from with a function.
+function centred(levels) {
+  const result = new Float64Array(levels.length);
+  for (let i = 0; i < levels.length; i++) result[i] = (levels[i] - 127.5) / 127.5;
+  return result;
+}
+
 const BAND = 128; // blocks that are encrypted at a time
 
 export class OwnerClient {
@@ -46,7 +53,7 @@ export class OwnerClient {
       for (let channel = 0; channel < 3; channel++) levels[channel * height * width + i] = rgba[4 * i + channel];
     }
     const blocks = blocksFromPlanes(levels, height, width, patchSize);
-    const rows = cipher.actsOnBytes ? blocks : Float64Array.from(blocks, (level) => (level - 127.5) / 127.5);
+    const rows = cipher.actsOnBytes ? blocks : centred(blocks);
     const encrypted = new rows.constructor(rows.length);
     const band = BAND * 3 * patchSize ** 2;
     for (let start = 0; start < rows.length; start += band) {

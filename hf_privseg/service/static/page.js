@@ -86,7 +86,6 @@ function showImage() {
   const { image } = session;
   const canvas = document.querySelector("canvas.chosen-image");
   canvas.hidden = image === null;
-  document.querySelector("img.example").hidden = image !== null;
   if (image) {
     copyTo(canvas, image.shown);
     canvas.setAttribute("aria-label", `Your image, ${image.name}`);
@@ -114,8 +113,8 @@ function showSize() {
 // Results are of one image and one key.
 function hideResults() {
   for (const result of all('[data-privseg="ciphertext"], [data-result]')) result.hidden = true;
-  for (const example of all(".picture img.example")) example.hidden = !example.nextElementSibling.hidden;
-  document.querySelector(".hint.example").hidden = session.image !== null;
+  for (const example of all(".example")) example.hidden = session.image !== null;
+  document.querySelector(".nothing").hidden = session.image === null;
   find("views").replaceChildren();
 }
 
@@ -125,7 +124,7 @@ async function segmentImage(progress) {
     showKey();
     const canvas = find("ciphertext");
     paint(canvas, rgba, height, width);
-    canvas.previousElementSibling.hidden = true;
+    document.querySelector(".nothing").hidden = true;
     canvas.hidden = false;
     canvas.setAttribute("aria-label", `The ciphertext of your image, ${megabytes(bytes)}`);
   });
