@@ -28,7 +28,7 @@ def pins():
 def test_the_pins_cover_the_package_and_its_space_extra():
     names = {name.lower().replace("_", "-") for name in pins()}
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    listed = project.split("\ndependencies = [")[1].split("]\n")[0]
+    listed = "".join(project.split(f"\n{name} = [\n")[1].split("\n]\n")[0] for name in ("dependencies", "models"))
     for extra in ("attacks", "service"):
         (packages,) = re.findall(rf"^{extra} = (.*)$", project, re.MULTILINE)
         listed += packages
