@@ -44,7 +44,7 @@ def encrypted_inputs(case: Case, key: SecretKey | ClientEmbedding) -> dict:
 
 
 def measure(case: Case, keys: Iterable[tuple[SecretKey, SecretKey]]) -> Iterator[Measured]:
-    """Encrypt the model of a case with each key, compare its outputs, with another key's too, and leave it decrypted."""
+    """Encrypt the model of a case with each key, compare its outputs, and leave it decrypted."""
     model, inputs = case
     plain, weight = outputs_of(model, inputs), find_projection(model).weight.detach().clone()
 
