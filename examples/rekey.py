@@ -22,8 +22,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from tqdm.auto import tqdm
 
@@ -31,6 +29,7 @@ from hf_privseg import RekeyUpdate, SecretKey, SetrForSemanticSegmentation
 from hf_privseg.experiments.figure_images import FigureImage, ImageArguments, load_images
 from hf_privseg.experiments.plain_models import PlainModel, load_plain_model, seeded_key
 from hf_privseg.experiments.tables import write_json
+from hf_privseg.reporting.tables import terminal
 from hf_privseg.setr.keys import FAMILIES
 from hf_privseg.training.arguments import parse_arguments, run_script
 from hf_privseg.training.evaluation import predict_maps
@@ -190,10 +189,10 @@ def shown(value: Cell) -> str:
 def print_table(rows: list[Row], columns: dict[str, str], title: str) -> None:
     table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False, title=title, title_justify="left")
     for header in columns.values():
-        table.add_column(escape(header), no_wrap=True)
+        table.add_column(header, no_wrap=True)
     for row in rows:
         table.add_row(*(shown(row[name]) for name in columns))
-    Console().print(table)
+    terminal().print(table)
 
 
 def main() -> None:
@@ -201,7 +200,7 @@ def main() -> None:
     plain = load_plain_model(args.model, Accelerator(cpu=args.cpu).device)
     images = load_images(args, plain.num_labels)
     pairs = replace_in_every_pair(plain, images, args)
-    print_table(pairs, PAIR_COLUMNS, f"A new key, no training, {len(images)} images")
+    print_table(pairs, PAIR_COLUMNS, f"A new key, no training, {len(images)} image{'s' * (len(images) != 1)}")
     if pairs[0]["mean_iou_before"] is not None:
         print_table(pairs, ACCURACY_COLUMNS, "Accuracy before and after")
     turns = [[family] for family in args.families] + [args.families] * (len(args.families) > 1)

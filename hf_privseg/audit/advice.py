@@ -29,16 +29,20 @@ class Advice:
     """A recommendation, with its reasons.
 
     Attributes:
-        family: the key family to use; None where no audited family fits the deployment.
+        family: the audited family that leaks least; None where none fits the deployment.
         reasons: sentences, the most important one first.
+        base_is_public: whether the patch embedding is public, against which no family helps.
     """
 
     family: str | None
     reasons: tuple[str, ...]
+    base_is_public: bool = False
 
     @property
     def recommendation(self) -> str:
-        """The family in a sentence."""
+        """The family in a sentence; where the patch embedding is public, what comes first."""
+        if self.base_is_public:
+            return "No key family protects a public patch embedding: train it in private first."
         return (
             "No audited family fits this deployment." if self.family is None else f"Recommended here: {self.family}."
         )
@@ -66,13 +70,14 @@ def advise(deployment: Deployment, findings: Sequence[Finding] = (), *, families
     if family is not None:
         reasons.append(_why(family, deployment))
         reasons += _what_it_leaks(family, findings)
-    if family != fitting[0]:
-        reasons.append(f"The audit did not try {fitting[0]}, which should leak least here; try it as well.")
+    not_tried = [each for each in fitting if each not in families]
+    if not_tried:
+        reasons.append(f"Of {', '.join(not_tried)} this audit says nothing: it did not try them here.")
     reasons.append(
         "One image that the provider has in plain and encrypted decodes the others under any family: change keys when "
         "that may have happened. The segmentation maps are not hidden."
     )
-    return Advice(family, tuple(reasons))
+    return Advice(family, tuple(reasons), deployment.base_is_public)
 
 
 def _fits(family: str, deployment: Deployment) -> bool:

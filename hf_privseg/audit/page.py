@@ -47,7 +47,7 @@ class PagePicture:
 def render_page(
     *,
     subject: Mapping[str, str | int | float],
-    verdict: str,
+    verdict: Sequence[str],
     advice: Advice,
     findings: Sequence[Finding],
     original: np.ndarray,

@@ -37,6 +37,11 @@ class AuditReport:
 
         It begins with a warning where the patch embedding is public.
         """
+        return " ".join(self.verdict_sentences)
+
+    @property
+    def verdict_sentences(self) -> list[str]:
+        """The verdict, in sentences."""
         overall = worst(self.findings)
         alone = worst(f for f in self.findings if f.attacker in ("ciphertexts", "server"))
         sentences = []
@@ -46,17 +51,17 @@ class AuditReport:
                 "has that inverts what the server computes, whatever the key."
             )
         if overall is None:
-            return " ".join([*sentences, "No attack that reconstructs images was run."])
+            return [*sentences, "No attack that reconstructs images was run."]
         sentences.append(f"Recovered, in the worst case: {_described(overall)}.")
         if alone is not None:
             sentences.append(f"By the provider without further help: {_described(alone)}.")
-        return " ".join(sentences)
+        return sentences
 
     def to_dict(self) -> dict[str, object]:
         """Everything but the pictures, in values that JSON knows."""
         advice = {"family": self.advice.family, "reasons": list(self.advice.reasons)}
         rows = [finding.to_dict() for finding in self.findings]
-        return {"subject": dict(self.subject), "verdict": self.verdict, "advice": advice, "findings": rows}
+        return {"verdict": self.verdict, "subject": dict(self.subject), "advice": advice, "findings": rows}
 
     def to_json(self, path: str | Path) -> None:
         """Write `to_dict` to a file."""
@@ -66,7 +71,7 @@ class AuditReport:
         """Write one self-contained page: verdict, advice, worst cases, every attack, pictures."""
         page = render_page(
             subject=self.subject,
-            verdict=self.verdict,
+            verdict=self.verdict_sentences,
             advice=self.advice,
             findings=self.findings,
             original=self.original,

@@ -113,7 +113,8 @@ def audit(
     )
     result.to_html(output / "report.html")
     result.to_json(output / "report.json")
-    report(result.to_dict(), result.verdict, result.advice.recommendation, *result.advice.reasons, as_json=as_json)
+    advice = result.advice
+    report(result.to_dict(), *result.verdict_sentences, advice.recommendation, *advice.reasons, as_json=as_json)
     _print_table(result, to_stderr=as_json)
     typer.echo(
         f"Wrote {output / 'report.html'} (every attack, with pictures) and {output / 'report.json'}.", err=as_json
@@ -153,11 +154,9 @@ def _evenly(paths: list[Path], limit: int) -> list[Path]:
 
 
 def _print_table(result: "AuditReport", *, to_stderr: bool) -> None:
-    from rich.console import Console
-
     from ..audit.summary import HP_EXPLANATION, short_worst_cases
-    from ..reporting.tables import terminal_table
+    from ..reporting.tables import terminal, terminal_table
 
-    console = Console(stderr=to_stderr)
+    console = terminal(stderr=to_stderr)
     console.print(terminal_table("The worst case by what the attacker has", *short_worst_cases(result.findings)))
     console.print(HP_EXPLANATION, style="dim")

@@ -19,11 +19,11 @@ from PIL import Image
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
-from rich.text import Text
 
 from ..catalog.sample_images import SAMPLE_IMAGES, sample_image
 from ..inference import pictures
 from ..inference.segmentation import segment_image
+from ..reporting.tables import terminal
 from ..setr.configuration_setr import SetrConfig
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.files import new_folder
@@ -94,7 +94,7 @@ def run_demo(
     """
     _require_extras()
     _check_folder(output_dir, overwrite)
-    console = Console(highlight=False, soft_wrap=True, stderr=print_to_stderr)
+    console = terminal(highlight=False, soft_wrap=True, stderr=print_to_stderr)
     report = DemoReport()
     with report.timed("make a key"):
         key = SecretKey.generate(family)
@@ -231,7 +231,7 @@ def _print_report(
     seconds.add_column("seconds", justify="right")
     for step, value in report.seconds.items():
         seconds.add_row(step, f"{value:.3f}")
-    files = Table("file", "", title=Text(f"Written to {folder}"), title_justify="left")
+    files = Table("file", "", title=f"Written to {folder}", title_justify="left")
     files.add_column("size", justify="right")
     for path, meaning in _files(folder, ciphertext):
         size = sum(each.stat().st_size for each in path.rglob("*")) if path.is_dir() else path.stat().st_size
@@ -239,7 +239,7 @@ def _print_report(
     console.print(equal, seconds, files)
     console.print(f"Key: family {key.family}, fingerprint {key.fingerprint}. The other process never had it.\n")
     console.print(HONEST_NOTE, style="bold")
-    console.print(f"\n{credit}\n\nLook at {folder / 'demo.png'}", markup=False)
+    console.print(f"\n{credit}\n\nLook at {folder / 'demo.png'}")
 
 
 def _files(folder: Path, ciphertext: Path) -> list[tuple[Path, str]]:

@@ -51,11 +51,12 @@ class Job:
         Args:
             outcomes: position of an image, and its result or the error that it failed with. A bug is raised at once.
         """
-        from rich.console import Console
         from rich.progress import track
 
+        from ..reporting.tables import terminal
+
         count = len(self.images)
-        for index, outcome in track(outcomes, self._doing, count, console=Console(stderr=True), disable=count < 2):
+        for index, outcome in track(outcomes, self._doing, count, console=terminal(stderr=True), disable=count < 2):
             if not isinstance(outcome, Exception):
                 yield index, outcome
             elif is_foreseen(outcome):

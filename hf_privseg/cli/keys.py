@@ -7,7 +7,7 @@ import typer
 
 from ..setr.keys import DEFAULT_FAMILY, SecretKey
 from .options import Family, Force, Json, Model
-from .output import report, write_secret
+from .output import free_folder, report, write_secret
 
 
 def keygen(
@@ -26,7 +26,7 @@ def keygen(
         {"path": path, **key.facts.to_dict()},
         f"Wrote {path}: family {key.family}, fingerprint {key.fingerprint}, readable by you alone.",
         "Keep a copy in a safe place: nothing that is encrypted with this key can be used without it.",
-        f"Next: privseg encrypt-model default encrypted_model --key-file {path}",
+        f"Next: privseg encrypt-model default {free_folder('encrypted_model')} --key-file {path}",
         as_json=as_json,
     )
 
@@ -55,6 +55,6 @@ def make_client_embedding(
         {"path": output, "block_length": length, "numbers_sent": rank, **embedding.facts.to_dict()},
         f"Wrote {output}: {rank} numbers for the {length} of a block, fingerprint {embedding.fingerprint}, readable "
         "by you alone.",
-        f"Next: privseg encrypt-model {model} encrypted_model --key-file {output}",
+        f"Next: privseg encrypt-model {model} {free_folder('encrypted_model')} --key-file {output}",
         as_json=as_json,
     )

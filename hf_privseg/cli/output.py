@@ -6,6 +6,7 @@ error. Nothing that exists is overwritten without `--force`.
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,6 +105,12 @@ def wrote(paths: Sequence[Path], num_skipped: int) -> str:
     return " ".join(sentences)
 
 
+def free_folder(name: str) -> str:
+    """A folder's name for the next command, which makes it: `name`, or with a number where that exists."""
+    names = (f"{name}_{number}" for number in count(2))
+    return next(each for each in chain([name], names) if not Path(each).exists())
+
+
 def shares_of(counts: "np.ndarray", num_pixels: int, names: Mapping[int, str]) -> list[dict[str, int | str | float]]:
     """(num_labels,) pixels of each class -> the classes found, the largest first, with their shares of all pixels."""
     order = counts.argsort(kind="stable")[::-1]
@@ -130,14 +137,15 @@ def print_shares(
         palette: (num_labels, 3) uint8, a colour for each class; None where pictures have other colours.
         to_stderr: whether the table goes to standard error.
     """
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from ..reporting.tables import terminal
 
     table = Table("", "class", title=title, title_justify="left")
     table.add_column("share of pixels", justify="right")
     for each in shares_of(counts, num_pixels, names):
         index = int(each["index"])
         block = Text("") if palette is None else Text("██", style=f"#{palette[index].tobytes().hex()}")
-        table.add_row(block, Text(names[index]), f"{each['share']:.1%}")
-    Console(stderr=to_stderr).print(table)
+        table.add_row(block, names[index], f"{each['share']:.1%}")
+    terminal(stderr=to_stderr).print(table)

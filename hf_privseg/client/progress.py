@@ -8,7 +8,8 @@ _Item = TypeVar("_Item")
 
 def shown(items: Iterable[_Item], count: int, *, wanted: bool) -> Iterable[_Item]:
     """The items, and on standard error how many of `count` have passed, where that is wanted."""
-    from rich.console import Console
     from rich.progress import track
 
-    return track(items, "Segmenting", count, console=Console(stderr=True), disable=not wanted)
+    from ..reporting.tables import terminal
+
+    return track(items, "Segmenting", count, console=terminal(stderr=True), disable=not wanted)

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from ..reporting.tables import markdown_table, terminal_table
+from ..reporting.tables import markdown_table, terminal, terminal_table
 from ..setr.files import write_whole
 
 
@@ -49,7 +47,7 @@ def write_markdown(path: Path, tables: Sequence[ResultTable], lines: Sequence[st
 
 def print_tables(tables: Sequence[ResultTable], heading: str, lines: Sequence[str]) -> None:
     """Print the tables, then the lines under a heading."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal(highlight=False, soft_wrap=True)
     for each in tables:
         console.print(terminal_table(each.title, each.header, each.rows))
-    console.print(heading, *lines, sep="\n", markup=False)
+    console.print(heading, *lines, sep="\n")

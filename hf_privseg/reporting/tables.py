@@ -1,9 +1,20 @@
-"""Tables of text: one function writes them in Markdown, one draws them on the terminal."""
+"""Tables of text, in Markdown and on the terminal, and the terminal itself."""
 
 from collections.abc import Iterable, Sequence
 
-from rich.markup import escape
+from rich.console import Console
 from rich.table import Table
+
+
+def terminal(*, stderr: bool = False, highlight: bool = True, soft_wrap: bool = False) -> Console:
+    """A console of rich that prints text as it is: `[attacks]` is no markup, and `:key:` no picture.
+
+    Args:
+        stderr: standard error instead of standard output.
+        highlight: whether numbers and names in lines of text are coloured.
+        soft_wrap: whether long lines are left to the terminal.
+    """
+    return Console(markup=False, emoji=False, stderr=stderr, highlight=highlight, soft_wrap=soft_wrap)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -16,10 +27,10 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def terminal_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A title, column heads and rows of cells -> a table for `rich.print`; square brackets are shown as they are."""
-    table = Table(*map(escape, header), title=escape(title), title_justify="left")
+    """A title, column heads and rows of cells -> a table for `terminal`, which shows square brackets as they are."""
+    table = Table(*header, title=title, title_justify="left")
     for cells in rows:
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     return table
 
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
 
 from datasets import Dataset, IterableDataset
-from rich.console import Console
 from transformers import HfArgumentParser
 
 from ..catalog.datasets import PRESETS, preset_named
-from ..reporting.tables import terminal_table
+from ..reporting.tables import terminal, terminal_table
 from ..setr.errors import EncryptionStateError
 from .data import class_names, load_segmentation_dataset
 from .label_map import LabelMap
@@ -174,7 +173,7 @@ class DataArguments:
                 warnings.warn(warning, stacklevel=2)
         if not quiet:
             title = f"Classes in {stored.describe()}"
-            Console(soft_wrap=True).print(terminal_table(title, TABLE_HEADER, statistics.rows()))
+            terminal(soft_wrap=True).print(terminal_table(title, TABLE_HEADER, statistics.rows()))
         return label_map, statistics
 
 

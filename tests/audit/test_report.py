@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,14 +110,34 @@ def test_advice_says_what_its_family_still_leaks():
 
 
 def test_no_family_is_recommended_that_was_not_audited():
-    only = advise(deployment(), families=["orthogonal"])
+    only = advise(deployment(), families=["orthogonal", "permutation"])
     assert only.family == "orthogonal"
-    assert "The audit did not try embedding, which should leak least here; try it as well." in only.reasons
+    said = "Of embedding, matrix, signed_permutation this audit says nothing: it did not try them here."
+    assert said in only.reasons
     none = advise(deployment(float_transport=False), families=["orthogonal"])
     assert none.family is None
     assert none.recommendation == "No audited family fits this deployment."
-    assert "The audit did not try signed_permutation, which should leak least here; try it as well." in none.reasons
+    said = "Of signed_permutation, permutation this audit says nothing: it did not try them here."
+    assert said in none.reasons
     assert not any("did not try" in reason for reason in advise(deployment()).reasons)
+
+
+def test_no_family_is_recommended_for_a_public_patch_embedding():
+    public, private = (advise(deployment(base_is_public=public)).recommendation for public in (True, False))
+    assert public == "No key family protects a public patch embedding: train it in private first."
+    assert private == "Recommended here: embedding."
+
+
+def test_the_report_of_a_public_model_begins_with_the_warning(tmp_path):
+    public = replace(report([finding(0.25)]), public_source="the weights of X")
+    warning = public.verdict_sentences[0]
+    assert warning.startswith("This model protects nothing: its patch embedding is that of the weights of X")
+    public.to_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    body = re.sub("<[^>]*>", "", page.split("<body>")[1]).split("\n")
+    assert [line for line in body if line][:2] == ["What an attacker recovers", warning]
+    assert next(iter(public.to_dict().items())) == ("verdict", public.verdict)
+    assert public.verdict.startswith(warning)
 
 
 def test_the_worst_cases_fit_a_terminal_of_80_columns():

@@ -34,3 +34,11 @@ def test_keygen_names_the_families_it_knows(place):
     assert "expected one of permutation" in message
     assert "got 'rot13'" in message
     assert not (place.folder / "new.key").exists()
+
+
+def test_the_next_command_names_a_folder_that_does_not_exist(place, monkeypatch):
+    monkeypatch.chdir(place.folder)
+    assert "encrypt-model default encrypted_model --key-file" in place.succeed("keygen", "first.key")
+    for taken in ("encrypted_model", "encrypted_model_2"):
+        (place.folder / taken).mkdir()
+    assert "encrypt-model default encrypted_model_3 --key-file" in place.succeed("keygen", "second.key")

@@ -1,8 +1,6 @@
 """A table says the same in Markdown and on the terminal, whatever characters its cells hold."""
 
-from rich.console import Console
-
-from hf_privseg.reporting.tables import markdown_table, terminal_table
+from hf_privseg.reporting.tables import markdown_table, terminal, terminal_table
 
 
 def test_markdown_has_a_line_for_the_head_a_rule_and_a_line_for_each_row():
@@ -14,7 +12,8 @@ def test_a_cell_cannot_break_a_markdown_table():
 
 
 def test_the_terminal_shows_title_heads_and_cells_as_they_are():
-    console = Console(width=60)
+    console = terminal()
+    console.width = 60
     with console.capture() as shown:
         console.print(terminal_table("a [title]", ["head"], [["[bold]cell"]]))
     text = shown.get()
