@@ -1,17 +1,14 @@
-"""Inputs that several test files share, generated once a session."""
+"""Inputs that several test files share, generated once a session.
+
+What takes long to import is imported where it is used: the process that distributes tests to workers needs none of it.
+"""
 
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from transformers import ViTConfig, ViTImageProcessor, ViTModel
-
-from helpers import workplace
-from helpers.tiny_setr import tiny_model
-from hf_privseg import SecretKey
 
 
 def pytest_addoption(parser):
@@ -23,6 +20,9 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory) -> Path:
     """A data set of 16 + 3 small images and a tiny random ViT."""
+    import torch
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
     root = tmp_path_factory.mktemp("inputs")
     rng = np.random.default_rng(0)
     for split, count in (("train", 16), ("val", 3)):
@@ -44,6 +44,9 @@ def inputs(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def materials(tmp_path_factory):
     """A folder with a plain tiny model and a photo, which nobody changes."""
+    from helpers import workplace
+    from helpers.tiny_setr import tiny_model
+
     folder = tmp_path_factory.mktemp("materials")
     tiny_model(num_labels=3, id2label={0: "sky", 1: "road", 2: "tree"}).save_pretrained(folder / "model")
     workplace.processor().save_pretrained(folder / "model")
@@ -58,6 +61,9 @@ def materials(tmp_path_factory):
 @pytest.fixture(params=["orthogonal"])
 def place(request, materials, tmp_path, capsys, monkeypatch):
     """A `Workplace`: the materials, a new key, and the command line."""
+    from helpers import workplace
+    from hf_privseg import SecretKey
+
     monkeypatch.delenv("PRIVSEG_KEY", raising=False)
     shutil.copytree(materials, tmp_path, dirs_exist_ok=True)
     return workplace.Workplace(tmp_path, capsys, SecretKey.generate(request.param))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import preloaded
 from helpers.paths import ROOT
 from helpers.tiny_setr import make_key
 from hf_privseg import EncryptedImage, SetrImageProcessor
@@ -109,7 +110,7 @@ def test_names_that_need_torch_say_what_to_install():
     ],
 )
 def test_the_auto_classes_know_setr_whatever_is_imported_first(code):
-    done = run(f"{code}; {IS_KNOWN}")
+    done = preloaded.run("torch", "-c", f"{code}; {IS_KNOWN}")
     assert done.stdout.split() == ["hf_privseg.setr.configuration_setr"], done.stderr
 
 

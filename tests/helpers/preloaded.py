@@ -10,7 +10,7 @@ As a program, this file is the first level.
 import atexit
 import contextlib
 import gc
-import importlib
+import importlib.util
 import json
 import os
 import random
@@ -29,11 +29,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
-# What each level imports beside what those before it have imported.
+# What each level imports, where it is installed, beside what those before it have imported.
 LEVELS = {
+    "torch": [  # without transformers, but with what that imports
+        "numpy", "PIL.Image", "torch", "torchvision", "accelerate", "huggingface_hub", "scipy.optimize",
+        "torch.distributed.checkpoint", "httpx2",
+    ],
     "transformers": [  # without hf_privseg
-        "numpy", "PIL.Image", "torch", "torchvision", "transformers.modeling_utils",
-        "transformers.models.auto.modeling_auto", "transformers.models.auto.image_processing_auto",
+        "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
+        "transformers.models.auto.image_processing_auto",
     ],
     "hf_privseg": ["hf_privseg", "hf_privseg.cli.app"],
     "training": [
@@ -229,7 +233,8 @@ def _ask(
 def serve(address: str, modules: list[str]) -> None:
     """Import modules, then fork what is asked for until nobody is connected any more."""
     for name in modules:
-        importlib.import_module(name)
+        if importlib.util.find_spec(name.partition(".")[0]):
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # the collector would write to, and so copy, every page of a child
     level = Level(f"{address}.new")
