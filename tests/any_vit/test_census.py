@@ -10,15 +10,15 @@ import transformers
 
 from helpers import preloaded
 from helpers.tiny_setr import make_key
-from helpers.tiny_vision import CASES, REFUSED, randomize
-from helpers.tiny_vision.measuring import classes_around, encrypted_inputs, measure, relatives
-from helpers.tiny_vision.model_folders import REFUSED_FOLDERS, TESTED_FOLDERS, UNTESTED_FOLDERS
 from hf_privseg.any_vit.model_encryption import encrypt_model
 from hf_privseg.any_vit.model_facts import ModelFacts
 from hf_privseg.any_vit.proof import difference, outputs_of
 from hf_privseg.any_vit.support import refusal, untested
 from hf_privseg.any_vit.tested_classes import TESTED_CLASSES
 from hf_privseg.setr.public_facts import FAMILIES
+from tiny_vision import CASES, REFUSED, randomize
+from tiny_vision.measuring import classes_around, encrypted_inputs, measure, relatives
+from tiny_vision.model_folders import REFUSED_FOLDERS, TESTED_FOLDERS, UNTESTED_FOLDERS
 
 pytestmark = pytest.mark.filterwarnings("ignore:the blocks of:UserWarning")
 
@@ -115,7 +115,7 @@ def test_every_model_of_transformers_that_reads_pixels_has_been_looked_at():
     new = sorted(folders_that_read_pixels() - known)
     assert not new, (
         f"transformers {transformers.__version__} has models that nobody has looked at: {', '.join(new)}. Build a "
-        "tiny one in helpers/tiny_vision, and add the folder to helpers/tiny_vision/model_folders.py"
+        "tiny one in benchmarks/tiny_vision, and add the folder to benchmarks/tiny_vision/model_folders.py"
     )
 
 

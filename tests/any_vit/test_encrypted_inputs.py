@@ -8,9 +8,6 @@ import transformers as hf
 
 from helpers import preloaded
 from helpers.tiny_setr import make_key
-from helpers.tiny_vision import CASES, randomize
-from helpers.tiny_vision.measuring import encrypted_inputs
-from helpers.tiny_vision.parts import PATCHES, pixels
 from hf_privseg import (
     CiphertextError,
     EncryptedInputs,
@@ -25,6 +22,9 @@ from hf_privseg.any_vit.pixel_inputs import PIXEL_INPUTS
 from hf_privseg.any_vit.proof import difference, outputs_of
 from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
+from tiny_vision import CASES, randomize
+from tiny_vision.measuring import encrypted_inputs
+from tiny_vision.parts import PATCHES, pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore:the blocks of:UserWarning")
 

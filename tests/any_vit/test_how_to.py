@@ -8,10 +8,10 @@ import transformers as hf
 from PIL import Image
 
 from helpers.paths import ROOT
-from helpers.tiny_vision import CASES, randomize
 from hf_privseg import SecretKey
 from hf_privseg.any_vit.model_facts import key_facts
 from hf_privseg.any_vit.tested_classes import TESTED_CLASSES
+from tiny_vision import CASES, randomize
 
 pytestmark = pytest.mark.filterwarnings("ignore:the blocks of:UserWarning")
 

@@ -7,10 +7,10 @@ import transformers as hf
 
 from helpers.leaks import assert_no_secret
 from helpers.tiny_setr import make_key
-from helpers.tiny_vision import CASES, randomize
 from hf_privseg import decrypt_model, encrypt_model
 from hf_privseg.any_vit.model_card import write_model_card
 from hf_privseg.storage.models import save_model
+from tiny_vision import CASES, randomize
 
 pytestmark = pytest.mark.filterwarnings("ignore:the blocks of:UserWarning")
 

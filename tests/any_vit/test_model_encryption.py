@@ -9,9 +9,6 @@ import transformers as hf
 from torch import nn
 
 from helpers.tiny_setr import make_key, tiny_model
-from helpers.tiny_vision import CASES, randomize
-from helpers.tiny_vision.measuring import encrypted_inputs
-from helpers.tiny_vision.parts import ENCODER, PATCHES, Case, pixels
 from hf_privseg import (
     ClientEmbedding,
     EncryptionStateError,
@@ -27,6 +24,9 @@ from hf_privseg.any_vit.model_facts import ModelFacts, key_facts
 from hf_privseg.any_vit.projection import find_projection
 from hf_privseg.any_vit.proof import difference, outputs_of
 from hf_privseg.setr.public_facts import FAMILIES
+from tiny_vision import CASES, randomize
+from tiny_vision.measuring import encrypted_inputs
+from tiny_vision.parts import ENCODER, PATCHES, Case, pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore:the blocks of:UserWarning")
 

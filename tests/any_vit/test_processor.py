@@ -12,8 +12,6 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from helpers.tiny_setr import make_key, tiny_model
-from helpers.tiny_vision import CASES, randomize
-from helpers.tiny_vision.parts import PATCHES
 from hf_privseg import (
     EncryptingProcessor,
     EncryptionStateError,
@@ -27,6 +25,8 @@ from hf_privseg import (
 from hf_privseg.any_vit.model_facts import ModelFacts
 from hf_privseg.any_vit.pixel_inputs import encrypt_pixels
 from hf_privseg.any_vit.proof import difference, outputs_of
+from tiny_vision import CASES, randomize
+from tiny_vision.parts import PATCHES
 
 pytestmark = pytest.mark.filterwarnings("ignore:the blocks of:UserWarning")
 

@@ -7,11 +7,11 @@ import transformers as hf
 
 pytest.importorskip("skimage", reason="the attacks extra is not installed")
 
-from helpers.tiny_vision import CASES, randomize
-from helpers.tiny_vision.parts import ENCODER
 from hf_privseg.audit.audit import audit
 from hf_privseg.audit.subject import Subject
 from hf_privseg.catalog.sample_images import sample_image
+from tiny_vision import CASES, randomize
+from tiny_vision.parts import ENCODER
 
 FEW = ("permutation", "orthogonal", "embedding")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -117,7 +117,7 @@ def test_patch_size(run, folder):
 def test_encryptable_models():
     from encryptable_models import refusal_of, row_of
 
-    from helpers.tiny_vision import CASES, randomize
+    from tiny_vision import CASES, randomize
 
     case = CASES["upernet_on_convnext"]()
     randomize(case.model)

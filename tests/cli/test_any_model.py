@@ -7,10 +7,10 @@ import pytest
 import torch
 import transformers as hf
 
-from helpers.tiny_vision import CASES, randomize
 from helpers.workplace import IMAGE_SIZE
 from hf_privseg import EncryptedInputs, SecretKey
 from hf_privseg.any_vit.projection import find_projection
+from tiny_vision import CASES, randomize
 
 MODELS = {
     "beit": lambda: hf.BeitImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False),

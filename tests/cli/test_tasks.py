@@ -7,10 +7,10 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from helpers.tiny_vision import CASES, randomize
 from helpers.workplace import IMAGE_SIZE
 from hf_privseg.cli import segment as command
 from hf_privseg.inference.tasks import TASKS
+from tiny_vision import CASES, randomize
 
 pytestmark = pytest.mark.filterwarnings("ignore:the blocks of:UserWarning")
 

@@ -8,7 +8,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from helpers.example_runs import run_here
-from helpers.tiny_vision import CASES, randomize
+from tiny_vision import CASES, randomize
 
 pytestmark = pytest.mark.filterwarnings("ignore:the blocks of:UserWarning")
 SIDE = 32

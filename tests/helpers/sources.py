@@ -6,8 +6,8 @@ import torch
 from transformers import DeiTConfig, Dinov2Config, Dinov2WithRegistersConfig, ViTConfig, ViTModel
 
 from helpers.tiny_setr import randomize, tiny_model
-from helpers.tiny_vision.parts import Attention
 from hf_privseg.convert import FORMATS
+from tiny_vision.parts import Attention
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -5,8 +5,7 @@ from typing import TypedDict
 import torch
 import transformers as hf
 
-from helpers.tiny_setr import pixels as setr_pixels
-from helpers.tiny_setr import tiny_model as tiny_setr
+from hf_privseg import SetrConfig, SetrForSemanticSegmentation
 
 from .backbones import CONVNEXT, SWIN
 from .parts import DEEPER, ENCODER, PATCHES, STAGES, TEXT, Builder, Case, padded_pixels, pixels, tokens
@@ -245,8 +244,13 @@ def _rf_detr() -> Case:
     return Case(hf.RfDetrForInstanceSegmentation(config), inputs)
 
 
+def _setr() -> Case:
+    config = SetrConfig(**DEEPER, image_size=16, patch_size=4, decoder_hidden_size=12, mla_hidden_size=8, num_labels=5)
+    return Case(SetrForSemanticSegmentation(config), {"pixel_values": pixels(2, 3, 16, 16)})
+
+
 SEGMENTATION_MODELS: dict[str, Builder] = {
-    "setr": lambda: Case(tiny_setr(), {"pixel_values": setr_pixels()}),
+    "setr": _setr,
     "dpt": _dpt,
     "dpt_on_dinov2": _dpt_on_dinov2,
     "depth_anything": _depth_anything,
