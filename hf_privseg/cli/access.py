@@ -90,7 +90,8 @@ def remove_tenant(
     """Revoke a patch embedding: the next image of its key is refused."""
     from ..service.embedding_store import EmbeddingFolder
 
-    if not EmbeddingFolder(folder).remove(fingerprint):
+    store = EmbeddingFolder(folder)
+    if fingerprint not in store.fingerprints() or not store.remove(fingerprint):
         raise ValueError(f"expected the fingerprint of a patch embedding in {folder}, got {fingerprint!r:.40}")
     typer.echo(f"Revoked the patch embedding of the key {fingerprint}.", err=True)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..setr.keys import FAMILIES
-from .options import Force, Json, KeyFile, Model, one_of, read_key
+from .options import Device, Force, Json, KeyFile, Model, one_of, read_key
 from .output import prepare_output, report
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def audit(
     transport: Annotated[
         str, one_of("--transport", choices=("float", "8-bit"), help="What clients can send.")
     ] = "float",
+    device: Device = None,
     key_file: KeyFile = None,
     force: Force = False,
     as_json: Json = False,
@@ -91,7 +92,7 @@ def audit(
 
     similar = [] if prior_images is None else [prior_images]
     prepare_output([output / "report.html", output / "report.json"], force=force)
-    network, processor = load_any_model(model)
+    network, processor = load_any_model(model, device=device)
     read: Callable[[Path], PlainImage] = Path if isinstance(processor, SetrImageProcessor) else read_image
     key_in_use = key_facts(network)
     if key_in_use is not None:

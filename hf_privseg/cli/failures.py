@@ -58,7 +58,16 @@ def _naming_the_extra(error: Exception) -> Exception:
 
 def complain(kind: str, message: object) -> None:
     """Print "kind: message" on standard error, as one line whatever line breaks the message has."""
-    typer.echo(f"{kind}: {' '.join(without_keys(str(message)).split())}", err=True)
+    typer.echo(f"{kind}: {' '.join(without_keys(message_of(message)).split())}", err=True)
+
+
+def message_of(error: object) -> str:
+    """An error as a sentence; what the operating system says of a file, as in "[Errno 2] ...", is put in words."""
+    if not isinstance(error, OSError) or error.errno is None or error.filename is None:
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return f"expected a file or folder, but {error.filename} does not exist; check the path"
+    return f"{error.filename}: {error.strerror}; check the path, and who may read and write there"
 
 
 def holds_key(text: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from .failures import is_foreseen
+from .failures import is_foreseen, message_of
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -76,7 +76,7 @@ class Job:
         if len(self.images) == 1:
             raise self._failures[0]
         failed = sorted(self._failures)
-        named = ((str(self.images[index]), str(self._failures[index])) for index in failed[:_NAMED_FAILURES])
+        named = ((str(self.images[index]), message_of(self._failures[index])) for index in failed[:_NAMED_FAILURES])
         lines = [text if text.startswith(name) else f"{name}: {text}" for name, text in named]
         lines += [f"and {len(failed) - _NAMED_FAILURES} more"] * (len(failed) > _NAMED_FAILURES)
         raise ValueError(

@@ -1,10 +1,10 @@
 """The segmentation maps of `privseg segment --model`: a model on this machine, which needs torch."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-import torch
 from PIL import Image
+from transformers import PreTrainedModel
 
 from ..any_vit.model_facts import key_facts
 from ..inference.pictures import palette_for, segment_palette
@@ -23,7 +23,14 @@ from .segmenters import Segmenter
 
 
 def local_model(
-    name: str, key_file: Path | None, *, task: Task, needs_key: bool, max_pixels: int, device: str | None = None
+    name: str,
+    key_file: Path | None,
+    *,
+    task: Task,
+    needs_key: bool,
+    max_pixels: int,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> Segmenter:
     """A model on this machine.
 
@@ -33,7 +40,7 @@ def local_model(
         key_file: file with the model's key.
         needs_key: whether the job uses the key; else a key in the environment variable is not even read.
         max_pixels: of the segmentation map of an encrypted image.
-        device: of torch; None is the accelerator.
+        device, dtype: as for `load_model`.
 
     Raises:
         KeyMismatchError: the key is not the model's.
@@ -41,9 +48,9 @@ def local_model(
         As `load_model` and `read_key`.
     """
     if not is_setr(name):
-        return _any_model(name, key_file, task=task, needs_key=needs_key, max_pixels=max_pixels, device=device)
-    network, processor = load_model(name)
-    _move(network, device)
+        found = load_any_model(name, device=device, dtype=dtype)
+        return _any_model(*found, name, key_file, task=task, needs_key=needs_key, max_pixels=max_pixels)
+    network, processor = load_model(name, device=device, dtype=dtype)
     config, key = network.config, None
     names = cast("dict[int, str]", config.id2label)
     task.check_offered(processor, names, model=f"the model {name}")
@@ -66,11 +73,16 @@ def local_model(
 
 
 def _any_model(
-    name: str, key_file: Path | None, *, task: Task, needs_key: bool, max_pixels: int, device: str | None
+    network: PreTrainedModel,
+    processor: Any,
+    name: str,
+    key_file: Path | None,
+    *,
+    task: Task,
+    needs_key: bool,
+    max_pixels: int,
 ) -> Segmenter:
-    """A model on this machine of another class than SETR; arguments as `local_model`."""
-    network, processor = load_any_model(name)
-    _move(network, device)
+    """A loaded model of another class than SETR; the other arguments as for `local_model`."""
     names = cast("dict[int, str]", network.config.id2label)
     task.check_offered(processor, names, model=f"the model {name}")
     facts, key = key_facts(network), None
@@ -97,19 +109,3 @@ def _any_model(
         show=show,
         segment=lambda images: attempt(segment_one, enumerate(images)),
     )
-
-
-def _move(network: torch.nn.Module, device: str | None) -> None:
-    """Move a model to a device of torch, where one is named.
-
-    Raises:
-        ValueError: this machine has no such device.
-    """
-    if device is None:
-        return
-    try:
-        network.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise ValueError(
-            f"expected a device that torch has on this machine, such as cpu, got {device!r:.40} ({error!s:.160})"
-        ) from error

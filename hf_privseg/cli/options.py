@@ -57,6 +57,20 @@ SkipExisting = Annotated[
         help="Go on with a job that stopped: an image is skipped if its result exists under its name and is whole.",
     ),
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="Device of torch that runs the model, such as cpu or cuda:1.  [default: the accelerator]"
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    one_of(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="Numbers that the model computes with.  [default: those of its weights]",
+    ),
+]
 Family = Annotated[str, one_of("--family", choices=FAMILIES, help="Key family of the key.")]
 Json = Annotated[
     bool,

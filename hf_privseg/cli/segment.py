@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .jobs import Job, attempt
-from .options import Force, Images, Json, KeyFile, SkipExisting, one_of, read_key
+from .options import Device, Dtype, Force, Images, Json, KeyFile, SkipExisting, one_of, read_key
 from .output import output_paths, prepare_output, print_shares, report, shares_of, wrote
 
 if TYPE_CHECKING:
@@ -103,12 +103,8 @@ def segment(
             f" [default: {_MAX_PIXELS}]",
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="With --model: device of torch that runs it, such as cpu or cuda:1.  [default: the accelerator]"
-        ),
-    ] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     token_file: Annotated[
         Path | None, typer.Option(help="With --server: file with the access token, where the service wants one.")
     ] = None,
@@ -133,8 +129,8 @@ def segment(
         raise typer.BadParameter(
             "--patch-size, --timeout and --token-file belong to --server; leave them out with --model"
         )
-    if server is not None and (max_pixels, device) != (None, None):
-        raise typer.BadParameter("--max-pixels and --device belong to --model; leave them out with --server")
+    if server is not None and (max_pixels, device, dtype) != (None, None, None):
+        raise typer.BadParameter("--max-pixels, --device and --dtype belong to --model; leave them out with --server")
     if server is not None and (task, threshold, fuse or None) != ("semantic", None, None):
         raise typer.BadParameter("a service does semantic segmentation; leave out --task, --threshold and --fuse")
     targets = _targets(images, output, overlay=overlay, segments=task != "semantic")
@@ -156,7 +152,9 @@ def segment(
         limit = max_pixels or _MAX_PIXELS
         asked = Task(task, threshold, tuple(fuse or ()))
         source = nullcontext(
-            local_model(str(model), key_file, task=asked, needs_key=key_is_needed, max_pixels=limit, device=device)
+            local_model(
+                str(model), key_file, task=asked, needs_key=key_is_needed, max_pixels=limit, device=device, dtype=dtype
+            )
         )
     else:
         size, seconds = patch_size or _PATCH_SIZE, timeout or _TIMEOUT_SECONDS

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..setr.errors import EncryptionStateError
-from .options import Model
+from .options import Device, Dtype, Model
 
 if TYPE_CHECKING:
     from ..setr.public_facts import KeyFacts
@@ -17,6 +17,8 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen at; 0.0.0.0 is every address of the machine.")
     ] = "127.0.0.1",
+    device: Device = None,
+    dtype: Dtype = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 7860,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Largest encrypted image, height times width; uploads have 6 bytes a pixel.")
@@ -69,7 +71,8 @@ def serve(
             "tokens); or say --insecure if everybody there may use the service"
         )
     settings = Settings(
-        model=model, host=host, port=port, embeddings=embeddings, tokens=tokens, page=page, workers=workers,
+        model=model, device=device, dtype=dtype,
+        host=host, port=port, embeddings=embeddings, tokens=tokens, page=page, workers=workers,
         root_path=root_path, tls_certificate=tls_certificate, tls_key=tls_key,
         limits=Limits(max_pixels=max_pixels, max_batch=max_batch, max_wait_ms=max_wait_ms),
     )  # fmt: skip

@@ -95,8 +95,10 @@ def read_pickle(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Refused("unsafe", _asked_for(error)) from None
-    except Exception as error:  # a damaged file makes the unpickler raise whatever its instructions lead to
-        raise Refused("damaged", f"its pickle cannot be read ({type(error).__name__}: {error!s:.300})") from None
+    except RuntimeError as error:  # torch says what is wrong with an archive
+        raise Refused("damaged", f"it cannot be read ({error!s:.300})") from None
+    except Exception:  # a damaged file makes the unpickler raise whatever its instructions lead to
+        raise Refused("damaged", "its pickle breaks off or makes no sense") from None
     if not isinstance(content, Mapping):
         raise Refused("content", f"expected a dictionary of weights, got a {type(content).__name__}")
     nested = next((content[name] for name in _NESTED if isinstance(content.get(name), Mapping)), content)

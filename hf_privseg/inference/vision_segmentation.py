@@ -93,5 +93,11 @@ def _segmentation(
         said = processor(images=[_BLANK], return_tensors="pt", **words)["task_inputs"]
         inputs = {**inputs, "task_inputs": said.to(model.device)}
     accepted = inspect.signature(model.forward).parameters
-    outputs = model(**{name: value for name, value in inputs.items() if name in accepted})
+    outputs = model(**{name: _for_model(value, model) for name, value in inputs.items() if name in accepted})
     return task.segmentation(processor, outputs, size, cast("dict[int, str]", model.config.id2label))
+
+
+def _for_model(value: Any, model: PreTrainedModel) -> Any:
+    """An input -> the same; floats in the numbers that the model computes with, as its first layer wants them."""
+    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.to(model.dtype) if is_float else value

@@ -32,6 +32,8 @@ class Settings:
 
     Args:
         model: folder or Hub id of a plain or encrypted SETR, or "default".
+        device: of torch; None is the machine's accelerator.
+        dtype: of the weights; None is that of the checkpoint.
         host: address to listen at.
         port: port to listen at.
         limits: what clients may ask for.
@@ -47,6 +49,8 @@ class Settings:
     """
 
     model: str = "default"
+    device: str | None = None
+    dtype: str | None = None
     host: str = "127.0.0.1"
     port: int = 7860
     limits: Limits = field(default_factory=Limits)
@@ -92,7 +96,8 @@ def build_app(settings: Settings, service: SegmentationService | None = None) ->
         store: EmbeddingStore | None = None
         if settings.embeddings is not None:
             store = EmbeddingFolder(settings.embeddings)
-        service = SegmentationService(*load_model(settings.model), limits=settings.limits, store=store)
+        found = load_model(settings.model, device=settings.device, dtype=settings.dtype)
+        service = SegmentationService(*found, limits=settings.limits, store=store)
     if not settings.page:
         return create_app(service, access, root_path=settings.root_path)
     from . import page  # gradio, which the interface does without

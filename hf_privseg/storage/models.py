@@ -33,13 +33,23 @@ def load_settings(name: str | Path) -> tuple[SetrConfig, SetrImageProcessor]:
     return config, processor
 
 
-def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImageProcessor]:
-    """Folder, Hub id or "default" -> the model in evaluation mode on the machine's accelerator, and its processor.
+def load_model(
+    name: str | Path, *, device: str | None = None, dtype: str | None = None
+) -> tuple[SetrForSemanticSegmentation, SetrImageProcessor]:
+    """Folder, Hub id or "default" -> the model in evaluation mode, and its processor.
+
+    Args:
+        name: the model.
+        device: of torch, such as "cpu" or "cuda:1"; None is the machine's accelerator.
+        dtype: of the weights, such as "bfloat16"; None is that of the checkpoint. The patch embedding of a SETR is in
+            float32 in any case.
 
     Raises:
         OSError: there is no such model, or it lacks the processor's settings.
-        ValueError: the model is of another type, lacks its segmentation head, or has damaged weights.
+        ValueError: the model is of another type, lacks its segmentation head, or has damaged weights; or this machine
+            has no such device.
     """
+    place = device_of(device)
     config, processor = load_settings(name)
     source, cls = source_of(name), SetrForSemanticSegmentation
     try:
@@ -49,16 +59,28 @@ def load_model(name: str | Path) -> tuple[SetrForSemanticSegmentation, SetrImage
                 f"expected a SETR model with its segmentation head, got {name}, which lacks {len(missing)} weights "
                 f"({missing[0]}, ...); a bare encoder has to be trained first, or config.json is of another model"
             )
-        model = cls.from_pretrained(source, config=config)
+        model = cls.from_pretrained(source, config=config, **({} if dtype is None else {"dtype": dtype}))
     except (SafetensorError, RuntimeError, HeaderError) as error:
         raise ValueError(f"the weights of {name} are damaged, or do not fit its config.json: {error}") from error
-    return model.to(accelerator()).eval(), processor
+    return model.to(place).eval(), processor
 
 
-def accelerator() -> torch.device:
-    """The machine's accelerator, or its CPU."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return device or torch.device("cpu")
+def device_of(name: str | None) -> torch.device:
+    """The name of a device of torch -> the device; None -> the machine's accelerator, or its CPU.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    if name is None:
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return found or torch.device("cpu")
+    try:
+        torch.zeros(1, device=name).item()
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
+        raise ValueError(
+            f"expected a device that torch has on this machine, such as cpu, got {name!r:.40} ({error!s:.160})"
+        ) from error
 
 
 def save_model(

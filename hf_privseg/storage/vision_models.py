@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from .model_files import is_setr, source_of
-from .models import accelerator, load_model, load_settings
+from .models import device_of, load_model, load_settings
 
 
 def load_any_settings(name: str | Path) -> tuple[PreTrainedConfig, Any]:
@@ -26,8 +26,12 @@ def load_any_settings(name: str | Path) -> tuple[PreTrainedConfig, Any]:
     return config, _processor(source)
 
 
-def load_any_model(name: str | Path) -> tuple[PreTrainedModel, Any]:
-    """Folder, Hub id or "default" -> a model of any class in evaluation mode on the accelerator, and its processor.
+def load_any_model(
+    name: str | Path, *, device: str | None = None, dtype: str | None = None
+) -> tuple[PreTrainedModel, Any]:
+    """Folder, Hub id or "default" -> a model of any class in evaluation mode, and its processor.
+
+    Device and dtype are those of `load_model`.
 
     The class is the one that the configuration names under `architectures`, from transformers itself: no code that
     lies with the model is run.
@@ -36,12 +40,17 @@ def load_any_model(name: str | Path) -> tuple[PreTrainedModel, Any]:
         OSError, ValueError: as `load_any_settings`; or the weights are damaged or do not fit the class.
     """
     if is_setr(name):
-        return load_model(name)
+        return load_model(name, device=device, dtype=dtype)
+    place = device_of(device)
     config, processor = load_any_settings(name)
     cls = _class_of(config, name)
     try:
         model, report = cls.from_pretrained(
-            source_of(name), config=config, use_safetensors=True, output_loading_info=True
+            source_of(name),
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            **({} if dtype is None else {"dtype": dtype}),
         )
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"the weights of {name} are damaged, or do not fit its config.json: {error}") from error
@@ -51,7 +60,7 @@ def load_any_model(name: str | Path) -> tuple[PreTrainedModel, Any]:
             f"expected the weights of a {cls.__name__}, got {name}, which lacks {len(missing)} of them ({missing[0]}, "
             "...)"
         )
-    return model.to(accelerator()).eval(), processor
+    return model.to(place).eval(), processor
 
 
 def _class_of(config: PreTrainedConfig, name: str | Path) -> Any:

@@ -55,6 +55,16 @@ def test_a_ciphertext_is_segmented_without_a_key_as_the_plain_image_is_by_the_pl
     assert place.label_map("here.overlay.png").shape == (*IMAGE_SIZE, 3)
 
 
+def test_a_model_in_half_precision_segments_nearly_the_same(vision, encrypted, place):
+    photo = place.folder / "photo.png"
+    place.succeed("segment", photo, "--model", vision, "-o", place.folder / "plain.png")
+    options = ("--dtype", "bfloat16", "--device", "cpu")
+    place.succeed("segment", photo, "--model", vision, "-o", place.folder / "half.png", *options)
+    place.succeed("segment", photo, "--model", encrypted, "-k", place.key_file, "-o", place.folder / "e.png", *options)
+    for name in ("half.png", "e.png"):
+        assert (place.label_map(name) == place.label_map("plain.png")).mean() > 0.97
+
+
 @pytest.mark.parametrize("vision", ["dpt"], indirect=True)
 def test_a_job_goes_on_where_it_stopped(vision, encrypted, place):
     images = [place.folder / "photo.png", place.folder / "again.png"]

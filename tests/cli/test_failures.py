@@ -119,6 +119,18 @@ def test_a_warning_shows_no_key(place, monkeypatch):
     assert place.capsys.readouterr().err == "warning: a library repeats privseg1.orthogonal.*** in its message\n"
 
 
+def test_what_the_system_says_of_a_file_is_put_in_words(place):
+    path = place.folder / "missing"
+    for command in (["token", "list", path], ["apply-rekey-update", place.folder / "model", path, "out"]):
+        message = place.fail(*command)
+        assert message == f"error: expected a file or folder, but {path} does not exist; check the path"
+    (place.folder / "locked").mkdir()
+    message = place.fail("token", "list", place.folder / "locked")
+    assert message == (
+        f"error: {place.folder / 'locked'}: Is a directory; check the path, and who may read and write there"
+    )
+
+
 def test_keys_are_recognised_in_text():
     text = SecretKey.generate("signed_permutation").to_text()
     assert holds_key(f"--key={text}")

@@ -194,10 +194,31 @@ def test_a_ciphertext_that_claims_a_huge_image_is_refused_unless_allowed(place):
     assert place.label_map("small.png").shape == (40, 50)
 
 
+@pytest.mark.parametrize("command", ["segment", "audit", "serve"])
+def test_each_command_that_runs_a_model_names_a_device_that_is_not_there(place, command):
+    arguments = {
+        "segment": [place.folder / "photo.png", "--model", place.folder / "model", "-o", place.folder / "out"],
+        "audit": [place.folder / "model", place.folder / "photo.png", "-o", place.folder / "out"],
+        "serve": [place.folder / "model", "--public-demo", "--no-page"],
+    }
+    message = place.fail(command, *arguments[command], "--device", "abacus")
+    assert "expected a device that torch has on this machine, such as cpu, got 'abacus'" in message
+
+
+def test_a_model_in_half_precision_segments_nearly_the_same(place):
+    arguments = ("segment", place.folder / "photo.png", "--model", place.encrypted_model(), "-k", place.key_file)
+    place.succeed(*arguments, "-o", place.folder / "full.png")
+    place.succeed(*arguments, "-o", place.folder / "half.png", "--dtype", "bfloat16")
+    same = (place.label_map("half.png") == place.label_map("full.png")).mean()
+    assert 0.95 < same < 1
+    message = place.fail(*arguments, "-o", place.folder / "x.png", "--dtype", "bfloat", code=2)
+    assert "did you mean 'bfloat16'?" in " ".join(message.replace("│", " ").split())
+
+
 def test_a_device_that_is_not_there_is_named_and_the_cpu_is(place):
     photo, model = place.folder / "photo.png", place.folder / "model"
     message = place.fail("segment", photo, "--model", model, "-o", place.folder / "a", "--device", "abacus")
     assert "expected a device that torch has on this machine, such as cpu, got 'abacus'" in message
     place.succeed("segment", photo, "--model", model, "-o", place.folder / "a", "--device", "cpu")
     refused = place.fail("segment", photo, "--server", "http://x", "-o", "b", "--device", "cpu", code=2)
-    assert "--max-pixels and --device belong to --model" in refused
+    assert "--max-pixels, --device and --dtype belong to --model" in " ".join(refused.replace("│", " ").split())
