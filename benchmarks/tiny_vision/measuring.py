@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from hf_privseg import ClientEmbedding, SecretKey
 from hf_privseg.any_vit.model_encryption import decrypt_model, encrypt_model
 from hf_privseg.any_vit.model_facts import ModelFacts
 from hf_privseg.any_vit.pixel_inputs import PIXEL_INPUTS, encrypt_inputs
-from hf_privseg.any_vit.projection import owners, projection_name
+from hf_privseg.any_vit.projection import find_projection, owners, projection_name
 from hf_privseg.any_vit.proof import difference, outputs_of
 from hf_privseg.setr.errors import InvalidImageError
 
@@ -20,8 +20,16 @@ from .parts import Case, randomize
 
 
 class Measured(NamedTuple):
-    """Largest difference of any output from the plain model's, relative to the largest number of that output."""
+    """What the encryption with a key of one family changes.
 
+    Args:
+        family: of the key.
+        encrypted, without_key, wrong_key: the largest difference of any output from the plain model's, relative to the
+            largest number of that output.
+        after_decryption: that of the weight of the patch embedding.
+    """
+
+    family: str
     encrypted: float
     without_key: float
     wrong_key: float
@@ -35,19 +43,21 @@ def encrypted_inputs(case: Case, key: SecretKey | ClientEmbedding) -> dict:
     return encrypt_inputs(case.inputs, key, facts, plain_inputs=case.inputs.keys() - PIXEL_INPUTS)
 
 
-def measure(case: Case, key: SecretKey, wrong_key: SecretKey) -> Measured:
-    """Encrypt the model of a case, compare its outputs, and leave it decrypted."""
+def measure(case: Case, keys: Iterable[tuple[SecretKey, SecretKey]]) -> Iterator[Measured]:
+    """Encrypt the model of a case with each key, compare its outputs, and leave it decrypted."""
     model, inputs = case
-    plain = outputs_of(model, inputs)
+    plain, weight = outputs_of(model, inputs), find_projection(model).weight.detach().clone()
 
     def largest_difference(given: dict) -> float:
         return max(difference(*pair) for pair in zip(outputs_of(model, given), plain, strict=True))
 
-    encrypt_model(model, key, unverified=True)
-    right, wrong = (largest_difference(encrypted_inputs(case, other)) for other in (key, wrong_key))
-    without_key = largest_difference(inputs)
-    decrypt_model(model, key)
-    return Measured(right, without_key, wrong, largest_difference(inputs))
+    for key, wrong_key in keys:
+        encrypt_model(model, key, unverified=True)
+        right, wrong = (largest_difference(encrypted_inputs(case, other)) for other in (key, wrong_key))
+        without_key = largest_difference(inputs)
+        decrypt_model(model, key)
+        rest = difference(find_projection(model).weight.detach(), weight)
+        yield Measured(key.family, right, without_key, wrong, rest)
 
 
 def classes_around(model: PreTrainedModel) -> list[str]:
