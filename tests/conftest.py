@@ -3,6 +3,7 @@
 What takes long to import is imported where it is used: the process that distributes tests to workers needs none of it.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,29 @@ def materials(tmp_path_factory):
         folder / "photo.png"
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_default_folder(tmp_path_factory) -> Path:
+    """The embedded checkpoint, but for the size that it scales images to: a shorter side of 176 pixels, not of 720."""
+    from hf_privseg.checkpoints import default_checkpoint
+
+    folder = tmp_path_factory.mktemp("default") / "model"
+    folder.mkdir()
+    for path in default_checkpoint().iterdir():
+        (folder / path.name).symlink_to(path)
+    settings = json.loads((default_checkpoint() / "preprocessor_config.json").read_text())
+    assert settings["size"]["shortest_edge"] == 720
+    settings["size"] = {"shortest_edge": 176, "longest_edge": 352}
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture
+def small_default(small_default_folder, monkeypatch) -> None:
+    """Have that checkpoint in place of the embedded one: what is computed is the same, in less time."""
+    monkeypatch.setattr("hf_privseg.checkpoints._DEFAULT", small_default_folder)
 
 
 @pytest.fixture(params=["orthogonal"])

@@ -48,8 +48,8 @@ def plain_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The demo, with the embedded model on scikit-learn's sample image.
+def run(tmp_path_factory, small_default_folder):
+    """The demo, with the embedded model, which scales images down, on scikit-learn's sample image.
 
     PRIVSEG_KEY is set, and the key's file is away during the server's turn.
     """
@@ -69,6 +69,7 @@ def run(tmp_path_factory):
 
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr("hf_privseg.checkpoints._DEFAULT", small_default_folder)
         patch.setenv("PRIVSEG_KEY", SecretKey.generate().to_text())
         patch.setattr(subprocess, "run", without_key_file)
         report = module.run_demo(image=None, family="permutation", output_dir=folder, model="default")

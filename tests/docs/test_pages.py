@@ -150,7 +150,7 @@ def served(folder: str) -> Iterator[str]:
         process.wait(timeout=60)
 
 
-def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
+def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch, small_default):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(load_sample_image("china.jpg")).resize((320, 208)).save("image.jpg")
     ((_, python),) = blocks(ROOT / "README.md", "python")
@@ -171,7 +171,7 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
+def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch, small_default):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     with contextlib.ExitStack() as stack:
@@ -203,8 +203,8 @@ def test_the_how_to_page_about_channels_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     page = ROOT / "docs/how-to/other-channels.md"
     ((_, text),), ((_, shell),) = blocks(page, "python"), blocks(page, "sh")
-    run_python(text, {})
-    assert capsys.readouterr().out.split() == ["13", ".safetensors", "tensor(True)"]
+    run_python(text.replace("13", "5"), {})  # a key for 13 channels takes seconds to derive
+    assert capsys.readouterr().out.split() == ["5", ".safetensors", "tensor(True)"]
     for words in commands(shell)[1:3]:
         run_privseg(words)
     assert Image.open("maps/scene.segmentation.png").size == (128, 96)

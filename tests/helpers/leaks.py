@@ -4,6 +4,7 @@ import base64
 import itertools
 from collections.abc import Iterator
 
+import numpy as np
 import safetensors.torch
 import torch
 
@@ -16,10 +17,28 @@ def assert_no_secret(text_or_bytes: str | bytes, key: SecretKey | bytes) -> None
     Use it with random keys: a key such as bytes(range(32)) reads like ordinary numbers.
     """
     haystack = text_or_bytes.encode() if isinstance(text_or_bytes, str) else bytes(text_or_bytes)
-    lower = haystack.lower()
-    for notation, needle in _needles(_secret_bytes(key)):
+    lower, needles = haystack.lower(), list(_needles(_secret_bytes(key)))
+    if not _may_hold(lower, [needle.lower() for _, needle in needles]):
+        return
+    for notation, needle in needles:
         if needle in (lower if notation == "hex" else haystack):
             raise AssertionError(f"the secret key shows up as {notation}")
+
+
+def _may_hold(haystack: bytes, needles: list[bytes]) -> bool:
+    """False if it surely holds none of the needles, told in one pass: nowhere do eight bytes look like theirs."""
+    if len(haystack) < 9:
+        return True
+    known = np.zeros((4, 2**16), bool)  # which pairs of bytes a needle begins with, goes on with, ...
+    known[np.arange(4), [np.frombuffer(needle[:8], np.uint16) for needle in needles]] = True
+    for shift in (0, 1):
+        pairs = np.frombuffer(haystack, np.uint16, (len(haystack) - shift) // 2, shift)
+        places = np.flatnonzero(known[0][pairs[:-3]])
+        for index in (1, 2, 3):
+            places = places[known[index][pairs[places + index]]]
+        if places.size:
+            return True
+    return False
 
 
 def assert_no_client_embedding(text_or_bytes: str | bytes, embedding: ClientEmbedding) -> None:

@@ -52,6 +52,8 @@ SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # libraries read the
 class Process:
     """A started process; what it has in common with subprocess.Popen means the same."""
 
+    stdin = stdout = stderr = None  # it has no pipes
+
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._replies = connection, connection.makefile()
         self.pid = int(self._replies.readline())

@@ -3,11 +3,13 @@
 import copy
 import io
 import pickle
+from multiprocessing import current_process
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
-from torch import multiprocessing
 
+from helpers import preloaded
 from helpers.leaks import assert_no_secret
 from helpers.tiny_setr import DECODERS, pixels, tiny_model
 from hf_privseg import SecretKey
@@ -29,10 +31,8 @@ COPIES = {
 }
 
 
-def segment_elsewhere(model, inputs, answers):
-    with torch.no_grad():
-        outputs = model(inputs, output_hidden_states=True)
-    answers.put((outputs.logits.numpy(), len(outputs.hidden_states)))
+def a_hook(module, inputs, outputs):
+    """Any function that can be pickled."""
 
 
 def encrypted_model(decoder="naive"):
@@ -60,9 +60,9 @@ def test_a_copy_computes_and_records_the_same(decoder, how):
 
 def test_hooks_of_a_user_are_kept():
     model = tiny_model()
-    model.setr.layers[0].register_forward_hook(segment_elsewhere)  # any function that can be pickled
+    model.setr.layers[0].register_forward_hook(a_hook)
     hooks = pickle.loads(pickle.dumps(model)).setr.layers[0]._forward_hooks  # noqa: S301
-    assert segment_elsewhere in hooks.values()
+    assert a_hook in hooks.values()
     assert len(hooks) == 2
 
 
@@ -71,15 +71,28 @@ def test_a_pickled_model_holds_no_key():
     assert_no_secret(pickle.dumps(model), key)
 
 
-@pytest.mark.slow
-def test_a_spawned_process_takes_a_model():
+ELSEWHERE = """
+import sys
+from multiprocessing import current_process, reduction
+import torch
+
+current_process().authkey = bytes.fromhex(sys.argv[2])  # for the memory that is shared
+with open(sys.argv[1], "rb") as file, torch.no_grad():
+    model, inputs = reduction.ForkingPickler.loads(file.read())
+outputs = model(inputs, output_hidden_states=True)
+assert model.setr.embeddings.patch_embeddings.projection.weight.is_shared()
+torch.save((outputs.logits.detach(), len(outputs.hidden_states)), sys.argv[3])
+"""
+
+
+def test_another_process_takes_a_model(tmp_path):
+    """What torch.multiprocessing does to the arguments of a process that it spawns."""
     model, _ = encrypted_model()
     model.share_memory()
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    process = context.Process(target=segment_elsewhere, args=(model, pixels(), answers))
-    process.start()
-    logits, num_hidden_states = answers.get(timeout=120)
-    process.join()
-    torch.testing.assert_close(torch.from_numpy(logits), model(pixels()).logits)
+    (tmp_path / "given").write_bytes(bytes(ForkingPickler.dumps((model, pixels()))))
+    authkey = current_process().authkey.hex()
+    done = preloaded.run("hf_privseg", "-c", ELSEWHERE, tmp_path / "given", authkey, tmp_path / "answer")
+    assert done.returncode == 0, done.stderr
+    logits, num_hidden_states = torch.load(tmp_path / "answer")
+    torch.testing.assert_close(logits, model(pixels()).logits)
     assert num_hidden_states == model.config.num_hidden_layers + 1
