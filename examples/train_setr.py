@@ -14,6 +14,9 @@ warning. Segmentation maps of 0 and 255, for example, need --label_map FILE with
 otherwise stands for pixels without a class. Images of other than three channels, grey ones or TIFF files of one page a
 channel, need --num_channels.
 
+--fresh_embedding and --fresh_layers draw parts of the encoder at random, which then learn as fast as the decoder, so
+that no public patch embedding is near the model's.
+
 The trained model is plain. `model.encrypt_model(secret_key)` encrypts it afterwards, without further training.
 
 When the same command is given again, a run that was stopped goes on from its last checkpoint, and ends with the
@@ -42,6 +45,7 @@ from hf_privseg.training.arguments import DataArguments, OptimizationArguments, 
 from hf_privseg.training.augmentation import AugmentedDataset, AugmentedStream, JointAugmentation, collate
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.evaluation import evaluate_mean_iou
+from hf_privseg.training.fresh_weights import reinitialize
 from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.label_statistics import TABLE_HEADER, LabelStatistics
 from hf_privseg.training.log import TrainingLog
@@ -70,6 +74,11 @@ class Arguments(DataArguments, OptimizationArguments):
     decoder: str = field(default="naive", metadata={"help": "naive, pup or mla."})
     use_cls_token: bool | None = field(default=None, metadata={"help": "Keep the class token. Default: as published."})
     use_auxiliary_head: bool = field(default=True, metadata={"help": "Auxiliary losses on intermediate layers."})
+    fresh_embedding: bool = field(
+        default=False,
+        metadata={"help": "Draw patch and position embeddings at random, far from those of the weights given."},
+    )
+    fresh_layers: int = field(default=0, metadata={"help": "Draw so many of the encoder's first layers, too."})
     drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth of the last layer."})
 
     resize_factor: float = field(default=1.0, metadata={"help": "Up-sampling of images before they are patched."})
@@ -306,6 +315,7 @@ def main() -> None:
     accelerator = start_accelerator(args)
     data = open_data(args, accelerator)
     model = build_model(args, data.names)
+    fresh = reinitialize(model, embedding=args.fresh_embedding, num_layers=args.fresh_layers)
     processor = SetrImageProcessor(
         resize_factor=args.resize_factor,
         patch_size=model.config.patch_size,
@@ -313,7 +323,7 @@ def main() -> None:
         ignore_index=data.train_map.ignore_index,
     )
     model = with_synchronized_norms(model, accelerator)
-    optimizer = build_optimizer(model, args)
+    optimizer = build_optimizer(model, args, fresh=fresh)
     model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, data, processor))
     total = total_updates(args, loader)
     scheduler = build_scheduler(optimizer, args, total)

@@ -123,6 +123,7 @@ def train_inverter(
     *,
     features: Features = lambda grid: grid,
     observe_held_out: Observe | None = None,
+    length: int | None = None,
     budget: Budget | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -139,6 +140,7 @@ def train_inverter(
         linear: from features to pixels, the estimate to refine.
         features: the form in which a block is shown to the network and to `linear`; as it is seen, by default.
         observe_held_out: the same for the images held out, with other keys; `observe` itself by default.
+        length: L, where the grids have more than pixels: (down, across, L + any), all of which `observe` gets.
         budget: how long to train; `Budget()` by default.
         seed: of crops, keys and weights.
         progress: called with the number of updates and the PSNR on the held-out images, at each check.
@@ -151,20 +153,23 @@ def train_inverter(
     rng = np.random.default_rng(seed)
     num_held_out = max(1, len(images) // 10)
     look = observe_held_out or observe
-    held_out = [(grid, features(look(grid, rng))) for grid in images[:num_held_out]]
+    length = length or images[0].shape[-1]
+    held_out = [(grid[..., :length], features(look(grid, rng))) for grid in images[:num_held_out]]
     own = images[num_held_out:]
     start_error = float(np.mean([np.mean((linear.estimate(seen) - grid) ** 2) for grid, seen in held_out]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         seen = np.concatenate([part.reshape(-1, part.shape[-1]) for _, part in held_out])
-        network = _Refiner(torch.from_numpy(seen).float(), start_error**0.5, images[0].shape[-1], budget)
+        network = _Refiner(torch.from_numpy(seen).float(), start_error**0.5, length, budget)
     optimizer = torch.optim.Adam(network.parameters(), lr=budget.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
     linear_psnr = best_psnr = _psnr(network, linear, held_out)
     best = copy.deepcopy(network)
     for step in range(1, budget.steps + 1):
         _update(
-            network, optimizer, [_crop(own, observe, features, linear, budget, rng) for _ in range(budget.batch_size)]
+            network,
+            optimizer,
+            [_crop(own, observe, features, linear, length, budget, rng) for _ in range(budget.batch_size)],
         )
         schedule.step()
         if step % max(1, budget.steps // budget.checks) == 0 or step == budget.steps:
@@ -192,6 +197,7 @@ def _crop(
     observe: Observe,
     features: Features,
     linear: LinearDecoder,
+    length: int,
     budget: Budget,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +206,7 @@ def _crop(
     top, left = (int(rng.integers(side - size + 1)) for side in grid.shape[:2])
     plain = grid[top : top + size, left : left + size]
     seen = features(observe(plain, rng))
-    return seen, plain - linear.estimate(seen)
+    return seen, plain[..., :length] - linear.estimate(seen)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from ..setr.public_facts import EMBEDDING_FAMILY
 from . import attacks_on_ciphertexts as ciphertexts
 from . import attacks_with_a_base as base
 from . import attacks_with_more as more
+from . import baselines
 from .scene import Scene
 from .target import Target
 from .trial import (
@@ -26,13 +27,28 @@ ANY = (ANY_FAMILY,)
 
 # What the attacker has goes from nothing to public weights, in the order of `findings.ATTACKERS`.
 ATTACKS = (
-    Attack(name="constant grey", attacker="baseline", families=ANY, run=ciphertexts.constant_grey, inputs=no_image),
-    Attack(name="block means", attacker="baseline", families=ANY, run=ciphertexts.block_means, inputs=no_image),
+    Attack(name="constant grey", attacker="baseline", families=ANY, run=baselines.constant_grey, inputs=no_image),
+    Attack(name="block means", attacker="baseline", families=ANY, run=baselines.block_means, inputs=no_image),
+    Attack(
+        name="segmentation map",
+        attacker="baseline",
+        families=ANY,
+        run=baselines.segmentation_map,
+        inputs=baselines.if_answers_can_be_compared,
+    ),
+    Attack(
+        name="learned segmentation map",
+        attacker="baseline",
+        families=ANY,
+        run=baselines.learned_segmentation_map,
+        inputs=baselines.if_answers_can_be_learned,
+        trains=True,
+    ),
     Attack(
         name="ciphertext as it is",
         attacker="baseline",
         families=FAMILIES,
-        run=ciphertexts.ciphertext_as_it_is,
+        run=baselines.ciphertext_as_it_is,
         inputs=one_image,
     ),
     Attack(

@@ -1,40 +1,16 @@
-"""The baselines, what the uploads alone show, and what the server computes of them: a function for each attack."""
-
-from collections.abc import Callable
-
-import numpy as np
+"""What the uploads alone show, and what the server computes of them: a function for each attack."""
 
 from ..attacks.canonical import reconstruct_canonical
 from ..attacks.learned_alignment import BUDGET, NUM_KEYS, refine_orthogonal
 from ..attacks.orthogonal import reconstruct_orthogonal
 from ..attacks.permutation import recover_permutation
 from ..attacks.thumbnail import reconstruct_thumbnail
-from ..attacks.tools.blocks import to_grid
-from ..attacks.tools.metrics import grey, thumbnail
 from ..attacks.tools.priors import ImagePrior
 from .scene import Scene
 from .training_bar import gained, training_bar
 from .trial import Outcome, Trial
 
 MAX_REHEARSED = 16  # ciphertexts; each key of the attacker's own takes as many images
-
-
-def constant_grey(trial: Trial) -> Outcome:
-    """Baseline: one grey, of which nothing is known."""
-    return _made_from_the_original(trial, grey)
-
-
-def block_means(trial: Trial) -> Outcome:
-    """Baseline: each block replaced by its mean colour, which every family leaks nearly as it is."""
-    return _made_from_the_original(trial, lambda image: thumbnail(image, trial.scene.patch_size))
-
-
-def ciphertext_as_it_is(trial: Trial) -> Outcome:
-    """Baseline: the ciphertext looked at as an image; a shorter ciphertext is filled up with grey."""
-    scene, length = trial.scene, len(trial.scene.embedding)
-    grids = trial.encrypted.ciphertexts[: scene.num_scored]
-    padded = [np.pad(grid, ((0, 0), (0, 0), (0, length - grid.shape[-1]))) for grid in grids]
-    return Outcome(estimates={n: np.clip(grid, -1, 1) for n, grid in enumerate(padded)})
 
 
 def first_component(trial: Trial) -> Outcome:
@@ -86,8 +62,3 @@ def as_many_as_can_be_rehearsed(scene: Scene) -> list[tuple[ImagePrior, int]]:
     most = min(MAX_REHEARSED, len(prior.grids) // prior.grids_per_image // 2)
     counts = [count for count in scene.counts if count <= most]
     return [(prior, max(counts))] if counts else []
-
-
-def _made_from_the_original(trial: Trial, make: Callable[[np.ndarray], np.ndarray]) -> Outcome:
-    images = trial.scene.images[: trial.scene.num_scored]
-    return Outcome(estimates={n: to_grid(make(image), trial.scene.patch_size) for n, image in enumerate(images)})

@@ -87,6 +87,22 @@ class Scene:
         object.__setattr__(other, "public_base", public_base)
         return other
 
+    def labels_of(self, image: np.ndarray) -> np.ndarray:
+        """(channels, height, width) in [-1, 1] -> (h, w) labels by the plain model.
+
+        Raises:
+            ValueError: the scene has no model that segments.
+        """
+        if self.segment is None:
+            raise ValueError("expected a model that segments, got none; give the scene a function segment")
+        return self.segment(image)
+
+    def labels_of_victim(self, index: int) -> np.ndarray:
+        """The labels of a victim, computed once."""
+        if index not in self.labels:
+            self.labels[index] = self.labels_of(self.images[index])
+        return self.labels[index]
+
     def score(self, estimates: dict[int, np.ndarray]) -> dict[str, float]:
         """{index of a victim: its estimated grid} -> means of PSNR, SSIM, hp and, if there is a model, agreement."""
         rows = []
@@ -94,8 +110,6 @@ class Scene:
             truth, estimate = self.images[index], to_image(grid, self.patch_size)
             row = image_metrics(estimate, truth)
             if self.segment is not None:
-                if index not in self.labels:
-                    self.labels[index] = self.segment(truth)
-                row["agreement"] = float(np.mean(self.segment(estimate) == self.labels[index]))
+                row["agreement"] = float(np.mean(self.segment(estimate) == self.labels_of_victim(index)))
             rows.append(row)
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -1,6 +1,6 @@
 """Pieces of a training loop. The loops themselves are visible in examples/train_setr.py and examples/table2.py."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -14,12 +14,15 @@ Batch = dict[str, torch.Tensor]
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
-def build_optimizer(model: PreTrainedModel, args: OptimizationArguments) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: PreTrainedModel, args: OptimizationArguments, *, fresh: Collection[str] = ()
+) -> torch.optim.Optimizer:
     """An optimizer in which encoder and heads have their own learning rates, and matrices alone have weight decay.
 
     Args:
         model: `base_model_prefix` names its encoder.
         args: optimizer, learning_rate, head_lr_factor and weight_decay.
+        fresh: names of the encoder's parameters that were drawn anew; they learn as fast as the heads.
 
     Raises:
         ValueError: an optimizer other than adamw and sgd.
@@ -28,14 +31,15 @@ def build_optimizer(model: PreTrainedModel, args: OptimizationArguments) -> torc
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         decays = parameter.ndim > 1 and "position_embeddings" not in name and "cls_token" not in name
-        groups.setdefault((name.startswith(encoder), decays), []).append(parameter)
+        learned = name.startswith(encoder) and name not in fresh
+        groups.setdefault((learned, decays), []).append(parameter)
     parameters = [
         {
             "params": members,
-            "lr": args.learning_rate * (1 if in_encoder else args.head_lr_factor),
+            "lr": args.learning_rate * (1 if learned else args.head_lr_factor),
             "weight_decay": args.weight_decay if decays else 0.0,
         }
-        for (in_encoder, decays), members in groups.items()
+        for (learned, decays), members in groups.items()
     ]
     if args.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=args.learning_rate, momentum=0.9)

@@ -100,6 +100,9 @@ def test_baselines_stand_beside(report):
     grey = next(f for f in report.findings if f.attack == "constant grey")
     assert grey.metrics["hp"] == 0
     assert means.metrics["psnr"] > grey.metrics["psnr"]
+    answer = next(f for f in report.findings if f.attack == "segmentation map")
+    assert (answer.attacker, answer.family, answer.prior) == ("baseline", "any", "in-domain")
+    assert answer.metrics["hp"] < 0.5
     raw = [f for f in report.findings if f.attack == "ciphertext as it is"]
     assert [f.family for f in raw] == list(FAMILIES)
     assert all(f.metrics["hp"] < 0.5 for f in raw)
@@ -152,6 +155,27 @@ def test_networks_are_trained_where_asked_for_and_say_what_they_gained(model, pr
     ]
     assert all("on images held out" in f.note and f.metrics["psnr"] > 5 for f in learned)
     assert "training" in capfd.readouterr().err
+
+
+def test_a_map_that_shows_dark_and_bright_pixels_gives_outlines_away(crops, monkeypatch):
+    """The answer is the image itself at two levels, and the attacker learns of what pixels it comes."""
+    monkeypatch.setattr("hf_privseg.audit.baselines.MAP_BUDGET", Budget(steps=4, width=8, depth=1, crop_in_blocks=8))
+    victims, own = ([np.asarray(crop).transpose(2, 0, 1) / 127.5 - 1 for crop in part] for part in crops)
+    scene = Scene(
+        images=victims,
+        patch_size=PATCH_SIZE,
+        embedding=np.eye(3 * PATCH_SIZE**2),
+        priors=[image_prior(own, PATCH_SIZE)],
+        counts=(1,),
+        num_scored=4,
+        segment=lambda image: (image.mean(axis=0) > 0).astype(np.int64),
+    )
+    found = {trial.attack.name: trial.find() for trial in trials_of(scene, {}, training=True) if "map" in trial.name}
+    assert list(found) == ["segmentation map", "learned segmentation map"]
+    assert all(finding.metrics["hp"] > 0.3 for finding in found.values())
+    assert "on images held out" in found["learned segmentation map"].note
+    small = replace(scene, priors=[image_prior([image[:, :16, :16] for image in own], PATCH_SIZE)])
+    assert [t.attack.name for t in trials_of(small, {}, training=True) if "map" in t.name] == ["segmentation map"]
 
 
 def scene_of(model, images):

@@ -289,10 +289,11 @@ def test_the_optimizer_tells_encoder_from_heads_and_matrices_from_vectors():
     args = OptimizationArguments(learning_rate=0.1, head_lr_factor=10.0, weight_decay=0.01)
     groups: dict[str, tuple[float, float]] = {}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for group in build_optimizer(model, args).param_groups:
+    for group in build_optimizer(model, args, fresh=["setr.layers.1.mlp.fc1.weight"]).param_groups:
         groups |= {names[id(p)]: (group["lr"], group["weight_decay"]) for p in group["params"]}
     assert len(groups) == len(names)
     assert groups["setr.layers.0.mlp.fc1.weight"] == (0.1, 0.01)
+    assert groups["setr.layers.1.mlp.fc1.weight"] == (1.0, 0.01)  # drawn anew, so it learns as the heads do
     assert groups["setr.embeddings.position_embeddings"] == (0.1, 0.0)
     assert groups["decode_head.conv_seg.weight"] == (1.0, 0.01)
     assert groups["decode_head.conv_seg.bias"] == (1.0, 0.0)

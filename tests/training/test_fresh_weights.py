@@ -1,0 +1,50 @@
+"""Parts of an encoder that are drawn anew, and the rest, which stays."""
+
+import pytest
+import torch
+
+from helpers.tiny_setr import tiny_model
+from hf_privseg.training.fresh_weights import reinitialize
+
+
+def changed(num_layers: int, *, embedding: bool) -> tuple[set[str], set[str]]:
+    """The parameters that a reinitialisation names, and those that it changes."""
+    torch.manual_seed(0)
+    model = tiny_model()
+    with torch.no_grad():
+        for parameter in model.parameters():  # so that constants such as the zeros of a bias are seen to be drawn
+            parameter.fill_(0.3)
+            setattr(parameter, "_is_hf_initialized", True)  # noqa: B010 - as after from_pretrained
+    named = reinitialize(model, embedding=embedding, num_layers=num_layers)
+    return set(named), {name for name, value in model.named_parameters() if not bool((value == 0.3).all())}
+
+
+@pytest.mark.parametrize(("num_layers", "embedding"), [(0, True), (1, False), (2, True)])
+def test_what_is_named_is_drawn_and_nothing_else(num_layers, embedding):
+    named, found = changed(num_layers, embedding=embedding)
+    assert named == found
+    parts = ["setr.embeddings."] * embedding + [f"setr.layers.{index}." for index in range(num_layers)]
+    names = [name for name, _ in tiny_model().named_parameters()]
+    assert named == {name for name in names if name.startswith(tuple(parts))}
+
+
+def test_nothing_is_drawn_unless_asked_for():
+    assert changed(0, embedding=False) == (set(), set())
+
+
+def test_a_drawn_embedding_has_nothing_of_the_one_before():
+    torch.manual_seed(0)
+    model = tiny_model()
+    weight = model.setr.embeddings.patch_embeddings.projection.weight
+    before = weight.detach().clone()
+    reinitialize(model, embedding=True)
+    cosine = torch.nn.functional.cosine_similarity(weight.detach().flatten(), before.flatten(), dim=0)
+    assert abs(float(cosine)) < 0.2
+    assert float(weight.std()) == pytest.approx(model.config.initializer_range, rel=0.2)
+
+
+def test_more_layers_than_there_are_is_an_error():
+    model = tiny_model()
+    depth = len(model.setr.layers)
+    with pytest.raises(ValueError, match=f"expected from 0 to {depth} layers to be drawn anew, got {depth + 1}"):
+        reinitialize(model, num_layers=depth + 1)
