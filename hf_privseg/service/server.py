@@ -23,6 +23,7 @@ from .requests import log_to_stderr
 
 _SETTINGS = "PRIVSEG_SERVICE_SETTINGS"  # what a worker process is told; it holds no secret
 _GRACE_SECONDS = 30  # that requests under way have after SIGTERM
+_START_SECONDS = 300  # that a worker has for its imports and its model; one that ends is replaced at once
 _CONNECTIONS = 1000
 
 
@@ -149,6 +150,7 @@ def _uvicorn_options(settings: Settings) -> dict[str, Any]:
         "server_header": False,
         "limit_concurrency": _CONNECTIONS,
         "timeout_graceful_shutdown": _GRACE_SECONDS,
+        "timeout_worker_healthcheck": _START_SECONDS,
         "http": Connection,
         "ws": "none",
     }

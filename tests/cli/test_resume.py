@@ -220,7 +220,7 @@ def test_to_overwrite_and_to_keep_is_wrong_usage(many, job):
 
 # ------------------------------------------------------------------------------------------------------ killed jobs
 
-COUNT = 40
+COUNT, SIZE = 16, (240, 320)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def large(tmp_path_factory):
     SetrImageProcessor().save_pretrained(folder / "encrypted")
     (folder / "images").mkdir()
     for seed in range(COUNT):
-        pixels = np.random.default_rng(seed).integers(0, 256, (480, 640, 3), np.uint8)
+        pixels = np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
         Image.fromarray(pixels).save(folder / "images" / f"{seed:02}.png")
     return folder
 
@@ -276,7 +276,7 @@ def kill_after(num_results, arguments, output):
 
 def assert_whole(path, content):
     if path.suffix == ".safetensors":
-        assert EncryptedImage.from_bytes(content).original_size == (480, 640)
+        assert EncryptedImage.from_bytes(content).original_size == SIZE
     else:
         with Image.open(path) as picture:
-            assert np.array(picture).shape == (480, 640)
+            assert np.array(picture).shape == SIZE

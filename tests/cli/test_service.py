@@ -1,19 +1,17 @@
 """`privseg serve` and `privseg segment --server`: the same files as from a model here, and what is refused."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
 import sys
 import time
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import preloaded
 from helpers.leaks import assert_no_secret
 from helpers.loopback import Relay, ScriptedService, running, unused_address
 from helpers.tiny_setr import tiny_model
@@ -323,12 +321,12 @@ def test_a_tenant_with_a_token_is_served_and_another_is_not(run, materials, tmp_
 def test_serve_in_a_process_of_its_own(materials, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "hf_privseg.cli", "serve", "encrypted", "--port", str(port)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells have background processes ignore it
-    server = subprocess.Popen(
-        command, cwd=materials, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=listen
-    )
+    command = ["-c", "import signal, hf_privseg.cli.app as program\n"]
+    command[1] += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background processes may ignore it
+    command[1] += "program.main()"
+    command += ["serve", "encrypted", "--port", str(port)]
+    with (tmp_path / "log").open("w") as log:
+        server = preloaded.start("hf_privseg", *command, cwd=materials, stderr=log)
     try:
         with SegmentationClient(f"http://127.0.0.1:{port}") as client:
             deadline = time.monotonic() + 240
@@ -337,14 +335,15 @@ def test_serve_in_a_process_of_its_own(materials, tmp_path):
                     label_map = client.segment(materials / "one.png", SecretKey.from_file(materials / "secret.key"))
                     break
                 except ServiceError:
-                    time.sleep(1)
+                    time.sleep(0.3)
         assert label_map.shape == (60, 75)
     finally:
         server.send_signal(signal.SIGINT)
         try:
-            _, err = server.communicate(timeout=60)
+            server.wait(timeout=60)
         finally:
             server.kill()
+    err = (tmp_path / "log").read_text()
     assert server.returncode in (0, 130)
     assert "Traceback" not in err
     assert "Model encrypted, key of fingerprint" in err

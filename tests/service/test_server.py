@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ from hf_privseg.client.http_calls import httpx
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
-from hf_privseg.service import EmbeddingFolder
+from hf_privseg.service import EmbeddingFolder, server
 from hf_privseg.service.embedding_file import embedding_to_bytes
 from hf_privseg.service.server import Settings, is_loopback
 from hf_privseg.setr.public_facts import KeyFacts
@@ -53,6 +55,19 @@ from helpers.tiny_service import service
 engine, build_app = service(store=EmbeddingFolder(Path("FOLDER"))), server.build_app
 server.build_app = lambda settings: build_app(settings, engine)
 server.serve(server.Settings(port=PORT, page=False))
+"""
+
+
+# Its workers are forked, not spawned, which saves them the imports. What counts requests is told when it is imported
+# that processes count together.
+FORKING_SERVICE = """
+import multiprocessing, os
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = "set by the service"
+from uvicorn import _subprocess
+from hf_privseg.cli.app import main
+
+_subprocess.spawn = multiprocessing.get_context("fork")
+main()
 """
 
 
@@ -167,7 +182,7 @@ def test_workers_share_tenants_and_count_together(tmp_path):
     engine.model.encrypt_model(keys[0]).save_pretrained(tmp_path / "model")
     processor().save_pretrained(tmp_path / "model")
     plain = service()
-    command = ["-m", "hf_privseg.cli", "serve", str(tmp_path / "model"), "--port", str(port)]
+    command = ["-c", FORKING_SERVICE, "serve", str(tmp_path / "model"), "--port", str(port)]
     command += ["--no-page", "--workers", "2", "--embeddings", str(tmp_path / "store")]
     with process(command, port, tmp_path / "log"):
         url = f"http://127.0.0.1:{port}"
@@ -184,6 +199,18 @@ def test_workers_share_tenants_and_count_together(tmp_path):
         assert "privseg_queue_depth 0.0" in text
         assert httpx.delete(f"{url}/v1/embeddings/{keys[1].fingerprint}").status_code == 204
         assert {httpx.post(f"{url}/v1/segment", content=ciphertext(keys[1])).status_code for _ in range(8)} == {409}
+
+
+def test_what_workers_are_spawned_with_goes_to_another_process(tmp_path, monkeypatch):
+    """And a worker has minutes for its imports and its model: uvicorn's own limit, five seconds, has it end before."""
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(server.uvicorn, "run", lambda app, **options: seen.update(options, app=app))
+    monkeypatch.setattr(server, "log_to_stderr", lambda: None)
+    monkeypatch.setenv(server._SETTINGS, "")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    server.serve(Settings(workers=2, embeddings=tmp_path, model="nowhere"))
+    assert pickle.loads(pickle.dumps(server.uvicorn.Config(**seen))).workers == 2  # noqa: S301 - made here
+    assert seen["timeout_worker_healthcheck"] >= 60
 
 
 @pytest.mark.slow
