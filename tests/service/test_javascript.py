@@ -105,15 +105,15 @@ def test_an_encrypted_image_is_the_same_file_content(family):
         const me = new js.OwnerClient();
         await me.loadKey("mine", text);
         const pixels = Uint8Array.from(Buffer.from(rgba, "base64"));
-        const {file, picture} = await me.encryptImage("mine", pixels, 32, 48, 16, [30, 45]);
+        const {file, picture} = await me.encryptImage("mine", pixels, 32, 48, 8, [30, 45]);
         return {file: b64(file), picture: b64(picture)};
         """,
         text=key.to_text(),
         rgba=base64.b64encode(rgba.tobytes()).decode(),
     )
     image = EncryptedImage.from_bytes(base64.b64decode(found["file"]))  # checks header, shape and hash
-    expected = SetrImageProcessor().encrypt(Image.fromarray(levels), key)
-    assert (image.family, image.fingerprint, image.patch_size) == (family, key.fingerprint, 16)
+    expected = SetrImageProcessor(patch_size=8).encrypt(Image.fromarray(levels), key)
+    assert (image.family, image.fingerprint, image.patch_size) == (family, key.fingerprint, 8)
     assert (image.original_size, image.valid_region) == ((30, 45), size)
     if image.pixels.dtype == np.uint8:
         assert np.array_equal(image.pixels, expected.pixels)
@@ -128,7 +128,7 @@ def test_an_encrypted_image_is_the_same_file_content(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_encrypted_embedding_is_that_of_python(family):
     key = SecretKey.generate(family)
-    weight = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     found = node(
         """
         const me = new js.OwnerClient();
@@ -143,13 +143,13 @@ def test_an_encrypted_embedding_is_that_of_python(family):
     encrypted, facts = embedding_from_bytes(base64.b64decode(found["file"]))
     assert facts == key.facts
     assert found["fingerprint"] == key.fingerprint
-    torch.testing.assert_close(encrypted, cipher_for(key, patch_size=16).encrypt_weight(weight), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(encrypted, cipher_for(key, patch_size=8).encrypt_weight(weight), rtol=1e-6, atol=1e-6)
 
 
 def test_two_keys_in_a_row_make_the_no_encryption_case_without_a_plain_image():
     # b T^-1 under T K E is b K E: what a plain image is to the model that K encrypted.
     ours, other = SecretKey.generate(), SecretKey.generate("permutation")
-    weight = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     found = node(
         """
         const me = new js.OwnerClient();
@@ -166,8 +166,8 @@ def test_two_keys_in_a_row_make_the_no_encryption_case_without_a_plain_image():
     assert facts.fingerprint == other.fingerprint
     pixels = torch.rand(1, 3, 32, 32) * 2 - 1
     conv = torch.nn.functional.conv2d
-    seen = conv(cipher_for(other, patch_size=16).encrypt(pixels), encrypted, stride=16)
-    expected = conv(pixels, cipher_for(ours, patch_size=16).encrypt_weight(weight), stride=16)
+    seen = conv(cipher_for(other, patch_size=8).encrypt(pixels), encrypted, stride=8)
+    expected = conv(pixels, cipher_for(ours, patch_size=8).encrypt_weight(weight), stride=8)
     torch.testing.assert_close(seen, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -220,18 +220,18 @@ def test_the_bands_of_an_image_make_no_difference_and_can_be_ended():
         """
         const me = new js.OwnerClient();
         await me.loadKey("mine", text);
-        const rgba = Uint8Array.from({length: 4 * 256 * 208}, (_, i) => (7 * i) % 251); // 208 blocks: two bands
+        const rgba = Uint8Array.from({length: 4 * 128 * 104}, (_, i) => (7 * i) % 251); // 208 blocks: two bands
         const shares = [];
-        const encrypt = (onBand) => me.encryptImage("mine", rgba, 256, 208, 16, [256, 208], onBand);
+        const encrypt = (onBand) => me.encryptImage("mine", rgba, 128, 104, 8, [128, 104], onBand);
         const whole = await encrypt(async (share) => shares.push(share));
         const error = await encrypt(async () => { throw new Error("ended"); }).catch((error) => error.message);
         return {file: b64(whole.file), rgba: b64(rgba), shares, error};
         """,
         text=(key := SecretKey.generate()).to_text(),
     )
-    levels = array(found["rgba"], np.uint8).reshape(256, 208, 4)[..., :3]
+    levels = array(found["rgba"], np.uint8).reshape(128, 104, 4)[..., :3]
     image = EncryptedImage.from_bytes(base64.b64decode(found["file"]))
-    expected = SetrImageProcessor().encrypt(Image.fromarray(levels), key)
+    expected = SetrImageProcessor(patch_size=8).encrypt(Image.fromarray(levels), key)
     step = float(np.abs(expected.pixels).max()) / 32767
     np.testing.assert_allclose(image.pixels, expected.pixels, rtol=0, atol=0.6 * step)
     assert found["shares"] == [0, 128 / 208]

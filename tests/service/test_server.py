@@ -27,6 +27,8 @@ from hf_privseg.client.http_calls import httpx
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
+import uvicorn
+
 from hf_privseg.service import EmbeddingFolder, server
 from hf_privseg.service.embedding_file import embedding_to_bytes
 from hf_privseg.service.server import Settings, is_loopback
@@ -204,12 +206,12 @@ def test_workers_share_tenants_and_count_together(tmp_path):
 def test_what_workers_are_spawned_with_goes_to_another_process(tmp_path, monkeypatch):
     """And a worker has minutes for its imports and its model: uvicorn's own limit, five seconds, has it end before."""
     seen: dict[str, Any] = {}
-    monkeypatch.setattr(server.uvicorn, "run", lambda app, **options: seen.update(options, app=app))
+    monkeypatch.setattr("uvicorn.run", lambda app, **options: seen.update(options, app=app))
     monkeypatch.setattr(server, "log_to_stderr", lambda: None)
     monkeypatch.setenv(server._SETTINGS, "")
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
     server.serve(Settings(workers=2, embeddings=tmp_path, model="nowhere"))
-    assert pickle.loads(pickle.dumps(server.uvicorn.Config(**seen))).workers == 2  # noqa: S301 - made here
+    assert pickle.loads(pickle.dumps(uvicorn.Config(**seen))).workers == 2  # noqa: S301 - made here
     assert seen["timeout_worker_healthcheck"] >= 60
 
 
