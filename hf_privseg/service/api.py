@@ -130,8 +130,12 @@ def _backend(request: Request) -> Backend:
     return backend
 
 
-def _grant(request: Request, backend: Annotated[Backend, Depends(_backend)]) -> Grant:
-    """Who asks, from the request's token."""
+def grant_of(request: Request, backend: Annotated[Backend, Depends(_backend)]) -> Grant:
+    """Who asks, from the request's token.
+
+    Raises:
+        Problem: no token, or an unknown one, where one is needed.
+    """
     try:
         grant = backend.access.identify(request.headers.get("authorization"))
     except UnknownTokenError as error:
@@ -146,7 +150,7 @@ def _grant(request: Request, backend: Annotated[Backend, Depends(_backend)]) -> 
 
 
 UsedBackend = Annotated[Backend, Depends(_backend)]
-UsedGrant = Annotated[Grant, Depends(_grant)]
+UsedGrant = Annotated[Grant, Depends(grant_of)]
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
 """The service's page: Gradio gives it its frame, and its own scripts (static/) are owner and client.
 
 The scripts call the same routes as any other client. The key and the image stay in the page, which may connect to
-nothing but its service. Gradio has no functions to call here, and of its many routes only those that show the page
-are open: nothing can be uploaded to it.
+nothing but its service. Of Gradio's many routes, only those that show the page are open, and those of one named
+endpoint, `/segment`, for programs that use gradio_client (gradio_endpoint.py): no file can be uploaded to it.
 """
 
 import html
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..catalog.datasets import PRESETS
 from .api import Backend, UsedBackend, UsedGrant, read_image
+from .gradio_endpoint import CALL_PATH, MAX_CALLS, OPEN_PATHS, CallGuard, add_endpoint
 from .problems import Problem
 from .sample import SAMPLES, offered_samples, sample_credit, sample_file
 from .server_view import ServerView
@@ -27,7 +28,7 @@ STATIC = Path(__file__).parent / "static"
 _TABS = {"segment": "Segment", "no_key": "No key", "upload": "Upload", "attack": "Attack", "about": "About"}
 _PUBLIC_ALONE = ("no_key",)  # it needs the plain patch embedding
 _SCENES = {"camvid": "streets as seen from a car:", "cityscapes": "streets as seen from a car:"}
-_OPEN = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json")
+_OPEN = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", *OPEN_PATHS)
 _OPEN_FOLDERS = ("/assets/", "/static/", "/svelte/", "/_app/", "/gradio_api/startup-events", "/theme.css/")
 
 router = APIRouter(prefix="/privseg", include_in_schema=False)
@@ -45,7 +46,7 @@ def add_page(app: FastAPI, model: str = "default") -> None:
     app.mount("/privseg", StaticFiles(directory=STATIC))
     gr.mount_gradio_app(
         app,
-        _blocks(backend, "MODEL" if Path(model).exists() else model),
+        _blocks(app, "MODEL" if Path(model).exists() else model),
         path="/",
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         head='<link rel="stylesheet" href="privseg/page.css"><script type="module" src="privseg/page.js"></script>',
@@ -55,14 +56,19 @@ def add_page(app: FastAPI, model: str = "default") -> None:
         mcp_server=False,
     )
     (mount,) = (route for route in app.routes if isinstance(route, Mount) and route.path == "")
-    mount.app = PageGuard(mount.app)
+    mount.app = PageGuard(mount.app, CallGuard(mount.app, backend))
 
 
 class PageGuard:
-    """ASGI middleware around Gradio's application: of its routes, only those that show the page are open."""
+    """ASGI middleware around Gradio's application: its routes are closed but for those of the page and the endpoint.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    Args:
+        app: Gradio's.
+        calls: the same, for calls of the endpoint.
+    """
+
+    def __init__(self, app: ASGIApp, calls: ASGIApp) -> None:
+        self._app, self._calls = app, calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -70,6 +76,9 @@ class PageGuard:
             return
         if scope["type"] == "http":
             path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+            if path == CALL_PATH and scope["method"] == "POST":
+                await self._calls(scope, receive, send)
+                return
             is_open = path in _OPEN or path.startswith(_OPEN_FOLDERS)
             if not (is_open and scope["method"] in ("GET", "HEAD")):
                 problem = Problem(404, "not_found", "there is nothing here; the routes are listed at /openapi.json")
@@ -97,11 +106,12 @@ async def server_view(request: Request, backend: UsedBackend, grant: UsedGrant) 
     return [view.to_json() for view in views]
 
 
-def _blocks(backend: Backend, model: str) -> gr.Blocks:
+def _blocks(app: FastAPI, model: str) -> gr.Blocks:
     """The whole page in one piece of HTML: page.js brings it to life, page.css hides what does not apply."""
     with gr.Blocks(title="Segmentation of encrypted images", analytics_enabled=False) as blocks:
-        gr.HTML(_page(backend, model), padding=False)
-    return blocks
+        gr.HTML(_page(app.state.backend, model), padding=False)
+        add_endpoint(app)
+    return blocks.queue(max_size=MAX_CALLS)
 
 
 def _page(backend: Backend, model: str) -> str:

@@ -368,13 +368,13 @@ def test_a_service_with_tokens_asks_for_one(browser, image, tmp_path):
         assert len(recorder.images()) == 1
 
 
-def test_of_gradio_only_the_page_is_open(public):
+def test_of_gradio_only_the_page_and_one_endpoint_are_open(public):
     url = public[1]
     assert httpx.get(url).status_code == 200
     assert "privseg/page.js" in httpx.get(url).text
     for method, path in [
-        ("POST", "/gradio_api/upload"), ("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/run/segment"),
-        ("GET", "/gradio_api/file=/etc/passwd"), ("GET", "/gradio_api/info"), ("POST", "/gradio_api/vibe-edit"),
+        ("POST", "/gradio_api/upload"), ("POST", "/gradio_api/call/segment"), ("POST", "/gradio_api/run/segment"),
+        ("GET", "/gradio_api/file=/etc/passwd"), ("POST", "/gradio_api/cancel"), ("POST", "/gradio_api/vibe-edit"),
         ("POST", "/config"), ("GET", "/nothing"), ("POST", "/"),
     ]:  # fmt: skip
         response = httpx.request(method, f"{url}{path}", content=b'{"data": [NaN]}' if method == "POST" else None)
