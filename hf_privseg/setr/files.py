@@ -10,7 +10,7 @@ import shutil
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -49,6 +49,7 @@ def write_whole(
             os.replace(temporary, path)
         else:
             _publish_new(temporary, path)
+        _sync_folder(path.parent)
     except FileExistsError:
         reason = f", and {loss}" if loss else ""
         raise FileExistsError(f"{path} exists{reason}; choose another path or pass overwrite=True") from None
@@ -131,6 +132,19 @@ def publish_folder(temporary: Path, folder: Path, *, overwrite: bool) -> None:
         if retired.exists() and not folder.exists():  # interrupted between the two renames
             retired.rename(folder)
         shutil.rmtree(retired, ignore_errors=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in a folder outlive a loss of power, where the system can do that for folders."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems cannot
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _publish_new(temporary: Path, path: Path) -> None:

@@ -49,6 +49,33 @@ def without_hard_links(monkeypatch):
 # write_whole
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere folders cannot be synchronised")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_content_reaches_the_disk_before_its_name_and_the_name_before_the_return(tmp_path, monkeypatch, overwrite):
+    path, steps, fsync = tmp_path / "file", [], os.fsync
+
+    def note_then_sync(descriptor):
+        steps.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note_then_sync)
+    write_whole(path, b"one", overwrite=overwrite)
+    assert steps == [(False, False), (True, True)]
+
+
+def test_a_file_system_that_cannot_synchronise_folders_is_no_error(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def of_files_alone(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_alone)
+    write_whole(tmp_path / "file", b"one", overwrite=False)
+    assert (tmp_path / "file").read_bytes() == b"one"
+
+
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
 @pytest.mark.parametrize("private", [False, True])
 def test_a_file_is_written_kept_and_replaced(tmp_path, monkeypatch, links, private):
@@ -260,7 +287,7 @@ def test_files_reach_the_disk_before_the_folder_gets_its_name(tmp_path, monkeypa
     folder, synced, fsync = tmp_path / "model", [], os.fsync
 
     def watch(descriptor):
-        assert not folder.exists()
+        assert folder.exists() == stat.S_ISDIR(os.fstat(descriptor).st_mode)
         synced.append(os.fstat(descriptor).st_ino)
         fsync(descriptor)
 
@@ -269,4 +296,4 @@ def test_files_reach_the_disk_before_the_folder_gets_its_name(tmp_path, monkeypa
         (temporary / "nested").mkdir()
         for path in (temporary / "a", temporary / "nested" / "b"):
             path.write_bytes(b"content")
-    assert sorted(synced) == sorted(path.stat().st_ino for path in (folder / "a", folder / "nested" / "b"))
+    assert sorted(synced) == sorted(path.stat().st_ino for path in (tmp_path, folder / "a", folder / "nested" / "b"))

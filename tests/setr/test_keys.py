@@ -414,7 +414,8 @@ def test_key_file_is_private_at_every_moment(tmp_path, monkeypatch, overwrite):
     fsync = os.fsync
 
     def look_then_sync(descriptor):
-        seen.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            seen.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
         fsync(descriptor)
 
     def look_then(publish):
