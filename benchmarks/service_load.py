@@ -139,7 +139,7 @@ def hostile_files(
         "empty file": b"",
         "wrong fingerprint": contained(SecretKey.generate(key.family)),
         "wrong family": contained(SecretKey.generate(other_family)),
-        "wrong patch size": contained(key, patch_size=2 * processor.patch_size),
+        "wrong patch size": contained(key, patch_size=processor.patch_size // 2),
         f"{num_bytes / 1e6:.0f} MB": bytes(num_bytes),
     }
 

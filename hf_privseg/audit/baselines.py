@@ -70,7 +70,7 @@ def _own_images(prior: ImagePrior) -> list[np.ndarray]:
 def _from_the_answer(trial: Trial, budget: Budget | None) -> Outcome:
     scene, own = trial.scene, _own_images(trial.prior)
     maps = [scene.labels_of(to_image(grid, scene.patch_size)) for grid in own]
-    answers = [scene.labels_of_victim(n) for n in range(scene.num_scored)]
+    answers = [scene.labels_of_victim(n) for n in range(min(scene.num_scored, len(scene.images)))]
     num_labels = 1 + max(int(each.max()) for each in (*maps, *answers))
     with training_bar(0 if budget is None else budget.steps, shown=scene.progress and budget is not None) as progress:
         decoder = train_map_decoder(own, maps, num_labels, budget=budget, progress=progress)

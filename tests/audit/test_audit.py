@@ -24,6 +24,7 @@ from hf_privseg.catalog.sample_images import sample_image
 from hf_privseg.cli.app import app
 
 PATCH_SIZE = 4
+pytestmark = pytest.mark.usefixtures("small_samples")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def crops():
 
 
 @pytest.fixture(scope="module")
-def report(model, processor, crops):
+def report(model, processor, crops, small_samples):
     victims, others = crops
     base = embedding_matrix_of(model)
     return audit(model, victims, processor=processor, prior_images=others, public_base=base, progress=False)
@@ -273,7 +274,7 @@ def test_an_attack_on_a_family_says_where_to_name_it(model):
         trial.find()
 
 
-@pytest.mark.parametrize("num_channels", [1, 2, 4, 13])
+@pytest.mark.parametrize("num_channels", [1, 2, 4, 5])
 def test_images_of_any_number_of_channels_are_audited(num_channels, crops):
     model = tiny_model(hidden_size=32, patch_size=PATCH_SIZE, num_channels=num_channels)
     processor = SetrImageProcessor(do_resize=False, patch_size=PATCH_SIZE, num_channels=num_channels)

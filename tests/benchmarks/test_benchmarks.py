@@ -10,7 +10,7 @@ from helpers.tiny_setr import tiny_model
 from hf_privseg import SetrImageProcessor
 from hf_privseg.catalog.sample_images import sample_image
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_samples")]
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ REFUSALS = {
     "empty file": "got unknown content",
     "wrong fingerprint": "do not belong together",
     "wrong family": "do not belong together",
-    "wrong patch size": "encrypted in blocks of 32 pixels, but the patches of .* have 16",
+    "wrong patch size": "encrypted in blocks of 8 pixels, but the patches of .* have 16",
     "1 MB": r"HTTP 413.*expected a body of at most",
 }
 

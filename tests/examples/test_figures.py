@@ -193,7 +193,9 @@ def test_details_that_do_not_fit_are_refused(details, message, image_file):
 # --------------------------------------------------------------------------------------------------------- leakage
 
 
-def test_the_picture_of_leakage_has_a_panel_for_each_family_and_the_weights(model, image_file, tmp_path):
+def test_the_picture_of_leakage_has_a_panel_for_each_family_and_the_weights(
+    model, image_file, tmp_path, small_samples
+):
     given = ("--images", image_file, "--model", model, "--output", tmp_path / "leakage.png")
     heights = []
     for families in (("permutation",), ("permutation", "orthogonal")):

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,10 +46,6 @@ def options(inputs: Path, output: Path, *extra: str) -> list[str]:
     paths = ["--output_dir", str(output)] + ([] if "--dataset" in extra else ["--dataset", str(inputs / "data")])
     start = [] if "--checkpoint" in extra else ["--vit", str(inputs / "vit")]
     return [*paths, *start, *settings, "--cpu", *extra]
-
-
-def command(inputs: Path, output: Path, *extra: str) -> list[str]:
-    return [sys.executable, str(SCRIPT), *options(inputs, output, *extra)]
 
 
 def environment() -> dict[str, str]:
@@ -153,7 +148,7 @@ def test_masks_of_0_and_255_warn_and_nothing_at_all_is_refused(inputs, tmp_path)
     assert "error: expected labelled pixels, got none in 16 images of train" in run.stderr
 
 
-@pytest.mark.parametrize("num_channels", [1, 4, 13])
+@pytest.mark.parametrize("num_channels", [1, 4, 5])
 def test_images_of_other_channels_are_trained_on_encrypted_and_segmented(inputs, tmp_path, num_channels):
     for kind in ("images", "annotations"):
         for split in ("train", "val"):
@@ -183,7 +178,7 @@ def test_images_of_other_channels_are_trained_on_encrypted_and_segmented(inputs,
 
 @pytest.mark.slow
 def test_the_result_loads_and_has_learnt_something(inputs, tmp_path):
-    run = train(inputs, tmp_path, "--decoder", "mla", "--epochs", "6", "--checkpoint_every", "100")
+    run = train(inputs, tmp_path, "--decoder", "mla", "--epochs", "3", "--checkpoint_every", "100")
     assert run.returncode == 0, run.stderr[-3000:]
     model = SetrForSemanticSegmentation.from_pretrained(tmp_path)
     processor = SetrImageProcessor.from_pretrained(tmp_path)
@@ -195,7 +190,7 @@ def test_the_result_loads_and_has_learnt_something(inputs, tmp_path):
     assert (tmp_path / "best" / "model.safetensors").exists()
     card = (tmp_path / "README.md").read_text()
     assert "--decoder mla" in card
-    assert f"| 6 | {history[-1]['loss']:.4f} | {history[-1]['mean_iou']:.4f} |" in card
+    assert f"| 3 | {history[-1]['loss']:.4f} | {history[-1]['mean_iou']:.4f} |" in card
     assert list(tmp_path.rglob("events.out.tfevents.*"))
     outputs = model(**processor(Image.new("RGB", (64, 48)), return_tensors="pt"))
     assert outputs.logits.shape[1] == 3
@@ -321,9 +316,9 @@ def test_what_is_published_is_private_and_is_the_final_model(inputs, tmp_path, m
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
-    arguments = command(inputs, tmp_path, "--max_steps", "2", "--push_to_hub", "owner/name")
+    arguments = options(inputs, tmp_path, "--max_steps", "2", "--push_to_hub", "owner/name")
     online = environment() | {"HF_HUB_OFFLINE": "0"}
-    run = subprocess.run(arguments, env=online, capture_output=True, text=True, timeout=600)
+    run = preloaded.run("torch", SCRIPT, *arguments, env=online)  # which has not read where the Hub is
     server.shutdown()
     assert run.returncode == 0, run.stderr[-3000:]
     assert (server.created["name"], server.created["organization"]) == ("name", "owner")

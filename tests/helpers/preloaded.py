@@ -349,6 +349,7 @@ def _adopt(environment: dict[str, str]) -> None:
     sys.path[1:] = [part for part in sys.path[1:] if part not in former]
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None
     if cache_folder := environment.get("HF_MODULES_CACHE"):
         for name, module in list(sys.modules.items()):
             if name.startswith("transformers.") and "HF_MODULES_CACHE" in vars(module):

@@ -13,6 +13,7 @@ import zipfile
 
 import pytest
 
+from helpers import preloaded
 from helpers.paths import ROOT
 from helpers.tiny_setr import tiny_model
 from hf_privseg import SetrImageProcessor
@@ -86,8 +87,8 @@ def test_the_folder_starts_and_serves(folder, tmp_path):
     environment |= {"PRIVSEG_MODEL": str(tmp_path / "model"), "GRADIO_SERVER_PORT": str(port)}
     environment |= {"GRADIO_SERVER_NAME": "127.0.0.1", "TMPDIR": str(tmp_path)}
     log = (tmp_path / "log").open("w+")
-    command = [sys.executable, "app.py"]
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    # it has imported torch, but not this package
+    process = preloaded.start("transformers", "app.py", cwd=folder, env=environment, stdout=log, stderr=log)
     try:
         page = fetched(f"http://127.0.0.1:{port}/privseg/page.js", process, seconds=120)
         assert page == (ROOT / "hf_privseg/service/static/page.js").read_text(encoding="utf-8")
