@@ -21,7 +21,7 @@ from PIL import Image
 
 from hf_privseg.experiments.figure_images import FigureImage, ImageArguments, load_images
 from hf_privseg.experiments.plain_models import PlainModel, load_plain_model, seeded_key
-from hf_privseg.inference.pictures import PROTECTION_NOTE, Panel, draw_comparison, legend_for, overlay, palette_for
+from hf_privseg.inference.pictures import PROTECTION_NOTE, Panel, colouring_for, draw_comparison, overlay
 from hf_privseg.setr.keys import DEFAULT_FAMILY
 from hf_privseg.training.arguments import parse_arguments, run_script
 from hf_privseg.training.evaluation import predict_maps
@@ -80,9 +80,12 @@ def main() -> None:
     args = parse_arguments(Arguments, description=__doc__)
     plain = load_plain_model(args.model, Accelerator(cpu=args.cpu).device)
     config = plain.model.config
-    images, palette = load_images(args, plain.num_labels), palette_for(config)
+    images = load_images(args, plain.num_labels)
     with torch.inference_mode():
         maps = predictions(plain, images, args)
+    shown = [segmentation_map for segmentation_maps in maps.values() for segmentation_map in segmentation_maps]
+    colouring = colouring_for(config, shown + [image.labels for image in images if image.labels is not None])
+    palette = colouring.palette
     rows = []
     for index, image in enumerate(images):
         panels = [Panel(image.image, "Image", image.name)]
@@ -92,8 +95,6 @@ def main() -> None:
             text = note(image, segmentation_maps[index], maps["Baseline"][index], plain.num_labels)
             panels.append(Panel(tinted(image, segmentation_maps[index], palette), name, text))
         rows.append(panels)
-    shown = [segmentation_map for segmentation_maps in maps.values() for segmentation_map in segmentation_maps]
-    legend = legend_for(config, shown + [image.labels for image in images if image.labels is not None])
     captions = [
         "Baseline: plain model, plain image. Correct K: model and image encrypted with one key. No-Enc: encrypted "
         f"model, plain image. Random K': encrypted model, image under another key. Family: {args.family}.",
@@ -101,7 +102,7 @@ def main() -> None:
         *dict.fromkeys(image.credit for image in images if image.credit),
     ]
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    draw_comparison(Path(args.output), rows, legend, captions)
+    draw_comparison(Path(args.output), rows, colouring.legend, captions)
     print(f"Wrote {args.output}")
 
 

@@ -132,8 +132,8 @@ def _fill(
         maps["encrypted"] = _segment_without_key(folder / "encrypted_model", ciphertext)
     with console.status("Trying the encrypted model without encryption and with a wrong key ..."):
         wrong = processor.encrypt(plain, SecretKey.generate(key.family))
-        maps["no_encryption"] = segment_image(network, processor, plain)
-        maps["wrong_key"] = segment_image(network, processor, wrong)
+        maps["no_encryption"] = segment_image(network, processor, plain, allow_mismatch=True)
+        maps["wrong_key"] = segment_image(network, processor, wrong, allow_mismatch=True)
     report.equal_pixels = {name: float((found == maps["plain"]).mean()) for name, found in maps.items()}
     _write_pictures(folder, plain, encrypted, maps, network.config, report, credit)
     return ciphertext
@@ -192,14 +192,14 @@ def _write_pictures(
 ) -> None:
     """Write the segmentation maps made in this process, and the picture that compares everything."""
     palette = pictures.palette_for(config)
-    tinted = {name: pictures.overlay(plain, found, palette) for name, found in maps.items()}
+    colouring = pictures.colouring_for(config, list(maps.values()))
+    tinted = {name: pictures.overlay(plain, found, colouring.palette) for name, found in maps.items()}
     equal = {
         name: f"agrees with the plain model on {share:.2%} of pixels" for name, share in report.equal_pixels.items()
     }
     for name in ("plain", "no_encryption", "wrong_key"):
         picture = pictures.segmentation_map_to_picture(maps[name], palette)
         picture.save(folder / f"segmentation_{name}.png")
-    legend = pictures.legend_for(config, list(maps.values()))
     panel = pictures.Panel
     rows = [
         [
@@ -217,7 +217,7 @@ def _write_pictures(
             panel(tinted["wrong_key"], "Encrypted model, wrong key", equal["wrong_key"]),
         ],
     ]
-    pictures.draw_comparison(folder / "demo.png", rows, legend, [HONEST_NOTE, credit])
+    pictures.draw_comparison(folder / "demo.png", rows, colouring.legend, [HONEST_NOTE, credit])
 
 
 def _print_report(

@@ -73,9 +73,12 @@ def kept_segmentation(
     Raises:
         ValueError: the map has the colours of another model or task.
     """
-    if not all(each is None or each.exists() for each in (path, overlay, segments)):
+    if not path.exists():
         return None
-    found = _kept_map(path, overlay, segmenter.palette)
+    is_there = overlay is not None and overlay.exists()
+    found = _kept_map(path, overlay if is_there else None, segmenter.palette)  # another picture is never replaced
+    if not all(each is None or each.exists() for each in (overlay, segments)):
+        return None
     if found is None or segments is None:
         return None if found is None else Segmentation(found.astype(np.int64))
     try:
@@ -119,9 +122,9 @@ def _kept_map(path: Path, overlay: Path | None, palette: np.ndarray) -> np.ndarr
         tinted, *_ = _decoded(overlay)
         if tinted is None:
             return None
-        if tinted.shape != (*found.shape, 3):
+        if tinted.ndim != 3 or tinted.shape[0] < found.shape[0] or tinted.shape[1] < found.shape[1]:
             raise ValueError(
-                f"expected {overlay} to be as large as {path}, {found.shape[0]} x {found.shape[1]} pixels, got an "
+                f"expected {overlay} to hold at least {path}, {found.shape[0]} x {found.shape[1]} pixels, got an "
                 f"array of shape {tinted.shape}; choose another --output, or overwrite it with --force"
             )
     return found

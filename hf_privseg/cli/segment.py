@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..setr.public_facts import EMBEDDING_FAMILY
 from .jobs import Job, attempt
 from .options import Device, Dtype, Force, Images, Json, KeyFile, SkipExisting, one_of, read_key
 from .output import output_paths, prepare_output, print_shares, report, shares_of, wrote
@@ -59,9 +60,13 @@ def segment(
     ] = None,
     key_file: KeyFile = None,
     overlay: Annotated[
-        bool,
-        typer.Option("--overlay", help="Also write the image tinted by class; an encrypted image needs its key."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--overlay/--no-overlay",
+            help="Also write the image tinted by class, with a legend; an encrypted image needs its --key-file.  "
+            "[default: of plain images, and of encrypted ones where --key-file is given]",
+        ),
+    ] = None,
     task: Annotated[
         str,
         one_of(
@@ -117,8 +122,9 @@ def segment(
     Images that are encrypted for the model need no key. Plain images for an encrypted model are encrypted here first,
     which needs the key. Each result is an indexed PNG whose pixels are the class numbers; of instance and panoptic
     segmentation they are the numbers of segments, 0 for none, which NAME.segments.json lists with class, score and
-    size. It is written when it is ready, and an image that fails does not stop the others: after a stop,
-    --skip-existing segments the images that remain.
+    size. Beside it lies NAME.overlay.png, the image tinted by class, with a legend. All are written when they are
+    ready, and an image that fails does not stop the others: after a stop, --skip-existing segments the images that
+    remain.
     """
     if (model is None) == (server is None):
         got = "neither" if model is None else "both"
@@ -133,20 +139,22 @@ def segment(
         raise typer.BadParameter("--max-pixels, --device and --dtype belong to --model; leave them out with --server")
     if server is not None and (task, threshold, fuse or None) != ("semantic", None, None):
         raise typer.BadParameter("a service does semantic segmentation; leave out --task, --threshold and --fuse")
-    targets = _targets(images, output, overlay=overlay, segments=task != "semantic")
+    from ..storage.model_files import is_setr
+
+    # A key or model that is not there is said before the imports, which take seconds.
+    key = None if key_file is None else read_key(key_file)
+    of_setr = server is not None or is_setr(str(model))
+    decrypts = of_setr and key is not None and key.family != EMBEDDING_FAMILY
+    shown = _shown(images, overlay, decrypts=decrypts)
+    targets = _targets(images, output, shown, segments=task != "semantic")
     files = [path for target in targets for path in target.files]
     prepare_output(files, force=force, skip_existing=skip_existing)
     from ..inference.tasks import Task
     from .segmenters import needs_key, service
 
-    key_is_needed = needs_key(images, overlay=overlay)
+    key_is_needed = needs_key(images, overlay=overlay is True)
     source: AbstractContextManager[Segmenter]
     if server is None:
-        from ..storage.model_files import model_type
-
-        if key_file is not None:
-            read_key(key_file)
-        model_type(str(model))  # a model or key that is not there is said before the imports, which take seconds
         from .local_models import local_model
 
         limit = max_pixels or _MAX_PIXELS
@@ -165,7 +173,16 @@ def segment(
         _run(segmenter, targets, skip_existing=skip_existing, overwrite=force or skip_existing, as_json=as_json)
 
 
-def _targets(images: Sequence[Path], output: Path, *, overlay: bool, segments: bool) -> list[Target]:
+def _shown(images: Sequence[Path], overlay: bool | None, *, decrypts: bool) -> list[bool]:
+    """Whether each image gets an overlay: as asked for, or else where the plain image, or its key, is at hand."""
+    from ..storage.images import is_ciphertext
+
+    if overlay is not None:
+        return [overlay] * len(images)
+    return [decrypts or not is_ciphertext(image) for image in images]
+
+
+def _targets(images: Sequence[Path], output: Path, shown: Sequence[bool], *, segments: bool) -> list[Target]:
     """The files of each image."""
     maps = output_paths(images, output, ".segmentation.png")
 
@@ -179,7 +196,7 @@ def _targets(images: Sequence[Path], output: Path, *, overlay: bool, segments: b
             beside(path, ".overlay.png") if overlay else None,
             beside(path, ".segments.json") if segments else None,
         )
-        for image, path in zip(images, maps, strict=True)
+        for image, path, overlay in zip(images, maps, shown, strict=True)
     ]
 
 
@@ -187,7 +204,7 @@ def _run(
     segmenter: "Segmenter", targets: Sequence[Target], *, skip_existing: bool, overwrite: bool, as_json: bool
 ) -> None:
     """Segment the images, write each result when it is ready, and report all of them at the end."""
-    from ..inference.pictures import overlay, segmentation_map_to_picture
+    from ..inference.pictures import segmentation_map_to_picture
     from ..setr.files import write_whole
     from ..storage.images import save_picture
     from .resume import segments_to_json
@@ -198,7 +215,7 @@ def _run(
     def with_overlay(index: int, found: "Segmentation") -> "tuple[Segmentation, Image.Image | None]":
         if remaining[index].overlay is None:
             return found, None
-        return found, overlay(segmenter.show(remaining[index].image), found.map, segmenter.palette)
+        return found, _tinted(segmenter, segmenter.show(remaining[index].image), found)
 
     job = Job([target.image for target in remaining], doing="Segmenting", lacking="segmentation map")
     for index, (found, tinted) in job.results(attempt(with_overlay, segmenter.segment(job.images))):
@@ -212,6 +229,17 @@ def _run(
     if records:
         _report(segmenter, {target: records[target] for target in targets if target in records}, as_json=as_json)
     job.raise_failures()
+
+
+def _tinted(segmenter: "Segmenter", image: "Image.Image", found: "Segmentation") -> "Image.Image":
+    """The image tinted by class or segment, above a legend."""
+    from ..inference.pictures import Colouring, overlay, with_legend
+
+    names = segmenter.names
+    if found.segments is not None:
+        names = {0: "no segment"} | {segment.id: f"{segment.id} {segment.label}" for segment in found.segments}
+    colouring = Colouring.of(names, segmenter.palette, [found.map])
+    return with_legend(overlay(image, found.map, colouring.palette), colouring.legend)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 MAX_LABELS = 256  # what an indexed PNG holds
-_SHOWN_SHARE = 0.005  # of the pixels of any map: classes below it are left out of a legend
+_SHOWN_SHARE = 0.001  # of the pixels of any map: classes below it have neither colour nor name of their own
+_MAX_NAMES = 40  # in a legend
+_OTHER = "other"  # what a legend calls them
+_OTHER_COLOUR = (128, 128, 128)
+_MIN_TEXT = 12  # pixels
 
 # What a picture of ciphertexts says beside them.
 PROTECTION_NOTE = (
@@ -80,18 +84,66 @@ def class_shares(segmentation_maps: Sequence[np.ndarray], num_labels: int) -> np
     return np.asarray(counts / np.sum(counts))
 
 
-def legend_for(config: "PreTrainedConfig", segmentation_maps: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Names and colours, (3,) uint8, of the classes that fill half a percent of a map at least.
+@dataclass(frozen=True)
+class Colouring:
+    """The colours of a picture, and their names.
 
     Args:
-        config: of the model.
-        segmentation_maps: of any sizes; values that are no class are left out.
+        palette: (num_labels, 3) uint8; what has no name in the legend has the colour of "other".
+        legend: name -> (3,) uint8, of every colour that a picture can show, "other" included where it does.
     """
-    palette = palette_for(config)
-    inside = [each[(each >= 0) & (each < len(palette))] for each in segmentation_maps]
-    shares = np.max([class_shares([labels], len(palette)) for labels in inside if labels.size], axis=0)
-    names = cast("dict[int, str]", config.id2label)
-    return {names[index]: palette[index] for index in range(len(palette)) if shares[index] >= _SHOWN_SHARE}
+
+    palette: np.ndarray
+    legend: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, names: Mapping[int, str], palette: np.ndarray, segmentation_maps: Sequence[np.ndarray]) -> "Colouring":
+        """The colouring for pictures of these maps: no colour is without a name.
+
+        A class that fills less than a thousandth of every map is "other", and so is one after the 40 largest.
+
+        Args:
+            names: class -> its name.
+            palette: (num_labels, 3) uint8.
+            segmentation_maps: of any sizes; values that are no class count as none.
+        """
+        inside = [each[(each >= 0) & (each < len(palette))] for each in segmentation_maps]
+        shares = np.max(
+            [np.zeros(len(palette)), *(class_shares([labels], len(palette)) for labels in inside if labels.size)],
+            axis=0,
+        )
+        largest = np.argsort(-shares, kind="stable")[:_MAX_NAMES]
+        shown = sorted(int(index) for index in largest if shares[index] >= _SHOWN_SHARE)
+        painted = np.full_like(palette, _OTHER_COLOUR)
+        painted[shown] = palette[shown]
+        legend = {names[index]: palette[index] for index in shown}
+        if np.delete(shares, shown).any():
+            legend[_OTHER] = np.array(_OTHER_COLOUR, np.uint8)
+        return cls(painted, legend)
+
+
+def colouring_for(config: "PreTrainedConfig", segmentation_maps: Sequence[np.ndarray]) -> Colouring:
+    """The colours of a model's classes for pictures of these maps, and their names."""
+    return Colouring.of(cast("dict[int, str]", config.id2label), palette_for(config), segmentation_maps)
+
+
+def with_legend(picture: Image.Image, legend: Mapping[str, np.ndarray]) -> Image.Image:
+    """RGB picture -> the same above a strip with class names beside their colours; wider where a name needs it."""
+    size = max(_MIN_TEXT, max(picture.size) // 50)
+    font, gap = ImageFont.load_default(size), size // 2
+    cell = 2 * size + gap + max((round(font.getlength(name)) for name in legend), default=0)
+    columns = max(1, min((picture.width - gap) // cell, len(legend)))
+    line = size + gap
+    width, height = max(picture.width, columns * cell + gap), line * -(-len(legend) // columns) + gap
+    result = Image.new("RGB", (width, picture.height + height), "white")
+    result.paste(picture)
+    draw = ImageDraw.Draw(result)
+    for index, (name, colour) in enumerate(legend.items()):
+        row, column = divmod(index, columns)
+        left, top = gap + column * cell, picture.height + gap + row * line
+        draw.rectangle((left, top, left + size, top + size - 1), fill=tuple(colour.tolist()), outline="#555555")
+        draw.text((left + size + gap, top + size // 2), name, fill="#1a1a1a", font=font, anchor="lm")
+    return result
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def test_a_ciphertext_is_segmented_without_a_key_as_the_plain_image_is_by_the_pl
     assert expected.shape == IMAGE_SIZE
     for name in ("found.png", "here.png"):
         assert (place.label_map(name) == expected).mean() > 0.99
-    assert place.label_map("here.overlay.png").shape == (*IMAGE_SIZE, 3)
+    assert place.label_map("here.overlay.png").shape[0] > IMAGE_SIZE[0]  # with a legend
 
 
 def test_a_model_in_half_precision_segments_nearly_the_same(vision, encrypted, place):

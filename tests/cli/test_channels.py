@@ -49,7 +49,7 @@ def test_segment_and_encrypt(place, images, num_channels):
     for file in files:
         found = np.array(Image.open(place.folder / "plain" / f"{file.stem}.segmentation.png"))
         assert np.array_equal(found, expected)
-        assert Image.open(place.folder / "plain" / f"{file.stem}.overlay.png").size == (56, 40)
+        assert Image.open(place.folder / "plain" / f"{file.stem}.overlay.png").height > 40
 
     place.succeed("encrypt-model", model, place.folder / "ours", "-k", place.key_file)
     place.succeed(

@@ -128,8 +128,10 @@ def test_one_of_another_model_or_client_embedding_is_refused(encrypted):
 def test_an_overlay_of_a_ciphertext_is_refused_since_it_is_not_decrypted(encrypted):
     arguments = ["encrypt", "photo.png", "--model", "encrypted_model", "-o", "sent", "-k", "client.embedding"]
     assert encrypted.run(*arguments)[0] == 0
-    arguments = ["segment", "--model", "encrypted_model", "sent/photo.encrypted.safetensors", "-o", "out", "--overlay"]
-    code, printed = encrypted.run(*arguments, "-k", "client.embedding")
+    arguments = ["segment", "--model", "encrypted_model", "sent/photo.encrypted.safetensors", "-o", "out"]
+    assert encrypted.run(*arguments, "-k", "client.embedding")[0] == 0
+    assert [path.name for path in (encrypted.folder / "out").iterdir()] == ["photo.segmentation.png"]
+    code, printed = encrypted.run(*arguments, "-k", "client.embedding", "--overlay", "--force")
     assert code == 1
     assert "is not decrypted: of the 48 numbers of a block it holds 32" in printed
 

@@ -40,7 +40,8 @@ def job(request, many):
     """Command and options of a job on the five images."""
     images = [many.folder / "many" / f"{name}.png" for name in NAMES]
     model = many.folder / "encrypted_model"
-    return [request.param, *images, "--model", model, "-k", many.key_file, "-o", many.folder / "out"]
+    one_file_each = ["--no-overlay"] if request.param == "segment" else []
+    return [request.param, *images, "--model", model, "-k", many.key_file, *one_file_each, "-o", many.folder / "out"]
 
 
 @pytest.fixture
@@ -244,6 +245,7 @@ def large(tmp_path_factory):
 def test_a_job_that_is_killed_goes_on_where_it_stopped(large, command, tmp_path, place, worked_on):
     output = tmp_path / "out"
     job = [command.split()[0], *sorted((large / "images").iterdir()), "-k", large / "secret.key", "-o", output]
+    job += ["--no-overlay"] * command.startswith("segment")
     with running(SegmentationService(*load_model(large / "encrypted"))) as url:
         job += ["--server", url] if "--server" in command else ["--model", large / "encrypted"]
         kill_after(3, job, output)

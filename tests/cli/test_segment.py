@@ -10,6 +10,7 @@ from helpers.tiny_setr import tiny_config, tiny_model
 from helpers.workplace import IMAGE_SIZE, processor
 from hf_privseg import SecretKey, SetrImageProcessor, SetrModel
 from hf_privseg import checkpoints as checkpoints_module
+from hf_privseg.inference.pictures import palette_for
 from hf_privseg.setr.keys import FAMILIES
 
 every_family = pytest.mark.parametrize("place", FAMILIES, ids=FAMILIES, indirect=True)
@@ -97,12 +98,32 @@ def test_a_damaged_ciphertext_is_refused(place):
 
 
 def test_an_overlay_tints_the_photo(place):
-    place.succeed(
-        "segment", "--model", place.folder / "model", place.folder / "photo.png", "-o", place.folder / "o", "--overlay"
-    )
+    place.succeed("segment", "--model", place.folder / "model", place.folder / "photo.png", "-o", place.folder / "o")
     photo, tinted = (place.label_map(name).astype(int) for name in ("photo.png", "o/photo.overlay.png"))
-    assert tinted.shape == photo.shape
-    assert np.corrcoef(tinted.ravel(), photo.ravel())[0, 1] > 0.3
+    above, legend = tinted[: photo.shape[0], : photo.shape[1]], tinted[photo.shape[0] :]
+    assert np.corrcoef(above.ravel(), photo.ravel())[0, 1] > 0.3
+    labels = np.unique(place.label_map("o/photo.segmentation.png"))
+    for index, colour in enumerate(palette_for(tiny_config(num_labels=3))):
+        assert (legend == colour).all(axis=-1).any() == (index in labels)
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "expected"),
+    [
+        ("plain", [], True),
+        ("plain", ["--no-overlay"], False),
+        ("encrypted", [], False),
+        ("encrypted", ["--key-file"], True),
+        ("encrypted", ["--key-file", "--no-overlay"], False),
+    ],
+)
+def test_an_overlay_is_made_where_the_image_or_its_key_is_at_hand(place, what, options, expected):
+    model = place.encrypted_model() if what == "encrypted" else place.folder / "model"
+    image = place.encrypted_photo("photo") if what == "encrypted" else place.folder / "photo.png"
+    given = [part for each in options for part in ([each, place.key_file] if each == "--key-file" else [each])]
+    place.succeed("segment", image, "--model", model, "-o", place.folder / "out", *given)
+    written = {path.name for path in (place.folder / "out").iterdir()}
+    assert written == {"photo.segmentation.png"} | ({"photo.overlay.png"} if expected else set())
 
 
 def test_an_overlay_of_a_ciphertext_needs_the_key(place):
@@ -111,7 +132,8 @@ def test_an_overlay_of_a_ciphertext_needs_the_key(place):
     assert f"{ciphertext} is encrypted; to show the image itself, give the key" in place.fail(*arguments)
     assert not list((place.folder / "out").iterdir())
     place.succeed(*arguments, "-k", place.key_file)
-    assert place.label_map("out/photo.overlay.png").shape == (*IMAGE_SIZE, 3)
+    height, width, channels = place.label_map("out/photo.overlay.png").shape
+    assert (height > IMAGE_SIZE[0], width >= IMAGE_SIZE[1], channels) == (True, True, 3)
 
 
 @pytest.mark.parametrize("existing", ["photo.segmentation.png", "photo.overlay.png"])
@@ -172,7 +194,7 @@ def test_images_of_thirteen_channels_are_encrypted_and_segmented(place):
         "segment", ciphertext, "--model", place.folder / "secret13", "-o", place.folder / "out", "--overlay", *key
     )
     assert (place.label_map("out/x.segmentation.png") == place.label_map("plain.png")).mean() > 0.99
-    assert Image.open(place.folder / "out" / "x.overlay.png").size == IMAGE_SIZE[::-1]
+    assert Image.open(place.folder / "out" / "x.overlay.png").height > IMAGE_SIZE[0]
     message = place.fail("segment", place.folder / "photo.png", "--model", folder, "-o", place.folder / "rgb.png")
     assert "photo.png: expected an image of 13 channels, the processor's num_channels, got 3" in message
 

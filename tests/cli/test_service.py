@@ -130,8 +130,8 @@ def test_one_bad_image_does_not_cost_the_others(run, url, tmp_path):
     code, out, err = run(*arguments)
     assert code == 1
     assert f"error: 1 of 2 images have no segmentation map: {tmp_path / 'bad.jpg'}: expected the path" in err
-    assert f"Wrote {tmp_path / 'maps' / 'one.segmentation.png'}." in out
-    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["one.segmentation.png"]
+    assert f"Wrote 2 files in {tmp_path / 'maps'}." in out
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {"one.segmentation.png", "one.overlay.png"}
 
 
 def test_a_photo_without_a_key_is_not_sent(run, url, tmp_path):

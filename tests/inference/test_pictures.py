@@ -80,12 +80,43 @@ def test_shares_count_every_pixel_of_every_map_once() -> None:
     assert shares.tolist() == [0.25, 0.5, 0.25, 0.0]
 
 
-def test_a_legend_has_the_classes_that_a_map_shows() -> None:
-    config = tiny_config(num_labels=3, id2label={0: "sky", 1: "road", 2: "tree"})
-    few = np.array([[0] * 999 + [1]])
-    legend = visualization.legend_for(config, [few, np.array([[2, 2, 255]]), np.array([[255]])])
-    assert list(legend) == ["sky", "tree"]
-    assert legend["tree"].tolist() == visualization.palette_for(config)[2].tolist()
+def test_a_legend_names_every_colour_that_a_picture_shows() -> None:
+    config = tiny_config(num_labels=4, id2label={0: "sky", 1: "road", 2: "tree", 3: "car"})
+    few = np.array([[0] * 9990 + [1] * 9 + [3] * 11])
+    maps = [few, np.array([[2, 2, 255]]), np.array([[255]])]
+    found = visualization.colouring_for(config, maps)
+    palette = visualization.palette_for(config)
+    assert list(found.legend) == ["sky", "tree", "car", "other"]  # 9 of 10 010 pixels are too few for a name
+    for name, index in {"sky": 0, "tree": 2, "car": 3}.items():
+        assert found.legend[name].tolist() == found.palette[index].tolist() == palette[index].tolist()
+    assert found.legend["other"].tolist() == found.palette[1].tolist() == [128, 128, 128]
+    named = {tuple(colour) for colour in found.legend.values()}
+    assert {tuple(found.palette[label]) for each in maps for label in each.ravel() if label < 4} == named
+
+
+def test_a_legend_lists_the_forty_largest_classes_at_most() -> None:
+    shares = [np.full(1000 - 10 * index, index) for index in range(60)]
+    found = visualization.colouring_for(tiny_config(num_labels=60), [np.concatenate(shares)])
+    assert list(found.legend) == [*(f"LABEL_{index}" for index in range(40)), "other"]
+    assert "other" not in visualization.colouring_for(tiny_config(num_labels=2), [np.array([0, 1])]).legend
+    assert visualization.colouring_for(tiny_config(num_labels=2), [np.array([255])]).legend == {}
+
+
+@pytest.mark.parametrize("size", [(31, 22), (640, 427), (3000, 2000)])
+def test_below_a_picture_its_legend_shows_each_colour_beside_a_name_and_the_picture_stays(size) -> None:
+    colours = [(139, 209, 243), (131, 20, 56), (20, 131, 77)]
+    legend = {f"a class {n}": np.array(colour, np.uint8) for n, colour in enumerate(colours)}
+    picture = Image.new("RGB", size, (1, 2, 3))
+    shown = np.array(visualization.with_legend(picture, legend))
+    assert (shown[: size[1], : size[0]] == (1, 2, 3)).all()
+    below = shown[size[1] :]
+    text = max(12, max(size) // 50)
+    for colour in colours:
+        rows, columns = np.nonzero((below == colour).all(axis=-1))
+        assert rows.size == pytest.approx((text - 1) ** 2, rel=0.3)
+        beside = below[rows.min() : rows.max(), columns.max() + 2 : columns.max() + 5 * text]
+        assert (beside.max(axis=-1) < 100).mean() > 0.02  # the name
+    assert (below[:, -2:] == 255).all()  # nothing is cut off at the right
 
 
 SHAPES = {"wide": [(40, 10)], "tall": [(20, 40)], "both": [(40, 20), (20, 30)], "three": [(40, 20)] * 3}
