@@ -5,13 +5,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SPACE ?= build/space
 
-.PHONY: help demo test check docs lowest common-tests space clean
+.PHONY: help demo notebook test check docs lowest common-tests space clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: $(VENV)/.installed-demo  ## encrypt a model and an image, segment the ciphertext in a process without the key
 	$(BIN)/privseg demo --force $(if $(IMAGE),--image "$(IMAGE)") $(if $(FAMILY),--family "$(FAMILY)")
+
+notebook: $(VENV)/.installed-dev  ## run the notebook and keep its outputs
+	PYTHONPATH=tests $(BIN)/python tests/helpers/notebook.py examples/quickstart.ipynb
 
 test: $(VENV)/.installed-dev  ## the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
