@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .any_vit.encrypted_inputs import EncryptedInputs
     from .any_vit.model_encryption import apply_rekey_update, decrypt_model, encrypt_model, rekey_model
     from .any_vit.processor import EncryptingProcessor
+    from .inference.checked_inputs import inputs_for
     from .inference.pipeline import SetrSegmentationPipeline
     from .setr.client_embedding import ClientEmbedding
     from .setr.configuration_setr import SetrConfig
@@ -52,6 +53,7 @@ __all__ = [
     "apply_rekey_update",
     "decrypt_model",
     "encrypt_model",
+    "inputs_for",
     "rekey_model",
 ]
 
@@ -76,6 +78,7 @@ _MODULES = {
     "apply_rekey_update": "any_vit.model_encryption",
     "decrypt_model": "any_vit.model_encryption",
     "encrypt_model": "any_vit.model_encryption",
+    "inputs_for": "inference.checked_inputs",
     "rekey_model": "any_vit.model_encryption",
 }
 

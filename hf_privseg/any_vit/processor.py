@@ -58,6 +58,8 @@ class EncryptingProcessor:
     def __call__(self, *args: Any, secret_key: EncryptionKey | bytes | None = None, **kwargs: Any) -> Any:
         """What the processor returns, its pixels encrypted; tensors of torch unless `return_tensors` says otherwise.
 
+        The attribute `key_facts` of a batch says with which key, as that of `SetrImageProcessor` does.
+
         Args:
             args, kwargs: for the processor, which normalises the pixels as it always does.
             secret_key: the key that the model is encrypted with.
@@ -133,6 +135,8 @@ class EncryptingProcessor:
         check_key_fits(key.facts, facts.key)
         batch = make(*args, **kwargs)
         batch.update(encrypt_inputs(batch, key, facts, pad=self._pad, plain_inputs=self._plain_inputs))
+        if hasattr(batch, "__dict__"):  # a batch of transformers, and no plain dictionary
+            vars(batch)["key_facts"] = (key.facts,)
         return batch
 
     def __getattr__(self, name: str) -> Any:

@@ -1,6 +1,10 @@
 """The image-segmentation pipeline for encrypted models: encrypts plain images on their way in, takes encrypted ones.
 
-The stock pipeline works with a plain model, but silently ignores a `secret_key`. This one takes it with the call.
+The pipeline of transformers works with a plain model. It ignores a `secret_key` without a word, gives a plain image to
+an encrypted model, and refuses an `EncryptedImage` ("Incorrect format used for image") without saying what takes it.
+This one takes both, and checks:
+
+    pipeline("image-segmentation", model=name, pipeline_class=SetrSegmentationPipeline)(image, secret_key=key)
 """
 
 from typing import Any, cast

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ..any_vit.model_facts import key_facts
 from ..setr.configuration_setr import SetrConfig
 from ..setr.encrypted_image import EncryptedImage, is_encrypted_image
-from ..setr.encryption_key import EncryptionKey
+from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import CiphertextError, InvalidImageError
 from ..setr.image_encrypter import AnyImage
 from ..setr.image_processing_setr import SetrImageProcessor
@@ -29,11 +30,12 @@ def segment_image(
     encrypt: Encrypt | None = None,
     inference: Inference = WHOLE_IMAGE,
     max_pixels: int = MAX_MAP_PIXELS,
+    allow_mismatch: bool = False,
 ) -> np.ndarray:
     """One image, plain or encrypted -> its segmentation map, (height, width) int64, at the image's own size.
 
     Args:
-        model: in evaluation mode, plain or encrypted, on any device. Whether the key fits it is not checked.
+        model: in evaluation mode, plain or encrypted, on any device.
         processor: the model's.
         image: whatever the processor takes.
         secret_key: encrypts a plain image before the model sees it.
@@ -41,16 +43,32 @@ def segment_image(
         inference: the whole image in one forward pass, windows of it, several scales, mirrored too.
         max_pixels: of the map of an encrypted image. The file of an encrypted image may claim any size of the plain
             one, and the map takes 8 bytes a pixel.
+        allow_mismatch: whether what does not belong to the model is segmented all the same, into a map of no use, as
+            an experiment may want. With `encrypt`, nothing is known of the key, and nothing is checked.
 
     Raises:
-        CiphertextError: the map of an encrypted image would have more pixels.
+        CiphertextError: the map of an encrypted image would have more pixels, or it has other blocks or channels.
+        EncryptionStateError: a plain image without a key for an encrypted model; a key or a ciphertext for a plain
+            one.
+        KeyMismatchError: the key, or that of the ciphertext, is not the model's.
         As `Inference.scores`.
     """
     if is_encrypted_image(image):
         check_map_size(image, max_pixels)
+    if encrypt is None and not allow_mismatch:
+        _check_belongs(image, secret_key, model)
     scores = inference.scores(model, processor, image, secret_key=secret_key, encrypt=encrypt)
     with torch.inference_mode():
         return scores.segmentation_map().cpu().numpy()
+
+
+def _check_belongs(image: AnyImage, secret_key: EncryptionKey | bytes | None, model: PreTrainedModel) -> None:
+    """Refuse an image, plain or encrypted, or a key that is not for the model."""
+    model_key, config = key_facts(model), model.config
+    if is_encrypted_image(image):
+        check_image_fits(image, model_key, config.patch_size, config.num_channels)
+    else:
+        check_plain_image_fits(None if secret_key is None else as_encryption_key(secret_key).facts, model_key)
 
 
 def check_map_size(image: EncryptedImage, max_pixels: int) -> None:

@@ -82,7 +82,8 @@ class Inference:
         They are logits or, where there are several views, mean probabilities.
 
         Args:
-            model: in evaluation mode, plain or encrypted. Whether the key fits it is not checked.
+            model: in evaluation mode, plain or encrypted. Whether the key fits it is not
+                checked; `segment_image` checks.
             processor: the model's.
             image: whatever the processor takes.
             secret_key: encrypts what the model sees of a plain image.

@@ -5,7 +5,7 @@ written to configurations and logs.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, Unpack, cast, overload
 
 import numpy as np
@@ -30,6 +30,7 @@ from .image_inputs import PlainImage, flat_images, image_to_levels, is_single
 from .patch_grid import PatchGrid
 from .post_processing import SegmentationPostProcessing
 from .processor_settings import ImagesOnGrid, SetrImageProcessorKwargs, check_settings_files
+from .public_facts import KeyFacts
 from .segmentation_map_inputs import IGNORE_INDEX, check_ignore_index, segmentation_maps_to_indices
 from .setting_checks import check_settings
 
@@ -138,7 +139,8 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
     ) -> BatchFeature:
         r"""Images -> `pixel_values` (batch, channels, height, width) float32 in [-1, 1], encrypted by a key if given.
 
-        `EncryptedImage`s are taken as well, without a key; their pixels are never resampled.
+        `EncryptedImage`s are taken as well, without a key; their pixels are never resampled. The batch's attribute
+        `key_facts` is a tuple of the different public facts about the keys of its images, (None,) for plain ones.
 
         Args:
             images: one plain or encrypted image, or a list of either.
@@ -168,7 +170,8 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
             cipher = cipher_for(key, patch_size=batch.grid.patch_size, num_channels=batch.num_channels)
             pixel_values = batch.map(lambda stack: cipher.encrypt(self._centred(stack, batch.centring)))
         labels = {} if batch.labels is None else {"labels": batch.labels}
-        return _batch_feature({"pixel_values": pixel_values, **labels}, batch.return_tensors)
+        facts = None if key is None else key.facts
+        return _batch_feature({"pixel_values": pixel_values, **labels}, batch.return_tensors, [facts])
 
     @overload
     def encrypt(
@@ -361,18 +364,26 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
         """Encrypted images -> `pixel_values`; 8-bit pixels are centred, float ones are already."""
         tensors = [torch.from_numpy(image.pixels).to(device or "cpu") for image in images]
         centred = [self._centred(t, CENTRED) if t.dtype == torch.uint8 else t for t in tensors]
-        return _batch_feature({"pixel_values": centred}, return_tensors)
+        return _batch_feature({"pixel_values": centred}, return_tensors, [image.facts for image in images])
 
 
-def _batch_feature(data: dict[str, list[torch.Tensor]], return_tensors: Any) -> BatchFeature:
-    """Lists of tensors -> BatchFeature; one tensor each where `return_tensors` asks for that."""
+def _batch_feature(
+    data: dict[str, list[torch.Tensor]], return_tensors: Any, facts: Iterable[KeyFacts | None]
+) -> BatchFeature:
+    """Lists of tensors -> BatchFeature; one tensor each where `return_tensors` asks for that.
+
+    Its attribute `key_facts`, a tuple, says what the pixels are encrypted with; as no entry of the batch it reaches no
+    model.
+    """
     sizes = sorted({tuple(pixels.shape[-2:]) for pixels in data["pixel_values"]})
     if return_tensors is not None and len(sizes) > 1:
         raise InvalidImageError(
             f"expected images of one size for one tensor, got {sizes[:4]} (height, width) after resizing; pass "
             "size={'height': ..., 'width': ...}, or process the images one by one"
         )
-    return BatchFeature(data=data, tensor_type=return_tensors)
+    batch = BatchFeature(data=data, tensor_type=return_tensors)
+    vars(batch)["key_facts"] = tuple(dict.fromkeys(facts))
+    return batch
 
 
 def _like(levels: np.ndarray, image: Any) -> torch.Tensor:
