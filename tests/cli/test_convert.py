@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 from typing import get_args
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import ViTModel
 
+from helpers import preloaded
 from helpers.sources import mmseg_source, source_model
 from helpers.tiny_setr import FP32, pixels
 from hf_privseg import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, convert
@@ -18,6 +20,17 @@ from hf_privseg.cli.app import main
 from hf_privseg.cli.convert import DECODERS, FORMATS, LABELS
 from hf_privseg.convert import ConversionError, convert_checkpoint
 from hf_privseg.convert.labels import classes_for
+
+
+@pytest.fixture(autouse=True)
+def _forked_readers(monkeypatch):
+    """Have pickles read in a process that is forked, and so need not import torch anew."""
+
+    def forked(command, cwd, **_):
+        done = preloaded.run("torch", *command[2:], cwd=cwd)
+        return subprocess.CompletedProcess(command, done.returncode, done.stdout.encode(), done.stderr.encode())
+
+    monkeypatch.setattr("hf_privseg.convert.loading.subprocess.run", forked)
 
 
 @pytest.fixture

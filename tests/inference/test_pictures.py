@@ -149,9 +149,10 @@ def test_in_a_comparison_nothing_lies_on_anything_else(shapes, num_names, tmp_pa
         assert [other for other in boxes[:index] if box.padded(-1).overlaps(other)] == [], index
     pictures = [axes.images[0].get_window_extent() for axes in filled]
     assert min(picture.width for picture in pictures) > 0.85 * figure.bbox.width / 2
-    visualization.draw_comparison(tmp_path / "x.png", rows, legend, captions)
-    with Image.open(tmp_path / "x.png") as picture:
-        assert picture.size == pytest.approx(figure.get_size_inches() * 110, abs=1)
+    if num_names == 3:
+        visualization.draw_comparison(tmp_path / "x.png", rows, legend, captions)
+        with Image.open(tmp_path / "x.png") as picture:
+            assert picture.size == pytest.approx(figure.get_size_inches() * 110, abs=1)
 
 
 def test_titles_above_pictures_of_slightly_different_shapes_are_not_cut_off(tmp_path) -> None:
