@@ -41,6 +41,7 @@ from hf_privseg.reporting.tables import markdown_table
 
 ROUTES = ("gradio", "v1")
 PACKAGES = ("torch", "fastapi", "uvicorn", "gradio", "gradio_client")
+SETTLING_SECONDS = 1  # before memory is read
 Send = Callable[[], None]
 
 
@@ -165,7 +166,7 @@ def memory(route: str, url: str, pid: int, path: Path, requests: int, clients: i
     found = [memory_of(pid)[0]]
     for _ in range(10):
         load(route, url, path, clients, max(1, requests // clients // 10))
-        time.sleep(1)
+        time.sleep(SETTLING_SECONDS)
         found.append(memory_of(pid)[0])
         print(f"memory of {route} so far", found, file=sys.stderr, flush=True)
     return found
