@@ -16,8 +16,9 @@ demo: $(VENV)/.installed-demo  ## encrypt a model and an image, segment the ciph
 notebook: $(VENV)/.installed-dev  ## run the notebook and keep its outputs
 	PYTHONPATH=tests $(BIN)/python tests/helpers/notebook.py examples/quickstart.ipynb
 
+# Bytecode is kept, so that workers need not compile every test anew.
 test: $(VENV)/.installed-dev  ## the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/.installed-dev  ## format, lint, types, tests
 	$(BIN)/ruff format --check .

@@ -5,8 +5,6 @@ transformers' Auto classes know SETR all the same, whatever is imported first.
 
 import os
 import socket
-import subprocess
-import sys
 import threading
 import tomllib
 
@@ -34,8 +32,7 @@ IS_KNOWN = "print(AutoConfig.for_model('setr').__class__.__module__)"
 
 def run(code, *arguments, cwd=None, **variables):
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, check=False)
+    return preloaded.run("client", "-c", code, *arguments, env=environment, cwd=cwd)
 
 
 @pytest.fixture(scope="module")

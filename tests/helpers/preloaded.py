@@ -31,8 +31,9 @@ from typing import IO, Any
 
 # What each level imports, where it is installed, beside what those before it have imported.
 LEVELS = {
+    "client": ["numpy", "PIL.Image", "rich.console", "rich.table", "typer", "httpx", "safetensors.numpy"],
     "torch": [  # without transformers, but with what that imports
-        "numpy", "PIL.Image", "torch", "torchvision", "accelerate", "huggingface_hub", "scipy.optimize",
+        "torch", "torchvision", "accelerate", "huggingface_hub", "scipy.optimize",
         "torch.distributed.checkpoint", "httpx2",
     ],
     "transformers": [  # without hf_privseg
