@@ -41,6 +41,7 @@ from tqdm.auto import tqdm
 from hf_privseg import EncryptionStateError, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.catalog.datasets import PRESETS
 from hf_privseg.reporting.tables import markdown_table
+from hf_privseg.storage.model_cards import describe_model
 from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments, run_script
 from hf_privseg.training.augmentation import AugmentedDataset, AugmentedStream, JointAugmentation, collate
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
@@ -212,6 +213,9 @@ def describe_training(folder: Path, recipe: dict, statistics: LabelStatistics) -
         f"{figures}\nThe classes in {statistics.stored.describe()}:\n\n{classes}",
         encoding="utf-8",
     )
+    if evaluations:
+        metrics = {"mean_iou": round(evaluations[-1]["mean_iou"], 4)}
+        describe_model(folder, dataset=str(shown["dataset"]), split=arguments["eval_split"], metrics=metrics)
 
 
 def start_accelerator(args: Arguments) -> Accelerator:

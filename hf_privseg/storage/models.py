@@ -15,6 +15,7 @@ from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.modeling_setr import SetrForSemanticSegmentation
 from ..setr.public_facts import check_processor_fits
 from ..setr.stored_weights import missing_weights
+from .model_cards import carry_front_matter
 from .model_files import copy_licences, model_type, source_of
 
 
@@ -98,7 +99,8 @@ def save_model(
         model: of any class, plain or encrypted.
         processor: the model's.
         folder: the destination; `check_model_folder` says early whether it may be written.
-        licence_from: what the model was loaded from; its LICENSE files are copied.
+        licence_from: what the model was loaded from; its LICENSE files are copied, and licence, data set and metrics
+            in its card.
         private: whether the folder is for its owner alone (mode 0700).
         overwrite: whether a model that is there is replaced.
 
@@ -110,4 +112,6 @@ def save_model(
         processor.save_pretrained(temporary)
         if model.config.model_type != SetrConfig.model_type:  # which writes its card itself
             write_model_card(model, temporary)
-        copy_licences(Path(source_of(licence_from)), temporary)
+        source = Path(source_of(licence_from))
+        copy_licences(source, temporary)
+        carry_front_matter(source, temporary)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -191,6 +192,8 @@ def test_the_result_loads_and_has_learnt_something(inputs, tmp_path):
     card = (tmp_path / "README.md").read_text()
     assert "--decoder mla" in card
     assert f"| 3 | {history[-1]['loss']:.4f} | {history[-1]['mean_iou']:.4f} |" in card
+    (result,) = ModelCard(card).data.to_dict()["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "mean_iou", "value": round(history[-1]["mean_iou"], 4)}]
     assert list(tmp_path.rglob("events.out.tfevents.*"))
     outputs = model(**processor(Image.new("RGB", (64, 48)), return_tensors="pt"))
     assert outputs.logits.shape[1] == 3
