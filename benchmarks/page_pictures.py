@@ -1,17 +1,24 @@
-"""Pictures of the service's page.
+"""Pictures of the service's page, and the time from a press to a map.
 
-    python benchmarks/page_pictures.py
-    python benchmarks/page_pictures.py http://127.0.0.1:7860 docs/images/space.jpg
+    python benchmarks/page_pictures.py examples
+    python benchmarks/page_pictures.py page http://127.0.0.1:7860 docs/images/space.jpg
+    python benchmarks/page_pictures.py visit http://127.0.0.1:7860 docs/images
 
-The first makes the example pictures that the page shows: a sample image, and its ciphertext under a key that is thrown
-away. The second takes a picture of the page of a running service (`privseg serve default --public-demo`) with a result
-on it, with Playwright and its Chromium, or the browser that PRIVSEG_BROWSER names.
+`examples` makes the pictures that the page shows: a sample image, and its ciphertext under a key that is thrown away.
+`page` takes a picture of the page of a running service (`privseg serve default --public-demo`) with a result on it.
+`visit` goes through a first visit on a desk and on a phone, writes visit-desk.jpg and visit-phone.jpg, five screens
+each, and prints the seconds from the press to the map, three times. Both need Playwright and its Chromium, or the
+browser that PRIVSEG_BROWSER names.
 """
 
 import io
 import os
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -20,6 +27,9 @@ from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.catalog.sample_images import sample_image
 
 SIZE = (320, 208)  # in pixels: whole blocks, and what the page shows
+SCREENS = {"desk": (1280, 900), "phone": (390, 844)}
+COLUMNS = {"desk": 2, "phone": 5}  # of a picture of a visit
+WIDTHS = {"desk": 720, "phone": 280}  # of a screen in it
 
 
 def draw_examples() -> None:
@@ -33,24 +43,87 @@ def draw_examples() -> None:
 
 def photograph(url: str, path: str) -> None:
     """Have the page at `url` segment the sample image, and write a picture of it."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=os.environ.get("PRIVSEG_BROWSER"))
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(f"{url}?__theme=light")
-        page.locator('[data-sample="china"]').click()
-        page.locator('.status[data-kind="done"]').wait_for()
-        page.locator('button[data-privseg="segment"]').click()
-        page.locator('[data-privseg="result"]').wait_for(timeout=120_000)
+    with opened(url, "desk") as page:
+        choose_sample(page)
+        press(page)
         page.wait_for_timeout(1000)  # it scrolls
         picture = Image.open(io.BytesIO(page.screenshot(full_page=True)))
-        browser.close()
     picture.convert("RGB").save(path, quality=85)
 
 
+def visit(url: str, folder: str) -> None:
+    """A first visit on each screen: what is seen first, the choice, work, the map, the attack on one's ciphertext."""
+    for name, (width, height) in SCREENS.items():
+        with opened(url, name) as page:
+            shots: list[Image.Image] = []
+
+            def shoot(page: Any = page, shots: list[Image.Image] = shots) -> None:
+                shots.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+
+            shoot()
+            choose_sample(page)
+            shoot()
+            seconds = [press(page, meanwhile=shoot)]
+            page.wait_for_timeout(1000)  # it scrolls
+            shoot()
+            seconds += [press(page) for _ in range(2)]
+            page.goto(f"{page.url.partition('#')[0]}#attack")
+            page.locator('button[data-privseg="server-view"]').click()
+            page.locator('[data-privseg="views"] img').first.wait_for(timeout=120_000)
+            page.locator('[data-privseg="views"]').scroll_into_view_if_needed()
+            shoot()
+        picture = side_by_side(shots, COLUMNS[name], (WIDTHS[name], height * WIDTHS[name] // width))
+        picture.save(Path(folder) / f"visit-{name}.jpg", quality=80)
+        print(f"{name}: seconds from the press to the map: {', '.join(f'{each:.1f}' for each in seconds)}")
+
+
+def side_by_side(shots: list[Image.Image], columns: int, size: tuple[int, int], gap: int = 8) -> Image.Image:
+    """Pictures of one size in rows of so many."""
+    rows, (width, height) = -(-len(shots) // columns), size
+    picture = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
+    for number, shot in enumerate(shots):
+        place = number % columns * (width + gap), number // columns * (height + gap)
+        picture.paste(shot.resize(size, Image.Resampling.LANCZOS), place)
+    return picture
+
+
+@contextmanager
+def opened(url: str, screen: str) -> Iterator[Any]:
+    """A new visitor's page."""
+    from playwright.sync_api import sync_playwright
+
+    width, height = SCREENS[screen]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=os.environ.get("PRIVSEG_BROWSER"))
+        page = browser.new_page(
+            viewport={"width": width, "height": height}, is_mobile=screen == "phone", has_touch=screen == "phone"
+        )
+        page.goto(f"{url}?__theme=light")
+        page.locator('[role="tabpanel"]:not([hidden])').wait_for()
+        yield page
+        browser.close()
+
+
+def choose_sample(page: Any) -> None:
+    """Choose the sample image."""
+    page.locator('[data-sample="china"]').click()
+    page.locator('.status[data-kind="done"]').first.wait_for()
+
+
+def press(page: Any, meanwhile: Callable[[], None] = lambda: None) -> float:
+    """Press the button, do something meanwhile, and wait for the map -> seconds."""
+    button = page.locator('button[data-privseg="segment"]')
+    status = page.locator("[data-work]", has=button).locator(".status")
+    status.evaluate("line => { line.dataset.kind = ''; }")
+    start = time.monotonic()
+    button.click()
+    meanwhile()
+    page.locator("[data-work]", has=button).locator('.status[data-kind="done"]').wait_for(timeout=300_000)
+    return time.monotonic() - start
+
+
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        photograph(*sys.argv[1:])
-    else:
-        draw_examples()
+    actions: dict[str, Callable[..., None]] = {"examples": draw_examples, "page": photograph, "visit": visit}
+    if len(sys.argv) < 2 or sys.argv[1] not in actions:
+        raise SystemExit(__doc__)
+    actions[sys.argv[1]](*sys.argv[2:])
