@@ -1,4 +1,4 @@
-"""Images of one, two, four and thirteen channels through the commands: .npy files and multi-page TIFF files."""
+"""Images of one, two, four and six channels through the commands: .npy files and multi-page TIFF files."""
 
 import json
 
@@ -11,7 +11,7 @@ from helpers.tiny_setr import tiny_model
 from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.inference.segmentation import segment_image
 
-CHANNELS = [1, 2, 4, 13]
+CHANNELS = [1, 2, 4, 6]
 NAMES = {0: "sky", 1: "road", 2: "tree"}
 
 

@@ -106,7 +106,7 @@ def test_without_the_call_no_code_is_saved(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_channels", [3, 13])
+@pytest.mark.parametrize("num_channels", [3, 5])
 def test_a_process_without_the_package_loads_encrypts_and_segments(remote_code, num_channels, tmp_path):
     model = tiny_model("mla", num_channels=num_channels)
     processor = SetrImageProcessor(patch_size=4, num_channels=num_channels)
