@@ -50,7 +50,7 @@ def test_every_pair_keeps_predictions_and_many_keys_do_not_drift(model, tmp_path
         assert row["rekeyings"] == 8
         # of the matrices of condition 10, each of eight roundings of 6e-8 is enlarged at most tenfold
         assert max(errors) == 0 if row["families"] in FAMILIES[:2] else 0 < max(errors) < 8 * 6e-7
-    assert "A new key, no training, 1 images" in printed
+    assert "A new key, no training, 1 image " in printed
     assert "mIoU" not in printed
 
 
