@@ -18,7 +18,7 @@ from helpers.tiny_setr import tiny_model
 from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.service import SegmentationService
 
-SMALL = argparse.Namespace(size=32, clients=[1, 2], requests=4, rounds=2, memory_requests=20, memory_size=None)
+SMALL = argparse.Namespace(size=32, clients=[1, 2], requests=2, rounds=2, memory_requests=10, memory_size=None)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,6 @@ def test_what_was_measured_is_kept_and_reported(services, key, tmp_path, monkeyp
     cells = {row[0]: row[1:] for row in ([cell.strip() for cell in line.strip("| ").split("|")] for line in lines)}
     assert cells["requests an image"][1] == "1.0"
     assert cells["files left on the disk"] == ["3", "0"]
-    assert cells["MiB after all of 20 requests"] == ["99", "99"]
+    assert cells["MiB after all of 10 requests"] == ["99", "99"]
     rates = [state.values[f"v1, 2 clients, round {number}"][0] for number in range(2)]
     assert float(cells["images a second, 2 clients"][1]) == pytest.approx(sum(rates) / 2, abs=0.006)
