@@ -3,6 +3,7 @@
     python examples/evaluate_encrypted.py --dataset data/camvid --ignore_labels 11 --output_dir outputs/table1
     python examples/evaluate_encrypted.py --dataset data/camvid --ignore_labels 11 --output_dir outputs/table1 \
         --models naive=outputs/naive pup=outputs/pup mla=outputs/mla --families permutation orthogonal
+    python examples/evaluate_encrypted.py --dataset data/camvid --models dpt=PATH eomt=PATH --output_dir outputs/others
 
 Conditions (Kiya et al. 2022, Table 1), the last three for every key family:
 
@@ -11,6 +12,7 @@ Conditions (Kiya et al. 2022, Table 1), the last three for every key family:
     No-Enc     encrypted model, plain image: must be useless
     random K'  encrypted model, image encrypted with another key: must be useless
 
+The models are SETR, or of any other class that can be encrypted and whose processor does semantic segmentation.
 The script writes results.json, results.csv (one row a condition) and results.md (the paper's table, and how far
 embeddings and maps differ from the baseline's), and says for each family whether the results are as stated above. The
 keys are seeded, so that the same command gives the same table. When it is given again, a killed run goes on, in the
@@ -29,15 +31,16 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from PIL import Image
+from transformers import PreTrainedModel
 
-from hf_privseg import SecretKey, SetrForSemanticSegmentation
+from hf_privseg import SecretKey, encrypt_model
 from hf_privseg.experiments.arguments import ExperimentArguments
-from hf_privseg.experiments.plain_models import PlainModel, model_sources, plain_models, seeded_key
+from hf_privseg.experiments.plain_models import PlainModel, any_plain_models, model_sources, seeded_key
 from hf_privseg.experiments.records import MapStore, Records, experiment_facts
 from hf_privseg.experiments.tables import ResultTable, print_tables, write_csv, write_markdown
 from hf_privseg.training.arguments import parse_arguments, run_script
 from hf_privseg.training.data import evenly_spaced
-from hf_privseg.training.evaluation import compute_over_processes, predict_maps
+from hf_privseg.training.evaluation import compute_over_processes
 from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.metrics import MeanIoU
 
@@ -59,7 +62,7 @@ class Condition:
 
     family: str
     name: str
-    model: SetrForSemanticSegmentation
+    model: PreTrainedModel
     secret_key: SecretKey | None
 
 
@@ -111,7 +114,7 @@ def conditions(plain: PlainModel, run: Run) -> Iterator[Condition]:
     for family, names in missing.items():
         if names:
             correct, other = (seeded_key(run.args.seed * 2 + n, family) for n in (0, 1))
-            encrypted = copy.deepcopy(plain.model).encrypt_model(correct)
+            encrypted = encrypt_model(copy.deepcopy(plain.model), correct)
             keys = dict(zip(ENCRYPTED, (correct, None, other), strict=True))
             yield from (Condition(family, name, encrypted, keys[name]) for name in names)
 
@@ -120,9 +123,8 @@ def predict(condition: Condition, plain: PlainModel, run: Run, store: MapStore) 
     """Compute the missing segmentation maps of this process's share."""
     missing = [index for index in run.share if index not in store]
     title = record_name(plain.name, condition.family, condition.name)
-    maps = predict_maps(
+    maps = plain.maps(
         condition.model,
-        plain.processor,
         run.dataset.select(missing)["image"],
         secret_key=condition.secret_key,
         inference=run.args.inference,
@@ -153,14 +155,10 @@ def count(label_map: LabelMap, run: Run, store: MapStore, baseline: MapStore) ->
     }
 
 
-@torch.inference_mode()
 def embedding_error(condition: Condition, plain: PlainModel, image: Image.Image) -> float:
     """Largest difference between the patch embeddings of the condition and of the plain model on the plain image."""
-    tokens = []
-    for model, key in ((condition.model, condition.secret_key), (plain.model, None)):
-        pixel_values = plain.processor(image, secret_key=key, return_tensors="pt").pixel_values.to(model.device)
-        tokens.append(model.base_model.embeddings.patch_embeddings(pixel_values))
-    return (tokens[0] - tokens[1]).abs().max().item()
+    found = plain.embedded(condition.model, image, secret_key=condition.secret_key)
+    return (found - plain.embedded(plain.model, image)).abs().max().item()
 
 
 def evaluate_model(plain: PlainModel, run: Run) -> None:
@@ -172,7 +170,7 @@ def evaluate_model(plain: PlainModel, run: Run) -> None:
         predict(condition, plain, run, store)
         if name in run.records.rows:
             continue  # the baseline, of which the maps alone were needed
-        row: dict[str, Any] = {"model": plain.name, "decoder": plain.model.config.decoder_type}
+        row: dict[str, Any] = {"model": plain.name, "decoder": plain.decoder}
         row |= {"family": condition.family, "condition": condition.name} | count(label_map, run, store, baseline)
         row["embedding_error"] = embedding_error(condition, plain, run.dataset[0]["image"])
         run.records.add(name, row)
@@ -247,7 +245,7 @@ def main() -> None:
     records = Records(Path(args.output_dir) / "results.json", facts, writes=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     run = Run(args, dataset, records, accelerator)
-    for plain in plain_models(args, accelerator.device):
+    for plain in any_plain_models(args, accelerator.device):
         records.bind(plain)
         evaluate_model(plain, run)
     if accelerator.is_main_process:

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from hf_privseg.experiments.figure_images import FigureImage, ImageArguments, load_images
-from hf_privseg.experiments.plain_models import PlainModel, load_plain_model, seeded_key
+from hf_privseg.experiments.plain_models import PlainSetr, load_plain_model, seeded_key
 from hf_privseg.inference.pictures import PROTECTION_NOTE, Panel, colouring_for, draw_comparison, overlay
 from hf_privseg.setr.keys import DEFAULT_FAMILY
 from hf_privseg.training.arguments import parse_arguments, run_script
@@ -39,7 +39,7 @@ class Arguments(ImageArguments):
     cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
 
 
-def predictions(plain: PlainModel, images: list[FigureImage], args: Arguments) -> dict[str, list[np.ndarray]]:
+def predictions(plain: PlainSetr, images: list[FigureImage], args: Arguments) -> dict[str, list[np.ndarray]]:
     """{condition: one segmentation map an image}."""
     correct, other = (seeded_key(args.seed * 2 + n, args.family) for n in (0, 1))
     encrypted = copy.deepcopy(plain.model).encrypt_model(correct)

@@ -36,7 +36,7 @@ from tqdm.auto import tqdm
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation
 from hf_privseg.experiments.arguments import ExperimentArguments
-from hf_privseg.experiments.plain_models import PlainModel, plain_models, seeded_key
+from hf_privseg.experiments.plain_models import PlainSetr, plain_models, seeded_key
 from hf_privseg.experiments.records import Records, experiment_facts
 from hf_privseg.inference.windows import Inference
 from hf_privseg.training.arguments import parse_arguments, run_script
@@ -82,7 +82,7 @@ def load_queries(dataset: Dataset, label_map: LabelMap) -> list[Query]:
 
 def mean_iou(
     model: SetrForSemanticSegmentation,
-    plain: PlainModel,
+    plain: PlainSetr,
     queries: list[Query],
     secret_key: SecretKey | None,
     inference: Inference,
@@ -97,7 +97,7 @@ def mean_iou(
     return compute_over_processes(metric, accelerator)["mean_iou"]
 
 
-def jobs(plain: PlainModel, args: Arguments) -> Iterator[tuple[str, dict]]:
+def jobs(plain: PlainSetr, args: Arguments) -> Iterator[tuple[str, dict]]:
     """(name of the record, its facts) of every point of a model's boxes, baseline first."""
     yield f"{plain.name}: baseline", {"model": plain.name, "family": "", "panel": "baseline"}
     for family in args.families:
@@ -108,7 +108,7 @@ def jobs(plain: PlainModel, args: Arguments) -> Iterator[tuple[str, dict]]:
 
 
 def evaluate_model(
-    plain: PlainModel,
+    plain: PlainSetr,
     dataset: Dataset,
     label_map: LabelMap,
     args: Arguments,

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from hf_privseg import RekeyUpdate, SecretKey, SetrForSemanticSegmentation
 from hf_privseg.experiments.figure_images import FigureImage, ImageArguments, load_images
-from hf_privseg.experiments.plain_models import PlainModel, load_plain_model, seeded_key
+from hf_privseg.experiments.plain_models import PlainSetr, load_plain_model, seeded_key
 from hf_privseg.experiments.tables import write_json
 from hf_privseg.reporting.tables import terminal
 from hf_privseg.setr.keys import FAMILIES
@@ -98,7 +98,7 @@ class Watch:
 
 
 def predict(
-    model: SetrForSemanticSegmentation, plain: PlainModel, images: list[FigureImage], key: SecretKey
+    model: SetrForSemanticSegmentation, plain: PlainSetr, images: list[FigureImage], key: SecretKey
 ) -> list[np.ndarray]:
     """A segmentation map of each image, encrypted with the key."""
     plain_images = [image.image for image in images]
@@ -116,7 +116,7 @@ def mean_iou(maps: Maps, images: list[FigureImage], num_labels: int) -> float | 
 
 
 def replace_key(
-    plain: PlainModel, images: list[FigureImage], before: Maps, families: tuple[str, str], seed: int
+    plain: PlainSetr, images: list[FigureImage], before: Maps, families: tuple[str, str], seed: int
 ) -> Row:
     """One pair of families -> the cost of both ways, and how far weights and predictions differ.
 
@@ -153,7 +153,7 @@ def replace_key(
     }
 
 
-def replace_in_every_pair(plain: PlainModel, images: list[FigureImage], args: Arguments) -> list[Row]:
+def replace_in_every_pair(plain: PlainSetr, images: list[FigureImage], args: Arguments) -> list[Row]:
     """`replace_key` for every pair of families."""
     before, rows = {}, []
     pairs = list(itertools.product(args.families, repeat=2))
@@ -165,7 +165,7 @@ def replace_in_every_pair(plain: PlainModel, images: list[FigureImage], args: Ar
     return rows
 
 
-def rekey_repeatedly(plain: PlainModel, families: list[str], args: Arguments) -> Row:
+def rekey_repeatedly(plain: PlainSetr, families: list[str], args: Arguments) -> Row:
     """Replace the key `args.rekeyings` times, the families in turn -> relative errors of the decrypted embedding."""
     key = seeded_key(args.seed, families[0])
     by_owner = copy.deepcopy(plain.model).encrypt_model(key)

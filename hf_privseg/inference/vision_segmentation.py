@@ -10,10 +10,11 @@ from PIL import Image
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..any_vit.encrypted_inputs import EncryptedInputs
-from ..any_vit.model_facts import key_facts
+from ..any_vit.model_facts import ModelFacts, key_facts
+from ..any_vit.pixel_inputs import encrypt_inputs
 from ..any_vit.processor import EncryptingProcessor
 from ..setr.encryption_key import EncryptionKey
-from ..setr.errors import CiphertextError
+from ..setr.errors import CiphertextError, EncryptionStateError
 from ..setr.public_facts import check_plain_image_fits
 from ..storage.images import is_ciphertext, read_image
 from .tasks import Segmentation, Task
@@ -76,12 +77,39 @@ def segment_file(
             )
         return _segmentation(model, processor, inputs, sizes[0], task)
     check_plain_image_fits(None if secret_key is None else secret_key.facts, key_facts(model), subject=str(path))
+    return segment_vision_image(model, processor, read_image(path), task=task, secret_key=secret_key)
+
+
+def segment_vision_image(
+    model: PreTrainedModel,
+    processor: Any,
+    image: Image.Image,
+    *,
+    task: Task = Task(),  # noqa: B008 # it is immutable
+    secret_key: EncryptionKey | None = None,
+) -> Segmentation:
+    """One upright RGB image -> its segmentation, at its own size.
+
+    Args:
+        model: in evaluation mode, encrypted if there is a key.
+        processor: the model's, which offers the task.
+        image: in plain.
+        task: what is asked.
+        secret_key: encrypts the image. Whether it fits the model is not checked, since some experiments measure what a
+            wrong key gives.
+
+    Raises:
+        EncryptionStateError: a key for a plain model.
+        InvalidImageError: the processor makes sizes off the grid of blocks.
+        ValueError: more segments than a picture holds.
+    """
+    batch = processor(images=[image], return_tensors="pt", **task.inputs(processor))
     if secret_key is not None:
-        encrypted = encrypt_for(model, processor, path, secret_key)
-        return _segmentation(model, processor, encrypted.inputs_for(model), encrypted.target_sizes[0], task)
-    image = read_image(path)
-    inputs = dict(processor(images=[image], return_tensors="pt", **task.inputs(processor)).to(model.device))
-    return _segmentation(model, processor, inputs, (image.height, image.width), task)
+        facts = ModelFacts.of(model)
+        if facts is None:
+            raise EncryptionStateError("got a key for a plain model; leave it out, or encrypt the model first")
+        batch.update(encrypt_inputs(batch, secret_key, facts))
+    return _segmentation(model, processor, dict(batch.to(model.device)), (image.height, image.width), task)
 
 
 @torch.inference_mode()

@@ -2,9 +2,12 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
+import torch
+import transformers as hf
 
 from helpers.example_runs import run, run_here
 from helpers.module_files import module_of_file
@@ -15,6 +18,7 @@ pytest.importorskip("accelerate", reason="the train extra is not installed")
 
 from hf_privseg import EncryptionStateError, SecretKey, SetrImageProcessor
 from hf_privseg.experiments.records import Records
+from tiny_vision import CASES, randomize
 
 CONDITIONS = ("correct K", "No-Enc", "random K'")
 
@@ -124,6 +128,67 @@ def test_another_experiment_is_not_mixed_into_it(first, models):
     assert "holds another experiment (seed 0, not 1); choose another output folder" in other.stderr
 
 
+# --------------------------------------------------------------------------- models of other classes
+
+OTHERS = {
+    "upernet_on_swin": hf.SegformerImageProcessor(size={"height": 64, "width": 62}),  # the model pads the width
+    "dpt": hf.DPTImageProcessor(size={"height": 32, "width": 32}),
+    "eomt": hf.EomtImageProcessor(size={"shortest_edge": 32, "longest_edge": 32}, do_pad=True),
+    "mask2former_on_swin": hf.Mask2FormerImageProcessor(size={"height": 64, "width": 64}, size_divisor=1),
+}
+
+SEEDS = {"upernet_on_swin": 8, "dpt": 10, "eomt": 8, "mask2former_on_swin": 9}  # give maps of several classes
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("others")
+    for name, processor in OTHERS.items():
+        torch.manual_seed(0)  # for the few numbers that `randomize` leaves
+        randomize(CASES[name]().model, SEEDS[name]).save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:the blocks of:UserWarning")
+def test_models_of_other_classes_give_the_same_table(inputs, others, tmp_path):
+    models = [f"{name}={others / name}" for name in OTHERS]
+    options = ("--dataset", inputs / "data", "--split", "val", "--ignore_labels", 2, "--families", "orthogonal")
+    done = evaluate(tmp_path, *options, "--models", *models)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = results(tmp_path)["records"]
+    assert len(rows) == 4 * len(OTHERS)
+    for name in OTHERS:
+        baseline, correct, *wrong = (
+            rows[f"{name}: {condition}"] for condition in ("baseline", *(f"orthogonal: {each}" for each in CONDITIONS))
+        )
+        assert 0 < baseline["mean_iou"] < 1
+        assert correct["equal_pixels"] > 0.995  # random models are undecided in places
+        assert correct["mean_iou"] == pytest.approx(baseline["mean_iou"], abs=5e-3)
+        assert correct["embedding_error"] < 1e-4
+        for row in wrong:
+            assert row["embedding_error"] > 0.1
+            assert row["equal_pixels"] < 0.97
+    assert "| data | DPTForSemanticSegmentation (dpt) | orthogonal |" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("dpt", ("--window", 32), "windows, scales and mirrored images are for SETR alone"),
+        ("vit", (), "expected a model for semantic segmentation, got .*vit, whose ViTImageProcessor.* has no method"),
+    ],
+    ids=["windows", "no segmentation"],
+)
+def test_what_another_model_cannot_do_is_refused(inputs, others, tmp_path, name, option, message):
+    randomize(CASES["vit"]().model).save_pretrained(others / "vit")
+    hf.ViTImageProcessor().save_pretrained(others / "vit")
+    options = ("--dataset", inputs / "data", "--split", "val", "--ignore_labels", 2, *option)
+    done = evaluate(tmp_path, *options, "--model", others / name)
+    assert done.returncode != 0
+    assert re.search(message, done.stderr)
+
+
 # --------------------------------------------------------------------------- what it stands on, in this process
 
 
@@ -136,7 +201,7 @@ def test_a_condition_that_was_killed_goes_on_where_it_was(inputs, models, tmp_pa
     )
     records = Records(tmp_path / "results.json", {}, writes=True)
     experiment = script.Run(arguments, arguments.load_split("val"), records, Accelerator(cpu=True))
-    (plain,) = script.plain_models(arguments, "cpu")
+    (plain,) = script.any_plain_models(arguments, "cpu")
     store, known = experiment.store("x"), np.full((48, 64), 2)
     store[1] = known
     seen = []
