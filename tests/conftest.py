@@ -57,7 +57,7 @@ def inputs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def materials(tmp_path_factory):
-    """A folder with a plain tiny model and a photo, which nobody changes."""
+    """A folder with a plain tiny model and a image, which nobody changes."""
     from helpers import workplace
     from helpers.tiny_setr import tiny_model
 
@@ -67,7 +67,7 @@ def materials(tmp_path_factory):
     (folder / "model" / "LICENSE.md").write_text("terms")
     ramp = np.add.outer(np.arange(workplace.IMAGE_SIZE[0]) * 5, np.arange(workplace.IMAGE_SIZE[1]) * 3)
     Image.fromarray(np.stack([ramp, ramp[::-1], 200 - ramp], axis=-1).clip(0, 255).astype(np.uint8)).save(
-        folder / "photo.png"
+        folder / "image.png"
     )
     return folder
 

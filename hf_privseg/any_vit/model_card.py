@@ -9,15 +9,11 @@ from os import PathLike
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-from ..setr.model_card import ENCRYPTED, KEY_CLASSES, THREATS, marked, write_card
+from ..setr.model_card import ENCRYPTED, FOR_THE_OWNER, KEY_CLASSES, THREATS, marked, write_card
 from .model_facts import ModelFacts
 from .projection import find_projection, projection_name
 
-_TITLE = """# {class_name}
-
-_What the model was trained on, how well it does and under which licence it may be used is for its owner to say here;
-until then no licence is granted. The front matter takes the licence as `license: ...`._
-"""
+_TITLE = "# {class_name}\n" + FOR_THE_OWNER
 
 _FACTS = """## Model
 

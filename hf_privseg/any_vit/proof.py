@@ -32,8 +32,7 @@ def encrypt_with_proof(
     try:
         _check_same(model, inputs, before, outputs_of(model, encrypted), outputs_of(model, inputs))
     except BaseException:
-        with torch.no_grad():
-            projection.weight.copy_(plain_weight)
+        projection.write_weight(plain_weight)
         projection.config.encryption = None
         raise
 

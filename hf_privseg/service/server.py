@@ -114,10 +114,12 @@ def serve(settings: Settings) -> None:
     Raises:
         OSError, ValueError: as `build_app`.
     """
-    log_to_stderr()
     if settings.workers == 1:
-        uvicorn.run(build_app(settings), **_uvicorn_options(settings))
+        app = build_app(settings)
+        log_to_stderr()
+        uvicorn.run(app, **_uvicorn_options(settings))
         return
+    log_to_stderr()
     os.environ[_SETTINGS] = json.dumps(asdict(settings), default=str)
     with tempfile.TemporaryDirectory(prefix="privseg-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder

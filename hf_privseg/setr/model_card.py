@@ -28,11 +28,12 @@ _EMPTY_CARD = (
 # What encrypts images for a model of this family, where that is no SecretKey.
 KEY_CLASSES = {"embedding": "ClientEmbedding"}
 
-_TITLE = """# SETR ({decoder_type}) for semantic segmentation
-
+FOR_THE_OWNER = """
 _What the model was trained on, how well it does and under which licence it may be used is for its owner to say here;
 until then no licence is granted. The front matter takes the licence as `license: ...`._
 """
+
+_TITLE = "# SETR ({decoder_type}) for semantic segmentation\n" + FOR_THE_OWNER
 
 _FACTS = """## Model
 

@@ -75,10 +75,16 @@ class PatchProjection:
     def _cipher(self, secret_key: EncryptionKey) -> BlockCipher:
         return cipher_for(secret_key, patch_size=self.patch_size, num_channels=self.num_channels)
 
+    def write_weight(self, weight: torch.Tensor) -> None:
+        """Put other numbers in the place of the weight's own."""
+        # Weights that were made in inference mode can be written in inference mode alone.
+        with torch.inference_mode(self.weight.is_inference()), torch.no_grad():
+            self.weight.copy_(weight.reshape(self.weight.shape))
+
     @torch.no_grad()
     def _replace(self, act: Callable[[torch.Tensor], torch.Tensor], key: KeyFacts | None) -> None:
         blocks = self.weight.reshape(len(self.weight), self.num_channels, self.patch_size, self.patch_size)
-        self.weight.copy_(act(blocks).reshape(self.weight.shape))
+        self.write_weight(act(blocks))
         self.config.encryption = None if key is None else {**key.to_dict(), **self.geometry}
 
 

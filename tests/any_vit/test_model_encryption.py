@@ -1,5 +1,6 @@
 """The functions that encrypt any model: what they refuse, what they record, and the proof with example inputs."""
 
+import copy
 import re
 import warnings
 
@@ -373,3 +374,17 @@ def test_small_blocks_and_public_weights_warn_and_others_do_not(tmp_path):
     public.name_or_path = "some/vit"
     with pytest.warns(UserWarning, match="the weights come from 'some/vit': if that checkpoint is public"):
         encrypt_model(public, KEY)
+
+
+def test_weights_that_were_made_in_inference_mode_are_encrypted_as_any():
+    expected = CASES["vit"]().model
+    with torch.inference_mode():
+        model = copy.deepcopy(expected)
+    weight, key = find_projection(model).weight, make_key("orthogonal")
+    assert weight.is_inference()
+    encrypt_model(model, key)
+    encrypt_model(expected, key)
+    assert torch.equal(weight, find_projection(expected).weight)
+    decrypt_model(model, key)
+    decrypt_model(expected, key)
+    assert torch.equal(weight, find_projection(expected).weight)

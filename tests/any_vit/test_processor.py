@@ -298,6 +298,24 @@ def test_the_key_never_reaches_the_processor_and_is_in_nothing_that_is_saved_or_
     assert pickle.loads(pickle.dumps(processor))(image(), secret_key=KEY)["pixel_values"].equal(batch["pixel_values"])  # noqa: S301
 
 
+@pytest.mark.parametrize("subtask", ["instance", "panoptic"])
+def test_a_pipeline_finds_the_same_segments_of_an_encrypted_image(subtask):
+    inner = hf.Mask2FormerImageProcessor(size={"height": 64, "width": 64}, size_divisor=1)
+    plain = randomize(CASES["mask2former_on_swin"]().model, seed=6)  # a seed with which it finds segments
+    model = encrypt_model(copy.deepcopy(plain), KEY)
+    options = {"subtask": subtask, "threshold": 0.01, "overlap_mask_area_threshold": 0.01}
+    expected = hf.pipeline("image-segmentation", model=plain, image_processor=inner)(image(), **options)
+    with EncryptingProcessor(inner, model).with_key(KEY) as holding:
+        found = hf.pipeline("image-segmentation", model=model, image_processor=holding)(image(), **options)
+    without = hf.pipeline("image-segmentation", model=model, image_processor=inner)(image(), **options)
+    assert len(expected) > 1
+    assert [part["label"] for part in found] == [part["label"] for part in expected]
+    assert [part["score"] for part in found] == pytest.approx([part["score"] for part in expected], abs=1e-3)
+    shares = [(np.array(a["mask"]) == np.array(b["mask"])).mean() for a, b in zip(found, expected, strict=True)]
+    assert min(shares) > 0.99
+    assert [part["score"] for part in without] != pytest.approx([part["score"] for part in expected], abs=1e-3)
+
+
 def test_a_pipeline_gets_a_processor_with_the_key_for_as_long_as_a_block_lasts():
     inner = hf.BeitImageProcessor(**sized(32), do_center_crop=False)
     plain = randomize(CASES["beit"]().model)

@@ -30,7 +30,7 @@ def moments(length, rng):
     return np.stack([np.diag(scale), *(np.diag(scale) * rng.uniform(0.2, 0.9) + part for part in noise)])
 
 
-def photo_grid(name, patch_size=8):
+def image_grid(name, patch_size=8):
     image = SAMPLE_IMAGES[name].load().transpose(2, 0, 1) / 127.5 - 1
     height, width = (side // patch_size * patch_size for side in image.shape[1:])
     return to_grid(image[:, :height, :width], patch_size)
@@ -120,7 +120,7 @@ def test_signs_and_rotations_among_neighbours_are_recovered_exactly():
 
 @pytest.mark.parametrize("name", ["china", "coffee", "rocket"])
 def test_a_negative_is_told_from_a_image(name):
-    grid = photo_grid(name)
+    grid = image_grid(name)
     centred = (grid - grid.mean(axis=(0, 1)))[..., :12]
     assert not is_negative([centred], [centred])
     assert is_negative([-centred], [centred])

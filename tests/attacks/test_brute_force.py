@@ -22,19 +22,19 @@ def seeded(seed, family):
 
 
 def encrypted_photo(key):
-    photo = np.asarray(sample_image("rocket"))[:160, 200:360].transpose(2, 0, 1) / 127.5 - 1
+    image = np.asarray(sample_image("rocket"))[:160, 200:360].transpose(2, 0, 1) / 127.5 - 1
     cipher = cipher_for(key, patch_size=4, num_channels=3)
-    return photo, to_grid(cipher.encrypt(torch.from_numpy(photo)).numpy(), 4)
+    return image, to_grid(cipher.encrypt(torch.from_numpy(image)).numpy(), 4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_seed_is_found_by_its_fingerprint_and_undoes_the_cipher(family, recwarn):
     key = seeded(41, family)
-    photo, ciphertext = encrypted_photo(key)
+    image, ciphertext = encrypted_photo(key)
     found = seed_of_fingerprint(key.fingerprint, range(100), family)
     assert found is not None
     assert (found.guess, found.num_tried, found.secret_key) == (41, 42, key)
-    np.testing.assert_allclose(to_image(found.decoder(patch_size=4).decode(ciphertext), 4), photo, atol=1e-12)
+    np.testing.assert_allclose(to_image(found.decoder(patch_size=4).decode(ciphertext), 4), image, atol=1e-12)
     assert not recwarn.list
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.attack_victims import PATCH_SIZE, encrypt, photo
+from helpers.attack_victims import PATCH_SIZE, encrypt, pixels_of
 from hf_privseg.attacks.learned_alignment import refine_orthogonal
 from hf_privseg.attacks.learned_inversion import Budget
 from hf_privseg.attacks.tools.blocks import to_grid
@@ -17,8 +17,8 @@ NAMES = ("china", "rocket", "flower", "chelsea")
 
 
 def crops(across, names=NAMES):
-    """(3, 64, 64) each, of several photos: victims and own images lie side by side, for scenes must be similar."""
-    return [photo(name)[:, y : y + 64, x : x + 64] for name in names for y in (0, 64, 128, 192) for x in across]
+    """(3, 64, 64) each, of several images: victims and own images lie side by side, for scenes must be similar."""
+    return [pixels_of(name)[:, y : y + 64, x : x + 64] for name in names for y in (0, 64, 128, 192) for x in across]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from helpers.attack_victims import LENGTH, VICTIMS, drifted, embedding, photo, prior, victim
+from helpers.attack_victims import LENGTH, VICTIMS, drifted, embedding, pixels_of, prior, victim
 from hf_privseg.attacks.learned_inversion import Budget, train_inverter
 from hf_privseg.attacks.public_base import invert_embedding
 from hf_privseg.attacks.tools.blocks import LinearDecoder, to_grid
@@ -21,7 +21,7 @@ def narrow():
 
 
 def own_images():
-    return [to_grid(photo(name), 4) for name in sorted(SAMPLE_IMAGES) if name not in VICTIMS]
+    return [to_grid(pixels_of(name), 4) for name in sorted(SAMPLE_IMAGES) if name not in VICTIMS]
 
 
 def observe(grid, rng):

@@ -1,4 +1,4 @@
-"""Photographs encrypted with an orthogonal key come back from their ciphertexts, whatever the key."""
+"""Images encrypted with an orthogonal key come back from their ciphertexts, whatever the key."""
 
 import re
 
@@ -17,7 +17,7 @@ from hf_privseg.setr.keys import SecretKey
 PATCH_SIZE = 8
 
 
-def photo(name):
+def pixels_of(name):
     image = SAMPLE_IMAGES[name].load().transpose(2, 0, 1) / 127.5 - 1
     height, width = (side // PATCH_SIZE * PATCH_SIZE for side in image.shape[1:])
     return image[:, :height, :width]
@@ -41,7 +41,7 @@ def hp(decoder, grid, image):
     ],
 )
 def test_a_image_from_its_ciphertext_alone(name, prior, least):
-    image = photo(name)
+    image = pixels_of(name)
     others = sample_prior(PATCH_SIZE, exclude=[name], num_shifts=2)
     known = others if prior == "unrelated" else synthetic_prior(PATCH_SIZE)
     grid = encrypted(image)
@@ -52,7 +52,7 @@ def test_a_image_from_its_ciphertext_alone(name, prior, least):
 
 
 def test_a_prior_that_fits_gives_the_image_whatever_the_key():
-    image = photo("chelsea")
+    image = pixels_of("chelsea")
     prior = image_prior([image], PATCH_SIZE)
     decoded = []
     for secret in (1, 2):
@@ -65,7 +65,7 @@ def test_a_prior_that_fits_gives_the_image_whatever_the_key():
 
 
 def test_fewer_components_recover_less():
-    image = photo("astronaut")
+    image = pixels_of("astronaut")
     prior, grid = image_prior([image], PATCH_SIZE), encrypted(image)
     few, some = (hp(reconstruct_orthogonal([grid], prior, num_components=n), grid, image) for n in (3, 24))
     assert 0.1 < few < some - 0.1

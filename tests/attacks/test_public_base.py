@@ -12,7 +12,7 @@ from helpers.attack_victims import (
     encrypt,
     encrypt_embedding,
     key_of,
-    photo,
+    pixels_of,
     prior,
     victim,
 )
@@ -60,7 +60,7 @@ def test_any_family_falls_to_the_public_embedding(family):
     base = embedding()
     found = invert_ciphertexts(encrypt_embedding(base, family), base, prior().statistics)
     quality = psnr(found.decode(encrypt(victim(), family)), victim())
-    coarse = psnr(thumbnail(photo("astronaut"), PATCH_SIZE), photo("astronaut"))
+    coarse = psnr(thumbnail(pixels_of("astronaut"), PATCH_SIZE), pixels_of("astronaut"))
     assert quality > 32
     assert quality > coarse + 8
 
@@ -68,7 +68,7 @@ def test_any_family_falls_to_the_public_embedding(family):
 def test_it_takes_what_the_server_computes():
     base = embedding()
     image = to_image(invert_embedding(base, prior().statistics).decode(victim() @ base), PATCH_SIZE)
-    assert psnr(image, photo("astronaut")) > 32
+    assert psnr(image, pixels_of("astronaut")) > 32
 
 
 def test_the_filter_is_the_best_linear_one():

@@ -14,7 +14,7 @@ from hf_privseg.setr.keys import FAMILIES, SecretKey
 PATCH_SIZE = 8
 
 
-def photo(name):
+def pixels_of(name):
     image = SAMPLE_IMAGES[name].load().transpose(2, 0, 1) / 127.5 - 1
     height, width = (side // PATCH_SIZE * PATCH_SIZE for side in image.shape[1:])
     return image[:, :height, :width]
@@ -38,7 +38,7 @@ def correlation(decoder, grid, image):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
 def test_the_first_component_is_the_brightness(family, name):
-    image = photo(name)
+    image = pixels_of(name)
     grid = encrypted(image, family)
     decoder = reconstruct_thumbnail([grid], synthetic_prior(PATCH_SIZE))
     assert abs(correlation(decoder, grid, image)) > (0.995 if family == "matrix" else 0.999)
@@ -46,7 +46,7 @@ def test_the_first_component_is_the_brightness(family, name):
 
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "rocket"])
 def test_sign_and_scale_are_those_of_a_prior_that_fits(name):
-    image = photo(name)
+    image = pixels_of(name)
     left, right = image[..., : image.shape[2] // 16 * 8], image[..., image.shape[2] // 16 * 8 :]
     decoder = reconstruct_thumbnail([encrypted(right, "orthogonal")], image_prior([left], PATCH_SIZE))
     found = decoder.decode(encrypted(right, "orthogonal")).mean(axis=-1).ravel()
@@ -56,7 +56,7 @@ def test_sign_and_scale_are_those_of_a_prior_that_fits(name):
 
 
 def test_without_images_light_comes_from_above():
-    image = photo("china")  # a bright sky
+    image = pixels_of("china")  # a bright sky
     for family in FAMILIES:
         grid = encrypted(image, family)
         assert correlation(reconstruct_thumbnail([grid], synthetic_prior(PATCH_SIZE)), grid, image) > 0.99

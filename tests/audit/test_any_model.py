@@ -28,23 +28,23 @@ def processor():
 
 
 @pytest.fixture(scope="module")
-def photo():
+def image():
     return sample_image("china").resize((320, 240))
 
 
-def test_the_subject_sees_what_the_model_computes_and_pixels_of_the_range_of_the_attacks(model, processor, photo):
+def test_the_subject_sees_what_the_model_computes_and_pixels_of_the_range_of_the_attacks(model, processor, image):
     subject = Subject.of(model, processor)
-    pixels = subject.pixels(photo)
+    pixels = subject.pixels(image)
     assert 0.5 < np.abs(pixels).max() < 1 + 1e-6
     block = pixels[:, 4:8, 8:12].reshape(-1)
     projection = model.embeddings.patch_embeddings.projection
     with torch.no_grad():
-        z = projection(processor(photo, return_tensors="pt")["pixel_values"])[0, :, 1, 2] - projection.bias
+        z = projection(processor(image, return_tensors="pt")["pixel_values"])[0, :, 1, 2] - projection.bias
     np.testing.assert_allclose(block @ subject.embedding, z.numpy(), atol=1e-5)
 
 
-def test_attacks_find_in_it_what_they_find_in_a_setr(model, processor, photo):
-    victims = [photo.crop((80 * n, 60, 80 * n + 64, 124)) for n in range(3)]
+def test_attacks_find_in_it_what_they_find_in_a_setr(model, processor, image):
+    victims = [image.crop((80 * n, 60, 80 * n + 64, 124)) for n in range(3)]
     others = [sample_image("coffee").resize((320, 240)).crop((64 * n, 0, 64 * n + 64, 64)) for n in range(4)]
     base = Subject.of(model, processor).embedding
     settings = {

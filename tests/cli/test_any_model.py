@@ -41,8 +41,8 @@ def weight(folder):
 
 
 def test_a_ciphertext_is_segmented_without_a_key_as_the_plain_image_is_by_the_plain_model(vision, encrypted, place):
-    place.succeed("segment", place.folder / "photo.png", "--model", vision, "-o", place.folder / "plain.png")
-    arguments = (place.folder / "photo.png", "--model", encrypted)
+    place.succeed("segment", place.folder / "image.png", "--model", vision, "-o", place.folder / "plain.png")
+    arguments = (place.folder / "image.png", "--model", encrypted)
     place.succeed("encrypt", *arguments, "-o", place.folder / "sent.safetensors", "-k", place.key_file)
     sent = place.folder / "sent.safetensors"
     assert EncryptedInputs.from_file(sent).target_sizes == (IMAGE_SIZE,)
@@ -56,18 +56,18 @@ def test_a_ciphertext_is_segmented_without_a_key_as_the_plain_image_is_by_the_pl
 
 
 def test_a_model_in_half_precision_segments_nearly_the_same(vision, encrypted, place):
-    photo = place.folder / "photo.png"
-    place.succeed("segment", photo, "--model", vision, "-o", place.folder / "plain.png")
+    image = place.folder / "image.png"
+    place.succeed("segment", image, "--model", vision, "-o", place.folder / "plain.png")
     options = ("--dtype", "bfloat16", "--device", "cpu")
-    place.succeed("segment", photo, "--model", vision, "-o", place.folder / "half.png", *options)
-    place.succeed("segment", photo, "--model", encrypted, "-k", place.key_file, "-o", place.folder / "e.png", *options)
+    place.succeed("segment", image, "--model", vision, "-o", place.folder / "half.png", *options)
+    place.succeed("segment", image, "--model", encrypted, "-k", place.key_file, "-o", place.folder / "e.png", *options)
     for name in ("half.png", "e.png"):
         assert (place.label_map(name) == place.label_map("plain.png")).mean() > 0.97
 
 
 @pytest.mark.parametrize("vision", ["dpt"], indirect=True)
 def test_a_job_goes_on_where_it_stopped(vision, encrypted, place):
-    images = [place.folder / "photo.png", place.folder / "again.png"]
+    images = [place.folder / "image.png", place.folder / "again.png"]
     shutil.copy(*images)
     encrypt = ("encrypt", *images, "--model", encrypted, "-k", place.key_file, "-o", place.folder / "sent")
     place.succeed(*encrypt)
@@ -103,7 +103,7 @@ def test_info_says_what_the_model_and_its_file_are(vision, encrypted, place):
     assert facts["class"] == json.loads((encrypted / "config.json").read_text())["architectures"][0]
     assert facts["num_parameters"] > 1000
     sent = place.folder / "sent.safetensors"
-    place.succeed("encrypt", place.folder / "photo.png", "--model", encrypted, "-o", sent, "-k", place.key_file)
+    place.succeed("encrypt", place.folder / "image.png", "--model", encrypted, "-o", sent, "-k", place.key_file)
     found = place.run_json("info", sent)
     assert found["kind"] == "encrypted inputs"
     assert found["fingerprint"] == place.key.fingerprint
@@ -113,17 +113,17 @@ def test_info_says_what_the_model_and_its_file_are(vision, encrypted, place):
 
 @pytest.mark.parametrize("vision", ["beit"], indirect=True)
 def test_what_does_not_belong_together_is_refused(vision, encrypted, place):
-    photo, other_key = place.folder / "photo.png", place.folder / "other.key"
+    image, other_key = place.folder / "image.png", place.folder / "other.key"
     SecretKey(bytes(range(2, 34))).to_file(other_key)
     out = ("-o", place.folder / "out.png")
-    assert "is plain, but the model is encrypted" in place.fail("segment", photo, "--model", encrypted, *out)
-    assert "do not belong together" in place.fail("segment", photo, "--model", encrypted, "-k", other_key, *out)
+    assert "is plain, but the model is encrypted" in place.fail("segment", image, "--model", encrypted, *out)
+    assert "do not belong together" in place.fail("segment", image, "--model", encrypted, "-k", other_key, *out)
     message = place.fail(
-        "encrypt", photo, "--model", vision, "-k", place.key_file, "-o", place.folder / "x.safetensors"
+        "encrypt", image, "--model", vision, "-k", place.key_file, "-o", place.folder / "x.safetensors"
     )
     assert f"the model {vision} is plain" in message
     sent = place.folder / "sent.safetensors"
-    place.succeed("encrypt", photo, "--model", encrypted, "-o", sent, "-k", place.key_file)
+    place.succeed("encrypt", image, "--model", encrypted, "-o", sent, "-k", place.key_file)
     assert "the model is plain" in place.fail("segment", sent, "--model", vision, *out)
     message = place.fail("segment", sent, "--model", encrypted, "--overlay", "-k", place.key_file, *out)
     assert "an overlay shows the plain image" in message
@@ -135,7 +135,7 @@ def test_a_model_without_segmentation_maps_and_one_that_cannot_be_encrypted_are_
     vit = place.folder / "vit"
     randomize(CASES["vit"]().model).save_pretrained(vit)
     hf.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(vit)
-    message = place.fail("segment", place.folder / "photo.png", "--model", vit, "-o", place.folder / "out.png")
+    message = place.fail("segment", place.folder / "image.png", "--model", vit, "-o", place.folder / "out.png")
     assert "ViTImageProcessor has no method post_process_semantic_segmentation" in message
     segformer = place.folder / "segformer"
     hf.SegformerForSemanticSegmentation(

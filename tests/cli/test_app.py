@@ -50,7 +50,7 @@ def test_a_key_file_that_is_none_is_named(place, kind):
     path = place.folder / "my.key"
     if kind == "folder":
         path.mkdir()
-    message = place.fail("encrypt", place.folder / "photo.png", "-o", place.folder / "out", "-k", path)
+    message = place.fail("encrypt", place.folder / "image.png", "-o", place.folder / "out", "-k", path)
     expected = {
         "missing": f"error: expected a key file, but {path} does not exist; check the path, or make a key with "
         f"privseg keygen {path}",
@@ -63,7 +63,7 @@ def test_a_key_file_that_is_none_is_named(place, kind):
 def test_a_model_that_the_hub_does_not_give_is_named(place, monkeypatch, command):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     arguments = {
-        "segment": [place.folder / "photo.png", "--model", "nobody/nothing", "-o", place.folder / "out"],
+        "segment": [place.folder / "image.png", "--model", "nobody/nothing", "-o", place.folder / "out"],
         "encrypt-model": ["nobody/nothing", place.folder / "out", "-k", place.key_file],
         "info": ["nobody/nothing"],
     }

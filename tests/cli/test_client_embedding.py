@@ -13,7 +13,7 @@ from hf_privseg.cli.app import main
 
 
 class Place:
-    """A folder with a tiny plain model, a photo and a client embedding, and the command line run in it."""
+    """A folder with a tiny plain model, a image and a client embedding, and the command line run in it."""
 
     def __init__(self, folder, capsys):
         self.folder, self.capsys = folder, capsys
@@ -42,7 +42,7 @@ def place(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("PRIVSEG_KEY", raising=False)
     tiny_model(num_labels=3).save_pretrained("model")
     SetrImageProcessor(patch_size=4).save_pretrained("model")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (22, 31, 3)).astype(np.uint8)).save("photo.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (22, 31, 3)).astype(np.uint8)).save("image.png")
     return Place(tmp_path, capsys)
 
 
@@ -80,28 +80,28 @@ def test_keygen_does_not_make_one(place):
 def test_the_whole_way(encrypted):
     facts = {"family": "embedding", "version": 1, "fingerprint": encrypted.embedding().fingerprint}
     assert SetrForSemanticSegmentation.from_pretrained("encrypted_model").config.encryption == facts
-    arguments = ["encrypt", "photo.png", "--model", "encrypted_model", "-o", "sent", "-k", "client.embedding"]
+    arguments = ["encrypt", "image.png", "--model", "encrypted_model", "-o", "sent", "-k", "client.embedding"]
     assert encrypted.run(*arguments)[0] == 0
-    sent = EncryptedImage.from_file("sent/photo.encrypted.safetensors")
+    sent = EncryptedImage.from_file("sent/image.encrypted.safetensors")
     assert (sent.family, sent.fingerprint) == ("embedding", facts["fingerprint"])
-    assert encrypted.run("segment", "--model", "model", "photo.png", "-o", "plain.png")[0] == 0
+    assert encrypted.run("segment", "--model", "model", "image.png", "-o", "plain.png")[0] == 0
     assert (
         encrypted.run(
-            "segment", "--model", "encrypted_model", "sent/photo.encrypted.safetensors", "-o", "received.png"
+            "segment", "--model", "encrypted_model", "sent/image.encrypted.safetensors", "-o", "received.png"
         )[0]
         == 0
     )
-    photo_with_key = [
+    image_with_key = [
         "segment",
         "--model",
         "encrypted_model",
-        "photo.png",
+        "image.png",
         "-o",
         "with_key.png",
         "-k",
         "client.embedding",
     ]
-    assert encrypted.run(*photo_with_key)[0] == 0
+    assert encrypted.run(*image_with_key)[0] == 0
     for name in ("received.png", "with_key.png"):
         assert (encrypted.pixels(name) == encrypted.pixels("plain.png")).mean() > 0.98  # but for near-ties
 
@@ -109,7 +109,7 @@ def test_the_whole_way(encrypted):
 def test_one_of_another_model_or_client_embedding_is_refused(encrypted):
     assert encrypted.run("make-client-embedding", "model", "other.embedding")[0] == 0
     code, printed = encrypted.run(
-        "encrypt", "photo.png", "--model", "encrypted_model", "-o", "x", "-k", "other.embedding"
+        "encrypt", "image.png", "--model", "encrypted_model", "-o", "x", "-k", "other.embedding"
     )
     assert code == 1
     assert "error: the client embedding (key fingerprint" in printed
@@ -126,11 +126,11 @@ def test_one_of_another_model_or_client_embedding_is_refused(encrypted):
 
 
 def test_an_overlay_of_a_ciphertext_is_refused_since_it_is_not_decrypted(encrypted):
-    arguments = ["encrypt", "photo.png", "--model", "encrypted_model", "-o", "sent", "-k", "client.embedding"]
+    arguments = ["encrypt", "image.png", "--model", "encrypted_model", "-o", "sent", "-k", "client.embedding"]
     assert encrypted.run(*arguments)[0] == 0
-    arguments = ["segment", "--model", "encrypted_model", "sent/photo.encrypted.safetensors", "-o", "out"]
+    arguments = ["segment", "--model", "encrypted_model", "sent/image.encrypted.safetensors", "-o", "out"]
     assert encrypted.run(*arguments, "-k", "client.embedding")[0] == 0
-    assert [path.name for path in (encrypted.folder / "out").iterdir()] == ["photo.segmentation.png"]
+    assert [path.name for path in (encrypted.folder / "out").iterdir()] == ["image.segmentation.png"]
     code, printed = encrypted.run(*arguments, "-k", "client.embedding", "--overlay", "--force")
     assert code == 1
     assert "is not decrypted: of the 48 numbers of a block it holds 32" in printed

@@ -79,12 +79,12 @@ def test_a_segmenter_becomes_a_folder_that_is_used_as_any_other(run, mmseg_file,
     assert "Names of the classes: as the source has them." in card
     assert "untrained" not in card
 
-    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save("photo.png")
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save("image.png")
     for arguments in (
         ("keygen", "secret.key"),
         ("encrypt-model", "converted", "encrypted", "-k", "secret.key"),
-        ("encrypt", "photo.png", "--model", "encrypted", "-o", "photo.encrypted.safetensors", "-k", "secret.key"),
-        ("segment", "photo.encrypted.safetensors", "--model", "encrypted", "-o", "map.png"),
+        ("encrypt", "image.png", "--model", "encrypted", "-o", "image.encrypted.safetensors", "-k", "secret.key"),
+        ("segment", "image.encrypted.safetensors", "--model", "encrypted", "-o", "map.png"),
     ):
         code, _, err = run(*arguments)
         assert code == 0, err

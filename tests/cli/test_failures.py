@@ -98,7 +98,7 @@ def test_a_bug_keeps_its_traceback_and_shows_no_key(place, monkeypatch):
 
 def test_a_foreseen_error_is_one_line_unless_the_traceback_is_asked_for(place, monkeypatch):
     monkeypatch.setenv("PRIVSEG_KEY", place.key.to_text()[:-1])
-    arguments = ("encrypt", place.folder / "photo.png", "-o", place.folder / "out")
+    arguments = ("encrypt", place.folder / "image.png", "-o", place.folder / "out")
     for value in ("", "0"):
         monkeypatch.setenv("PRIVSEG_DEBUG", value)
         line = place.fail(*arguments)

@@ -18,12 +18,12 @@ every_family = pytest.mark.parametrize("place", FAMILIES, ids=FAMILIES, indirect
 @every_family
 def test_encrypt_writes_what_the_processor_encrypts(place):
     place.succeed(
-        "encrypt", place.folder / "photo.png", "--model", place.folder / "model", "-o", place.folder / "out",
+        "encrypt", place.folder / "image.png", "--model", place.folder / "model", "-o", place.folder / "out",
         "-k", place.key_file,
     )  # fmt: skip
     (path,) = (place.folder / "out").iterdir()
-    assert path.name.startswith("photo.encrypted.")
-    found, expected = EncryptedImage.from_file(path), processor().encrypt(place.folder / "photo.png", place.key)
+    assert path.name.startswith("image.encrypted.")
+    found, expected = EncryptedImage.from_file(path), processor().encrypt(place.folder / "image.png", place.key)
     assert found.original_size == IMAGE_SIZE
     assert found.patch_size == 4
     # float families are stored as 16 bits
@@ -31,33 +31,33 @@ def test_encrypt_writes_what_the_processor_encrypts(place):
     assert_no_secret(path.read_bytes(), place.key)
 
 
-def test_encrypt_takes_several_photos_and_the_key_from_the_environment(place, monkeypatch):
+def test_encrypt_takes_several_images_and_the_key_from_the_environment(place, monkeypatch):
     monkeypatch.setenv("PRIVSEG_KEY", place.key.to_text())
     Image.new("RGBA", (40, 20), (255, 0, 0, 99)).save(place.folder / "other.png")
     out = place.succeed(
-        "encrypt", place.folder / "photo.png", place.folder / "other.png", "--output", place.folder / "out"
+        "encrypt", place.folder / "image.png", place.folder / "other.png", "--output", place.folder / "out"
     )
     assert f"Wrote 2 files in {place.folder / 'out'}" in out
     names = sorted(path.name for path in (place.folder / "out").iterdir())
-    assert names == ["other.encrypted.safetensors", "photo.encrypted.safetensors"]
+    assert names == ["image.encrypted.safetensors", "other.encrypted.safetensors"]
     assert EncryptedImage.from_file(place.folder / "out" / names[0]).patch_size == 16  # without --model
 
 
 def test_encrypt_without_a_key_says_how_to_give_one(place):
-    message = place.fail("encrypt", place.folder / "photo.png", "-o", place.folder / "out")
+    message = place.fail("encrypt", place.folder / "image.png", "-o", place.folder / "out")
     assert "give --key-file or set PRIVSEG_KEY" in message
 
 
 def test_a_bad_key_in_the_environment_is_not_repeated(place, monkeypatch):
     monkeypatch.setenv("PRIVSEG_KEY", place.key.to_text()[:-1])
-    message = place.fail("encrypt", place.folder / "photo.png", "-o", place.folder / "out")
+    message = place.fail("encrypt", place.folder / "image.png", "-o", place.folder / "out")
     assert "environment variable PRIVSEG_KEY" in message
     assert "has 42 characters in its last part" in message
 
 
 def test_a_key_file_that_others_can_read_is_warned_of(place):
     place.key_file.chmod(0o644)
-    _, _, err = place.run("encrypt", place.folder / "photo.png", "-o", place.folder / "out", "-k", place.key_file)
+    _, _, err = place.run("encrypt", place.folder / "image.png", "-o", place.folder / "out", "-k", place.key_file)
     assert err.startswith(f"warning: other users can reach the key file {place.key_file} (mode 0644)")
 
 
@@ -66,7 +66,7 @@ def test_encrypt_refuses_a_key_other_than_the_model_s(place):
     other = SecretKey.generate()
     other.to_file(place.folder / "other.key")
     message = place.fail(
-        "encrypt", place.folder / "photo.png", "--model", model, "-o", place.folder / "o", "-k",
+        "encrypt", place.folder / "image.png", "--model", model, "-o", place.folder / "o", "-k",
         place.folder / "other.key",
     )  # fmt: skip
     assert f"the secret key (key fingerprint {other.fingerprint}" in message
@@ -83,16 +83,16 @@ def test_encrypt_refuses_a_key_other_than_the_model_s(place):
         pytest.param(["a.png"], "there", "a.encrypted.safetensors exists", id="exists"),
         pytest.param(["text.png"], "out", "text.png', which cannot be read (UnidentifiedImageError)", id="no-picture"),
         pytest.param(["cut.png"], "out", "cannot be decoded", id="damaged"),
-        pytest.param(["photo.encrypted.safetensors"], "out", "is encrypted already", id="encrypted"),
+        pytest.param(["image.encrypted.safetensors"], "out", "is encrypted already", id="encrypted"),
     ],
 )
 def test_encrypt_refuses(place, names, output, message):
-    place.encrypted_photo()
+    place.encrypted_image()
     (place.folder / "b").mkdir()
     (place.folder / "there").mkdir()
     (place.folder / "there" / "a.encrypted.safetensors").touch()
     for name in ("a.png", "b.png", "b/a.png"):
-        shutil.copy(place.folder / "photo.png", place.folder / name)
+        shutil.copy(place.folder / "image.png", place.folder / name)
     (place.folder / "text.png").write_text("no picture")
     Image.effect_noise((64, 64), 50).save(place.folder / "cut.png")
     os.truncate(place.folder / "cut.png", 1000)

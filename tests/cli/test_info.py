@@ -74,7 +74,7 @@ def test_a_damaged_key_file_is_not_repeated(place):
 
 @every_family
 def test_an_encrypted_image_by_its_content(place):
-    path = place.encrypted_photo().rename(place.folder / "renamed")
+    path = place.encrypted_image().rename(place.folder / "renamed")
     facts = place.run_json("info", path)
     assert facts == {
         "kind": "encrypted image",
@@ -99,7 +99,7 @@ def test_a_rekey_update(place, new_family):
 
 
 def refused_things(folder):
-    Image.new("RGB", (8, 8)).save(folder / "photo.jpg")
+    Image.new("RGB", (8, 8)).save(folder / "image.jpg")
     (folder / "empty").mkdir()
     (folder / "note.txt").write_text("hello")
     damaged = folder / "cut"
@@ -112,8 +112,8 @@ def refused_things(folder):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("photo.png", "photo.png is no key file and no rekey update, and refused as an encrypted image"),
-        ("photo.jpg", "expected a PNG or safetensors file, got JPEG"),
+        ("image.png", "image.png is no key file and no rekey update, and refused as an encrypted image"),
+        ("image.jpg", "expected a PNG or safetensors file, got JPEG"),
         ("note.txt", "got unknown content"),
         ("model/model.safetensors", "to see a model, give its folder"),
         ("empty", "empty, which holds no model (no config.json)"),

@@ -166,7 +166,7 @@ def test_apply_rekey_update_refuses_what_does_not_fit(place, new_key):
 
 @PERMUTATION
 def test_every_command_prints_json_alone(place):
-    """Those that no other test has: the whole way of a photo."""
+    """Those that no other test has: the whole way of a image."""
     key_file, output = place.folder / "k.key", place.folder / "out"
     made = place.run_json("keygen", key_file, "--family", "permutation")
     key = SecretKey.from_file(key_file)
@@ -174,20 +174,20 @@ def test_every_command_prints_json_alone(place):
     model = place.folder / "encrypted"
     written = place.run_json("encrypt-model", place.folder / "model", model, "-k", key_file)
     assert written == {"path": str(model), "encryption": facts_of(key)}
-    photo, ciphertext = place.folder / "photo.png", output / "photo.encrypted.png"
-    encrypted = place.run_json("encrypt", photo, "--model", model, "-o", output, "-k", key_file)
+    image, ciphertext = place.folder / "image.png", output / "image.encrypted.png"
+    encrypted = place.run_json("encrypt", image, "--model", model, "-o", output, "-k", key_file)
     assert encrypted == {
         **facts_of(key),
         "patch_size": processor().patch_size,
-        "images": [{"image": str(photo), "encrypted": str(ciphertext), "skipped": False}],
+        "images": [{"image": str(image), "encrypted": str(ciphertext), "skipped": False}],
     }
     found = place.run_json("segment", "--model", model, ciphertext, "-o", output, "--overlay", "-k", key_file)
     assert (found["model"], found["encryption"]) == (str(model), facts_of(key))
     (image,) = found["images"]
-    labels = place.label_map("out/photo.segmentation.png")
+    labels = place.label_map("out/image.segmentation.png")
     assert (image["height"], image["width"]) == labels.shape
-    assert image["segmentation"] == str(output / "photo.segmentation.png")
-    assert image["overlay"] == str(output / "photo.overlay.png")
+    assert image["segmentation"] == str(output / "image.segmentation.png")
+    assert image["overlay"] == str(output / "image.overlay.png")
     names = {0: "sky", 1: "road", 2: "tree"}
     shares = {entry["label"]: entry["share"] for entry in image["shares"]}
     assert shares == {names[i]: pytest.approx((labels == i).mean()) for i in np.unique(labels)}

@@ -178,7 +178,7 @@ def test_results_of_another_key_are_refused(many, job):
 
 @pytest.mark.parametrize("kind", ["picture", "other classes", "more classes"])
 def test_segmentation_maps_of_another_model_are_refused(many, kind):
-    path, image = many.folder / "out.png", many.folder / "photo.png"
+    path, image = many.folder / "out.png", many.folder / "image.png"
     if kind == "picture":
         shutil.copy(image, path)
     else:

@@ -18,14 +18,14 @@ every_family = pytest.mark.parametrize("place", FAMILIES, ids=FAMILIES, indirect
 
 @every_family
 def test_segmenting_a_ciphertext_without_a_key_gives_the_plain_model_s_map(place):
-    photo = place.folder / "photo.png"
-    place.succeed("segment", "--model", place.folder / "model", photo, "-o", place.folder / "plain.png")
-    model, ciphertext = place.encrypted_model(), place.encrypted_photo()
+    image = place.folder / "image.png"
+    place.succeed("segment", "--model", place.folder / "model", image, "-o", place.folder / "plain.png")
+    model, ciphertext = place.encrypted_model(), place.encrypted_image()
     place.key_file.unlink()
     out = place.succeed("segment", "--model", model, ciphertext, "-o", place.folder / "out")
     assert "sky" in out
     assert "share of pixels" in out
-    plain, found = place.label_map("plain.png"), place.label_map("out/photo.segmentation.png")
+    plain, found = place.label_map("plain.png"), place.label_map("out/image.segmentation.png")
     assert found.shape == IMAGE_SIZE
     assert len(np.unique(plain)) > 1
     assert (found == plain).mean() > 0.99  # a tie may fall the other way
@@ -33,24 +33,24 @@ def test_segmenting_a_ciphertext_without_a_key_gives_the_plain_model_s_map(place
 
 def test_photos_for_an_encrypted_model_are_encrypted_here_first(place):
     model = place.encrypted_model()
-    place.succeed("segment", "--model", model, place.encrypted_photo(), "-o", place.folder / "a.png")
+    place.succeed("segment", "--model", model, place.encrypted_image(), "-o", place.folder / "a.png")
     place.succeed(
-        "segment", "--model", model, place.folder / "photo.png", "-o", place.folder / "b.png", "-k", place.key_file
+        "segment", "--model", model, place.folder / "image.png", "-o", place.folder / "b.png", "-k", place.key_file
     )
     assert (place.label_map("a.png") == place.label_map("b.png")).mean() > 0.99
 
 
 def test_a_plain_photo_for_an_encrypted_model_needs_a_key(place):
     message = place.fail(
-        "segment", "--model", place.encrypted_model(), place.folder / "photo.png", "-o", place.folder / "out"
+        "segment", "--model", place.encrypted_model(), place.folder / "image.png", "-o", place.folder / "out"
     )
-    assert f"{place.folder / 'photo.png'} is plain, but the model" in message
+    assert f"{place.folder / 'image.png'} is plain, but the model" in message
     assert f"key fingerprint {place.key.fingerprint}" in message
 
 
 def test_a_ciphertext_for_a_plain_model_is_refused(place):
     message = place.fail(
-        "segment", "--model", place.folder / "model", place.encrypted_photo(), "-o", place.folder / "out"
+        "segment", "--model", place.folder / "model", place.encrypted_image(), "-o", place.folder / "out"
     )
     assert "needs a model encrypted with the same key" in message
     assert "is plain; encrypt it" in message
@@ -61,7 +61,7 @@ def test_a_key_for_a_plain_model_is_refused(place):
         "segment",
         "--model",
         place.folder / "model",
-        place.folder / "photo.png",
+        place.folder / "image.png",
         "-o",
         place.folder / "x",
         "-k",
@@ -75,13 +75,13 @@ def test_a_key_for_a_plain_model_is_refused(place):
 def test_a_ciphertext_of_another_key_is_refused_and_both_are_named(place, family):
     model, mine = place.encrypted_model(), place.key
     place.key = SecretKey.generate(family)
-    message = place.fail("segment", "--model", model, place.encrypted_photo("foreign"), "-o", place.folder / "out")
+    message = place.fail("segment", "--model", model, place.encrypted_image("foreign"), "-o", place.folder / "out")
     assert f"(key fingerprint {place.key.fingerprint}, family {family}, version 1)" in message
     assert f"(key fingerprint {mine.fingerprint}, family orthogonal, version 1)" in message
 
 
 def test_a_ciphertext_in_other_blocks_is_refused(place):
-    SetrImageProcessor(patch_size=8).encrypt(place.folder / "photo.png", place.key).to_file(
+    SetrImageProcessor(patch_size=8).encrypt(place.folder / "image.png", place.key).to_file(
         place.folder / "coarse.safetensors"
     )
     message = place.fail(
@@ -92,17 +92,17 @@ def test_a_ciphertext_in_other_blocks_is_refused(place):
 
 
 def test_a_damaged_ciphertext_is_refused(place):
-    model, ciphertext = place.encrypted_model(), place.encrypted_photo()
+    model, ciphertext = place.encrypted_model(), place.encrypted_image()
     ciphertext.write_bytes(ciphertext.read_bytes()[:-9])
     assert "damaged" in place.fail("segment", "--model", model, ciphertext, "-o", place.folder / "out")
 
 
 def test_an_overlay_tints_the_photo(place):
-    place.succeed("segment", "--model", place.folder / "model", place.folder / "photo.png", "-o", place.folder / "o")
-    photo, tinted = (place.label_map(name).astype(int) for name in ("photo.png", "o/photo.overlay.png"))
-    above, legend = tinted[: photo.shape[0], : photo.shape[1]], tinted[photo.shape[0] :]
-    assert np.corrcoef(above.ravel(), photo.ravel())[0, 1] > 0.3
-    labels = np.unique(place.label_map("o/photo.segmentation.png"))
+    place.succeed("segment", "--model", place.folder / "model", place.folder / "image.png", "-o", place.folder / "o")
+    image, tinted = (place.label_map(name).astype(int) for name in ("image.png", "o/image.overlay.png"))
+    above, legend = tinted[: image.shape[0], : image.shape[1]], tinted[image.shape[0] :]
+    assert np.corrcoef(above.ravel(), image.ravel())[0, 1] > 0.3
+    labels = np.unique(place.label_map("o/image.segmentation.png"))
     for index, colour in enumerate(palette_for(tiny_config(num_labels=3))):
         assert (legend == colour).all(axis=-1).any() == (index in labels)
 
@@ -119,29 +119,29 @@ def test_an_overlay_tints_the_photo(place):
 )
 def test_an_overlay_is_made_where_the_image_or_its_key_is_at_hand(place, what, options, expected):
     model = place.encrypted_model() if what == "encrypted" else place.folder / "model"
-    image = place.encrypted_photo("photo") if what == "encrypted" else place.folder / "photo.png"
+    image = place.encrypted_image("image") if what == "encrypted" else place.folder / "image.png"
     given = [part for each in options for part in ([each, place.key_file] if each == "--key-file" else [each])]
     place.succeed("segment", image, "--model", model, "-o", place.folder / "out", *given)
     written = {path.name for path in (place.folder / "out").iterdir()}
-    assert written == {"photo.segmentation.png"} | ({"photo.overlay.png"} if expected else set())
+    assert written == {"image.segmentation.png"} | ({"image.overlay.png"} if expected else set())
 
 
 def test_an_overlay_of_a_ciphertext_needs_the_key(place):
-    model, ciphertext = place.encrypted_model(), place.encrypted_photo()
+    model, ciphertext = place.encrypted_model(), place.encrypted_image()
     arguments = ("segment", "--model", model, ciphertext, "-o", place.folder / "out", "--overlay")
     assert f"{ciphertext} is encrypted; to show the image itself, give the key" in place.fail(*arguments)
     assert not list((place.folder / "out").iterdir())
     place.succeed(*arguments, "-k", place.key_file)
-    height, width, channels = place.label_map("out/photo.overlay.png").shape
+    height, width, channels = place.label_map("out/image.overlay.png").shape
     assert (height > IMAGE_SIZE[0], width >= IMAGE_SIZE[1], channels) == (True, True, 3)
 
 
-@pytest.mark.parametrize("existing", ["photo.segmentation.png", "photo.overlay.png"])
+@pytest.mark.parametrize("existing", ["image.segmentation.png", "image.overlay.png"])
 def test_segment_replaces_results_only_if_forced(place, existing):
     output = place.folder / "out"
     output.mkdir()
     (output / existing).touch()
-    arguments = ("segment", "--model", place.folder / "model", place.folder / "photo.png", "-o", output, "--overlay")
+    arguments = ("segment", "--model", place.folder / "model", place.folder / "image.png", "-o", output, "--overlay")
     assert f"{output / existing} exists; choose another --output" in place.fail(*arguments)
     assert (output / existing).stat().st_size == 0
     place.succeed(*arguments, "--force")
@@ -152,7 +152,7 @@ def test_a_model_that_names_no_class_is_refused(place):
     other = place.folder / "vit"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "vit"}')
-    message = place.fail("segment", "--model", other, place.folder / "photo.png", "-o", place.folder / "out")
+    message = place.fail("segment", "--model", other, place.folder / "image.png", "-o", place.folder / "out")
     assert f"names a class of transformers under 'architectures', got {other}, which names 'none'" in message
 
 
@@ -160,20 +160,20 @@ def test_an_encoder_without_its_head_is_refused(place):
     encoder = place.folder / "encoder"
     SetrModel(tiny_config()).save_pretrained(encoder)
     processor().save_pretrained(encoder)
-    message = place.fail("segment", "--model", encoder, place.folder / "photo.png", "-o", place.folder / "out")
+    message = place.fail("segment", "--model", encoder, place.folder / "image.png", "-o", place.folder / "out")
     assert "which lacks" in message
     assert "decode_head.conv_seg" in message
 
 
 def test_default_is_the_embedded_checkpoint(place, monkeypatch):
     monkeypatch.setattr(checkpoints_module, "_DEFAULT", place.folder / "model")
-    place.succeed("segment", "--model", "default", place.folder / "photo.png", "-o", place.folder / "out.png")
+    place.succeed("segment", "--model", "default", place.folder / "image.png", "-o", place.folder / "out.png")
     assert place.label_map("out.png").shape == IMAGE_SIZE
 
 
 def test_a_missing_embedded_checkpoint_is_said(place, monkeypatch):
     monkeypatch.setattr(checkpoints_module, "_DEFAULT", place.folder / "gone")
-    message = place.fail("segment", "--model", "default", place.folder / "photo.png", "-o", place.folder / "out")
+    message = place.fail("segment", "--model", "default", place.folder / "image.png", "-o", place.folder / "out")
     assert f"the embedded checkpoint is not at {place.folder / 'gone'}" in message
 
 
@@ -195,12 +195,12 @@ def test_images_of_thirteen_channels_are_encrypted_and_segmented(place):
     )
     assert (place.label_map("out/x.segmentation.png") == place.label_map("plain.png")).mean() > 0.99
     assert Image.open(place.folder / "out" / "x.overlay.png").height > IMAGE_SIZE[0]
-    message = place.fail("segment", place.folder / "photo.png", "--model", folder, "-o", place.folder / "rgb.png")
-    assert "photo.png: expected an image of 13 channels, the processor's num_channels, got 3" in message
+    message = place.fail("segment", place.folder / "image.png", "--model", folder, "-o", place.folder / "rgb.png")
+    assert "image.png: expected an image of 13 channels, the processor's num_channels, got 3" in message
 
 
 def test_a_ciphertext_that_claims_a_huge_image_is_refused_unless_allowed(place):
-    model, plain = place.encrypted_model(), Image.open(place.folder / "photo.png")
+    model, plain = place.encrypted_model(), Image.open(place.folder / "image.png")
     claiming = dataclasses.replace(processor().encrypt(plain, place.key), original_size=(6000, 6000))
     claiming.to_file(place.folder / "huge.safetensors")
     small = dataclasses.replace(claiming, original_size=(40, 50))
@@ -219,8 +219,8 @@ def test_a_ciphertext_that_claims_a_huge_image_is_refused_unless_allowed(place):
 @pytest.mark.parametrize("command", ["segment", "audit", "serve"])
 def test_each_command_that_runs_a_model_names_a_device_that_is_not_there(place, command):
     arguments = {
-        "segment": [place.folder / "photo.png", "--model", place.folder / "model", "-o", place.folder / "out"],
-        "audit": [place.folder / "model", place.folder / "photo.png", "-o", place.folder / "out"],
+        "segment": [place.folder / "image.png", "--model", place.folder / "model", "-o", place.folder / "out"],
+        "audit": [place.folder / "model", place.folder / "image.png", "-o", place.folder / "out"],
         "serve": [place.folder / "model", "--public-demo", "--no-page"],
     }
     message = place.fail(command, *arguments[command], "--device", "abacus")
@@ -228,7 +228,7 @@ def test_each_command_that_runs_a_model_names_a_device_that_is_not_there(place, 
 
 
 def test_a_model_in_half_precision_segments_nearly_the_same(place):
-    arguments = ("segment", place.folder / "photo.png", "--model", place.encrypted_model(), "-k", place.key_file)
+    arguments = ("segment", place.folder / "image.png", "--model", place.encrypted_model(), "-k", place.key_file)
     place.succeed(*arguments, "-o", place.folder / "full.png")
     place.succeed(*arguments, "-o", place.folder / "half.png", "--dtype", "bfloat16")
     same = (place.label_map("half.png") == place.label_map("full.png")).mean()
@@ -238,9 +238,9 @@ def test_a_model_in_half_precision_segments_nearly_the_same(place):
 
 
 def test_a_device_that_is_not_there_is_named_and_the_cpu_is(place):
-    photo, model = place.folder / "photo.png", place.folder / "model"
-    message = place.fail("segment", photo, "--model", model, "-o", place.folder / "a", "--device", "abacus")
+    image, model = place.folder / "image.png", place.folder / "model"
+    message = place.fail("segment", image, "--model", model, "-o", place.folder / "a", "--device", "abacus")
     assert "expected a device that torch has on this machine, such as cpu, got 'abacus'" in message
-    place.succeed("segment", photo, "--model", model, "-o", place.folder / "a", "--device", "cpu")
-    refused = place.fail("segment", photo, "--server", "http://x", "-o", "b", "--device", "cpu", code=2)
+    place.succeed("segment", image, "--model", model, "-o", place.folder / "a", "--device", "cpu")
+    refused = place.fail("segment", image, "--server", "http://x", "-o", "b", "--device", "cpu", code=2)
     assert "--max-pixels, --device and --dtype belong to --model" in " ".join(refused.replace("│", " ").split())

@@ -28,7 +28,7 @@ pytest.importorskip("gradio")
 
 @pytest.fixture(scope="module")
 def materials(tmp_path_factory):
-    """A folder with a plain and an encrypted tiny model, the key and two photos."""
+    """A folder with a plain and an encrypted tiny model, the key and two images."""
     folder = tmp_path_factory.mktemp("materials")
     key, model = (
         SecretKey.generate(),
@@ -76,13 +76,13 @@ def labels_in(path):
 
 
 def test_a_service_gives_the_files_that_its_model_gives(run, url, tmp_path):
-    photos = ("one.png", "two.png")
+    images = ("one.png", "two.png")
     assert (
-        run("segment", "--model", "encrypted", *photos, "-o", tmp_path / "here", "-k", "secret.key", "--overlay")[0]
+        run("segment", "--model", "encrypted", *images, "-o", tmp_path / "here", "-k", "secret.key", "--overlay")[0]
         == 0
     )
     code, out, err = run(
-        "segment", "--server", url, *photos, "-o", tmp_path / "there", "-k", "secret.key", "--overlay"
+        "segment", "--server", url, *images, "-o", tmp_path / "there", "-k", "secret.key", "--overlay"
     )
     assert code == 0, err
     assert f"Wrote 4 files in {tmp_path / 'there'}." in out

@@ -50,10 +50,10 @@ def vision(request, place):
 
 @pytest.fixture
 def sent(vision, place):
-    """Folder of the encrypted model, and the file of the encrypted photo."""
+    """Folder of the encrypted model, and the file of the encrypted image."""
     encrypted, sent = place.folder / "vision_encrypted", place.folder / "sent.safetensors"
     place.succeed("encrypt-model", vision, encrypted, "-k", place.key_file)
-    place.succeed("encrypt", place.folder / "photo.png", "--model", encrypted, "-o", sent, "-k", place.key_file)
+    place.succeed("encrypt", place.folder / "image.png", "--model", encrypted, "-o", sent, "-k", place.key_file)
     return encrypted, sent
 
 
@@ -66,7 +66,7 @@ def test_a_ciphertext_gives_the_segments_of_the_plain_image(vision, sent, place)
     for task in TASKS:
         settings = ("--task", task) if task == "semantic" else ("--task", task, "--threshold", "0.05")
         settings = (*settings, "--force", "-o")
-        place.succeed("segment", place.folder / "photo.png", "--model", vision, *settings, place.folder / "a.png")
+        place.succeed("segment", place.folder / "image.png", "--model", vision, *settings, place.folder / "a.png")
         report = place.run_json("segment", sent[1], "--model", sent[0], *settings, place.folder / "b.png")
         expected, found = place.label_map("a.png"), place.label_map("b.png")
         assert expected.shape == IMAGE_SIZE
@@ -92,7 +92,7 @@ def test_the_task_of_a_oneformer_is_what_the_server_asks_for(vision, sent, place
     for task in ("semantic", "instance"):
         place.succeed("segment", sent[1], "--model", sent[0], "-o", place.folder / task, "--task", task)
         processor = hf.AutoProcessor.from_pretrained(vision)
-        inputs = processor(images=[hf.image_utils.load_image(str(place.folder / "photo.png"))], task_inputs=[task],
+        inputs = processor(images=[hf.image_utils.load_image(str(place.folder / "image.png"))], task_inputs=[task],
                            return_tensors="pt")  # fmt: skip
         outputs = hf.OneFormerForUniversalSegmentation.from_pretrained(vision).eval()(**inputs)
         maps.append(outputs.masks_queries_logits)
@@ -104,43 +104,43 @@ def test_the_task_of_a_oneformer_is_what_the_server_asks_for(vision, sent, place
 
 @pytest.mark.parametrize("vision", ["oneformer_on_swin"], indirect=True)
 def test_overlays_and_jobs_that_go_on(vision, sent, place):
-    photo, settings = place.folder / "photo.png", ("--task", "instance", "--threshold", "0.05")
-    arguments = ("segment", photo, "--model", vision, "-o", place.folder / "out", *settings)
+    image, settings = place.folder / "image.png", ("--task", "instance", "--threshold", "0.05")
+    arguments = ("segment", image, "--model", vision, "-o", place.folder / "out", *settings)
     assert "1 image, " in place.succeed(*arguments, "--overlay")
     out = place.folder / "out"
     assert {path.name for path in out.iterdir()} == {
-        f"photo.{n}" for n in ("segmentation.png", "overlay.png", "segments.json")
+        f"image.{n}" for n in ("segmentation.png", "overlay.png", "segments.json")
     }
-    assert place.label_map("out/photo.overlay.png").shape[0] > IMAGE_SIZE[0]  # with a legend
-    rows = table(place, "out/photo")
+    assert place.label_map("out/image.overlay.png").shape[0] > IMAGE_SIZE[0]  # with a legend
+    rows = table(place, "out/image")
     skipped = place.run_json(*arguments, "--skip-existing")
     assert skipped["images"][0]["skipped"]
     assert skipped["images"][0]["segments"] == rows
 
-    (out / "photo.segments.json").write_text("{")
+    (out / "image.segments.json").write_text("{")
     assert not place.run_json(*arguments, "--skip-existing")["images"][0]["skipped"]
-    assert table(place, "out/photo") == rows
-    (out / "photo.segments.json").write_text(json.dumps({"segments": [row | {"pixels": 1} for row in rows]}))
+    assert table(place, "out/image") == rows
+    (out / "image.segments.json").write_text(json.dumps({"segments": [row | {"pixels": 1} for row in rows]}))
     assert "to list the segments of" in place.fail(*arguments, "--skip-existing")
 
-    panoptic = ("segment", photo, "--model", vision, "-o", out, "--task", "panoptic", "--force", "--fuse")
+    panoptic = ("segment", image, "--model", vision, "-o", out, "--task", "panoptic", "--force", "--fuse")
     place.succeed(*panoptic, "LABEL_0", "--fuse", "LABEL_1")
     assert "expected names of classes of the model" in place.fail(*panoptic, "nothing")
-    semantic = ("segment", photo, "--model", vision, "-o", out, "--skip-existing")
+    semantic = ("segment", image, "--model", vision, "-o", out, "--skip-existing")
     assert "to be a segmentation map of this model" in place.fail(*semantic)
 
 
 @pytest.mark.parametrize("vision", ["mask2former_on_swin"], indirect=True)
 def test_settings_that_do_not_belong_together_are_refused(vision, place):
-    photo, out = place.folder / "photo.png", ("-o", place.folder / "out.png")
-    setr = ("segment", photo, "--model", place.folder / "model", *out)
+    image, out = place.folder / "image.png", ("-o", place.folder / "out.png")
+    setr = ("segment", image, "--model", place.folder / "model", *out)
     message = place.fail(*setr, "--task", "panoptic")
     assert "SetrImageProcessor has no method post_process_panoptic_segmentation; it does semantic" in message
-    arguments = ("segment", photo, "--model", vision, *out)
+    arguments = ("segment", image, "--model", vision, *out)
     assert "a threshold leaves out segments" in place.fail(*arguments, "--threshold", "0.5")
     assert "segments are fused for panoptic" in place.fail(*arguments, "--task", "instance", "--fuse", "LABEL_1")
     assert "expected one of semantic" in place.fail(*arguments, "--task", "panoptc", code=2)
-    served = ("segment", photo, "--server", "http://127.0.0.1:9", *out, "--task", "instance")
+    served = ("segment", image, "--server", "http://127.0.0.1:9", *out, "--task", "instance")
     assert "a service does semantic segmentation" in place.fail(*served, code=2)
     assert not (place.folder / "out.png").exists()
 

@@ -54,12 +54,12 @@ def plain(processor, frames):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_right_key_costs_nothing(model, processor, frames, plain, family):
-    photo, key = frames[0]["image"], SecretKey.generate(family)
+    image, key = frames[0]["image"], SecretKey.generate(family)
     embed = model.setr.embeddings.patch_embeddings
     with torch.inference_mode():
-        expected = embed(processor(photo, return_tensors="pt").pixel_values)
+        expected = embed(processor(image, return_tensors="pt").pixel_values)
         model.encrypt_model(key)
-        found = embed(processor(photo, secret_key=key, return_tensors="pt").pixel_values)
+        found = embed(processor(image, secret_key=key, return_tensors="pt").pixel_values)
     assert (found - expected).abs().max() < 1e-5
     maps, mean_iou = segment(model, processor, frames, key)
     # rounding decides between classes whose scores are nearly equal, and nowhere else

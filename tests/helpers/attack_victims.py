@@ -18,20 +18,20 @@ VICTIMS = ("astronaut", "coffee")
 
 
 @cache
-def photo(name: str, side: int = 256) -> np.ndarray:
+def pixels_of(name: str, side: int = 256) -> np.ndarray:
     """(3, side, side) float64 in [-1, 1], on an 8-bit scale."""
     return SAMPLE_IMAGES[name].load()[:side, :side].transpose(2, 0, 1) / 127.5 - 1
 
 
 @cache
 def prior() -> ImagePrior:
-    """Photographs, the victims not among them."""
+    """Images, the victims not among them."""
     return sample_prior(PATCH_SIZE, exclude=VICTIMS, num_shifts=2)
 
 
 def victim(name: str = "astronaut") -> np.ndarray:
     """(64, 64, 48)"""
-    return to_grid(photo(name), PATCH_SIZE)
+    return to_grid(pixels_of(name), PATCH_SIZE)
 
 
 def cipher(family: str, first_byte: int = 7, patch_size: int = PATCH_SIZE):

@@ -55,8 +55,8 @@ class Workplace:
         self.succeed("encrypt-model", self.folder / "model", output, "-k", self.key_file)
         return output
 
-    def encrypted_photo(self, name="photo.encrypted"):
-        encrypted = processor().encrypt(Image.open(self.folder / "photo.png"), self.key)
+    def encrypted_image(self, name="image.encrypted"):
+        encrypted = processor().encrypt(Image.open(self.folder / "image.png"), self.key)
         path = self.folder / f"{name}{encrypted.suffix}"
         encrypted.to_file(path)
         return path

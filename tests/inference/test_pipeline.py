@@ -28,7 +28,7 @@ from hf_privseg.setr.keys import FAMILIES
 LABELS = {0: "road", 1: "sky", 2: "car", 3: "tree", 4: "person"}
 
 
-def photo(width=30, height=21, seed=0):
+def image(width=30, height=21, seed=0):
     values = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(values).resize((width, height))
 
@@ -38,7 +38,7 @@ def model_and_processor(**settings):
     model = tiny_model(id2label=LABELS, label2id={label: index for index, label in LABELS.items()})
     processor = SetrImageProcessor(patch_size=4, **settings)
     with torch.no_grad():
-        logits = model(**processor(photo(), return_tensors="pt")).logits
+        logits = model(**processor(image(), return_tensors="pt")).logits
         model.decode_head.conv_seg.bias -= logits.mean(dim=(0, 2, 3))
     return model, processor
 
@@ -70,8 +70,8 @@ def assert_almost_same(result, expected):
 @pytest.mark.parametrize("settings", [{}, {"do_pad": True}, {"size": {"height": 16, "width": 24}}], ids=str)
 def test_a_plain_model_gives_what_the_stock_pipeline_gives(settings):
     model, processor = model_and_processor(**settings)
-    expected = ImageSegmentationPipeline(model=model, image_processor=processor, device="cpu")(photo())
-    result = make_pipeline(model, processor)(photo())
+    expected = ImageSegmentationPipeline(model=model, image_processor=processor, device="cpu")(image())
+    result = make_pipeline(model, processor)(image())
     assert len(result) > 1
     assert_same(result, expected)
     for entry in result:
@@ -81,10 +81,10 @@ def test_a_plain_model_gives_what_the_stock_pipeline_gives(settings):
 
 def test_several_photos_give_as_many_results_batched_or_not(tmp_path):
     segment = make_pipeline(*model_and_processor())
-    photos = [photo(seed=seed) for seed in range(3)]
-    photos[1].save(tmp_path / "photo.png")
-    singles = [segment(image) for image in photos]
-    for results in (segment([photos[0], str(tmp_path / "photo.png"), photos[2]]), segment(photos, batch_size=2)):
+    images = [image(seed=seed) for seed in range(3)]
+    images[1].save(tmp_path / "image.png")
+    singles = [segment(image) for image in images]
+    for results in (segment([images[0], str(tmp_path / "image.png"), images[2]]), segment(images, batch_size=2)):
         assert len(results) == 3
         for result, expected in zip(results, singles, strict=True):
             assert_almost_same(result, expected)
@@ -92,8 +92,8 @@ def test_several_photos_give_as_many_results_batched_or_not(tmp_path):
 
 def test_another_subtask_is_refused():
     with pytest.raises(ValueError, match="semantic segmentation, got subtask='panoptic'"):
-        make_pipeline(*model_and_processor())(photo(), subtask="panoptic")
-    assert make_pipeline(*model_and_processor())(photo(), subtask="semantic")
+        make_pipeline(*model_and_processor())(image(), subtask="panoptic")
+    assert make_pipeline(*model_and_processor())(image(), subtask="semantic")
 
 
 @pytest.fixture
@@ -110,11 +110,11 @@ def test_the_pipeline_function_loads_a_folder_without_an_error_in_the_log(folder
     logger.addHandler(caplog.handler)  # the library's loggers do not propagate
     try:
         loaded = pipeline("image-segmentation", model=str(folder), pipeline_class=pipeline_class, device="cpu")
-        result = loaded(photo())
+        result = loaded(image())
     finally:
         logger.removeHandler(caplog.handler)
     assert isinstance(loaded, pipeline_class or ImageSegmentationPipeline)
-    assert_same(result, make_pipeline(*model_and_processor())(photo()))
+    assert_same(result, make_pipeline(*model_and_processor())(image()))
     assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
@@ -126,11 +126,11 @@ def test_the_pipeline_function_loads_a_folder_without_an_error_in_the_log(folder
 def test_photos_with_the_key_and_encrypted_images_without_it_give_the_plain_result(family, settings):
     model, processor = model_and_processor(**settings)
     segment = make_pipeline(model, processor)
-    expected = segment(photo())
+    expected = segment(image())
     secret_key = make_key(family)
     model.encrypt_model(secret_key)
-    assert_almost_same(segment(photo(), secret_key=secret_key), expected)
-    ciphertext = processor.encrypt(photo(), secret_key)
+    assert_almost_same(segment(image(), secret_key=secret_key), expected)
+    ciphertext = processor.encrypt(image(), secret_key)
     assert_almost_same(segment(ciphertext), expected)
     for result in segment([ciphertext, ciphertext]):
         assert_almost_same(result, expected)
@@ -140,7 +140,7 @@ def test_the_valid_region_comes_from_the_encrypted_image_not_from_the_settings()
     model, processor = model_and_processor()
     model.encrypt_model(make_key())
     padded = SetrImageProcessor(patch_size=4, do_pad=True)
-    ciphertext = padded.encrypt(photo(), make_key())
+    ciphertext = padded.encrypt(image(), make_key())
     assert ciphertext.valid_region == (21, 30)
     expected = make_pipeline(model, padded)(ciphertext)
     assert_same(make_pipeline(model, processor)(ciphertext), expected)
@@ -150,15 +150,15 @@ def test_bytes_are_a_key_and_a_key_of_another_copy_of_the_module_too():
     other = second_copy("keys").SecretKey.from_text(make_key().to_text())
     model, processor = model_and_processor()
     segment = make_pipeline(model.encrypt_model(make_key()), processor)
-    expected = segment(photo(), secret_key=make_key())
-    assert_same(segment(photo(), secret_key=bytes(range(32))), expected)
-    assert_same(segment(photo(), secret_key=other), expected)
+    expected = segment(image(), secret_key=make_key())
+    assert_same(segment(image(), secret_key=bytes(range(32))), expected)
+    assert_same(segment(image(), secret_key=other), expected)
 
 
 def test_an_encrypted_image_of_another_copy_of_the_module_is_one():
     model, processor = model_and_processor()
     key = make_key("permutation")
-    encrypted = processor.encrypt(photo(), key)
+    encrypted = processor.encrypt(image(), key)
     foreign = second_copy("encrypted_image").EncryptedImage.from_bytes(encrypted.to_bytes())
     plain = make_pipeline(model, processor)
     with pytest.raises(EncryptionStateError, match=r"the encrypted image .* but the model is plain"):
@@ -174,7 +174,7 @@ def test_half_precision_does_not_round_the_ciphertext(family, tmp_path):
     secret_key = make_key(family)
     model.encrypt_model(secret_key).save_pretrained(tmp_path)
     half = SetrForSemanticSegmentation.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
-    ciphertext = processor.encrypt(photo(), secret_key)
+    ciphertext = processor.encrypt(image(), secret_key)
     seen = []
     half.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["pixel_values"]), with_kwargs=True)
     make_pipeline(half, processor)(ciphertext)
@@ -185,11 +185,11 @@ def test_the_key_is_not_kept():
     secret_key = SecretKey.generate()
     model, processor = model_and_processor()
     segment = make_pipeline(model.encrypt_model(secret_key), processor)
-    result = segment([photo(), photo()], secret_key=secret_key)
+    result = segment([image(), image()], secret_key=secret_key)
     state = {name: value for name, value in vars(segment).items() if name != "model"}
     assert_no_secret(f"{state} {segment} {model.config} {processor} {result}", secret_key)
     with pytest.raises(EncryptionStateError, match="the image is plain, but the model is encrypted"):
-        segment(photo())
+        segment(image())
 
 
 # -------------------------------------------------------------------------------------------------------- refusals
@@ -213,7 +213,7 @@ def test_a_plain_photo_for_an_encrypted_model_is_refused():
     with pytest.raises(
         EncryptionStateError, match=rf"\(key fingerprint {fingerprint}, family permutation, .*secret_key"
     ):
-        segment(photo())
+        segment(image())
 
 
 def test_a_key_or_an_encrypted_image_for_a_plain_model_is_refused():
@@ -221,9 +221,9 @@ def test_a_key_or_an_encrypted_image_for_a_plain_model_is_refused():
     segment = make_pipeline(model, processor)
     found = rf"\(key fingerprint {make_key().fingerprint}, family orthogonal, version 1\) .* the model is plain"
     with pytest.raises(EncryptionStateError, match=f"the secret key {found}"):
-        segment(photo(), secret_key=make_key())
+        segment(image(), secret_key=make_key())
     with pytest.raises(EncryptionStateError, match=f"the encrypted image {found}"):
-        segment(processor.encrypt(photo(), make_key()))
+        segment(processor.encrypt(image(), make_key()))
 
 
 @pytest.mark.parametrize(("family", "first_byte"), [("orthogonal", 1), ("matrix", 0)], ids=["key", "family"])
@@ -236,15 +236,15 @@ def test_another_key_is_refused_and_both_are_named(family, first_byte):
         rf"\(key fingerprint {make_key().fingerprint}, family orthogonal, version 1\)"
     )
     with pytest.raises(KeyMismatchError, match=f"the secret key {message}"):
-        segment(photo(), secret_key=other)
+        segment(image(), secret_key=other)
     with pytest.raises(KeyMismatchError, match=f"the encrypted image {message}"):
-        segment(processor.encrypt(photo(), other))
+        segment(processor.encrypt(image(), other))
 
 
 def test_an_image_in_blocks_of_another_size_is_refused():
     model, processor = model_and_processor()
     segment = make_pipeline(model.encrypt_model(make_key()), processor)
-    ciphertext = SetrImageProcessor(patch_size=8).encrypt(photo(), make_key())
+    ciphertext = SetrImageProcessor(patch_size=8).encrypt(image(), make_key())
     with pytest.raises(CiphertextError, match="in blocks of 8 pixels, but the patches of the model have 4"):
         segment(ciphertext)
 
@@ -253,9 +253,9 @@ def test_a_key_for_an_encrypted_image_is_refused():
     model, processor = model_and_processor()
     segment = make_pipeline(model.encrypt_model(make_key()), processor)
     with pytest.raises(EncryptionStateError, match="encrypting twice"):
-        segment(processor.encrypt(photo(), make_key()), secret_key=make_key())
+        segment(processor.encrypt(image(), make_key()), secret_key=make_key())
 
 
 def test_what_is_no_key_is_refused():
     with pytest.raises(InvalidKeyError, match="got str"):
-        make_pipeline(*model_and_processor())(photo(), secret_key="secret")
+        make_pipeline(*model_and_processor())(image(), secret_key="secret")

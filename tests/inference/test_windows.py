@@ -28,7 +28,7 @@ STRATEGIES = {
 }
 
 
-def photo(height=27, width=38, seed=0):
+def image(height=27, width=38, seed=0):
     levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
     return Image.fromarray(levels)
 
@@ -76,12 +76,12 @@ class TestWholeImage:
     @torch.no_grad()
     def test_is_exactly_the_model_between_both_ends_of_the_processor(self, model, settings):
         process = processor(**settings)
-        outputs = model(**process(photo(), return_tensors="pt"))
+        outputs = model(**process(image(), return_tensors="pt"))
         (expected,) = process.post_process_semantic_segmentation(outputs, [(27, 38)], True)
-        assert torch.equal(scores_of(Inference(), model, process, photo()), expected["segmentation_scores"])
+        assert torch.equal(scores_of(Inference(), model, process, image()), expected["segmentation_scores"])
 
     def test_the_size_is_that_of_the_upright_photo(self, model):
-        turned = photo()
+        turned = image()
         turned.getexif()[0x0112] = 6  # turn by 90 degrees to see it upright
         assert scores_of(Inference(), model, processor(), turned).shape == (5, 38, 27)
 
@@ -91,7 +91,7 @@ class TestWindows:
     @pytest.mark.parametrize("crop_size", [28, 40], ids=["one side whole", "image smaller than the window"])
     @torch.no_grad()
     def test_a_window_as_large_as_the_image_is_the_whole_image(self, decoder, crop_size):
-        model, square = tiny_model(decoder), photo(28, 28)
+        model, square = tiny_model(decoder), image(28, 28)
         pixel_values = processor()(square, return_tensors="pt").pixel_values
         expected = F.interpolate(model(pixel_values).logits, size=(28, 28), mode="bilinear")[0]
         found = scores_of(Inference(crop_size=crop_size), model, processor(), square)
@@ -102,27 +102,27 @@ class TestWindows:
     def test_every_pixel_is_divided_by_how_often_it_was_covered(self, size, settings):
         model = tiny_model()
         model.decode_head.conv_seg.weight.data.zero_()  # the scores are the bias, wherever a window lies
-        found = scores_of(Inference(crop_size=16, stride=7), model, processor(**settings), photo(*size))
+        found = scores_of(Inference(crop_size=16, stride=7), model, processor(**settings), image(*size))
         expected = model.decode_head.conv_seg.bias.detach()[:, None, None].expand(5, *size)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
     @torch.no_grad()
     def test_the_last_window_is_shifted_back_inside(self, model):
-        pixel_values = processor()(photo(16, 24), return_tensors="pt").pixel_values
+        pixel_values = processor()(image(16, 24), return_tensors="pt").pixel_values
         left, right = (
             F.interpolate(model(pixel_values[..., start : start + 16]).logits, size=(16, 16), mode="bilinear")[0]
             for start in (0, 8)
         )
-        found = scores_of(Inference(crop_size=16, stride=10), model, processor(), photo(16, 24))
+        found = scores_of(Inference(crop_size=16, stride=10), model, processor(), image(16, 24))
         expected = torch.cat([left[..., :8], (left[..., 8:] + right[..., :8]) / 2, right[..., 8:]], dim=-1)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
     def test_they_end_where_the_photo_ends_and_not_where_its_padding_does(self, model):
-        """What padding holds changes nothing as long as the photo has the size of a window."""
+        """What padding holds changes nothing as long as the image has the size of a window."""
         windows = Inference(crop_size=16, stride=9)
 
         def on(level, *size):
-            return scores_of(windows, model, processor(do_pad=True, pad_value=level), photo(*size))
+            return scores_of(windows, model, processor(do_pad=True, pad_value=level), image(*size))
 
         assert torch.equal(on(0.0, 18, 21), on(1.0, 18, 21))
         assert not torch.equal(on(0.0, 14, 21), on(1.0, 14, 21))
@@ -136,7 +136,7 @@ class TestWindows:
 
 class TestViews:
     def test_the_scores_of_a_symmetric_photo_are_symmetric(self, model):
-        half = np.asarray(photo(24, 16))
+        half = np.asarray(image(24, 16))
         symmetric = Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1))
         plain = scores_of(Inference(), model, processor(), symmetric)
         assert (plain - plain.flip(-1)).abs().max() > 0.1
@@ -147,7 +147,7 @@ class TestViews:
 
     @pytest.mark.parametrize("settings", [{}, {"do_pad": True}], ids=["rounded", "padded"])
     def test_the_mirrored_photo_has_the_mirrored_scores(self, model, settings):
-        both = [photo(), photo().transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+        both = [image(), image().transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
         plain, mirrored = (scores_of(Inference(flip=True), model, processor(**settings), image) for image in both)
         torch.testing.assert_close(plain, mirrored.flip(-1))
 
@@ -162,7 +162,7 @@ class TestViews:
             lambda _, args, kwargs: sizes.append(tuple((args or [kwargs["pixel_values"]])[0].shape[-2:])),
             with_kwargs=True,
         )
-        scores = scores_of(Inference(scales=(0.5, 1.0, 2.0)), model, processor(**settings), photo(24, 32))
+        scores = scores_of(Inference(scales=(0.5, 1.0, 2.0)), model, processor(**settings), image(24, 32))
         hook.remove()
         factor = settings.get("resize_factor", 1.0)
         expected = [(24 * scale * factor, 32 * scale * factor) for scale in (0.5, 1.0, 2.0)]
@@ -171,9 +171,9 @@ class TestViews:
         torch.testing.assert_close(scores.sum(dim=0), torch.ones(24, 32))
 
     def test_they_are_averaged(self, model):
-        views = [scores_of(Inference(scales=(scale,)), model, processor(), photo()) for scale in (0.5, 1.5)]
+        views = [scores_of(Inference(scales=(scale,)), model, processor(), image()) for scale in (0.5, 1.5)]
         expected = torch.stack([logits.softmax(dim=0) for logits in views]).mean(dim=0)
-        torch.testing.assert_close(scores_of(Inference(scales=(0.5, 1.5)), model, processor(), photo()), expected)
+        torch.testing.assert_close(scores_of(Inference(scales=(0.5, 1.5)), model, processor(), image()), expected)
 
 
 class TestEncrypted:
@@ -182,11 +182,11 @@ class TestEncrypted:
     @pytest.mark.parametrize("settings", [{}, {"do_pad": True}], ids=["rounded", "padded"])
     def test_with_the_right_key_everything_is_as_plain(self, family, strategy, settings):
         inference, process, key = STRATEGIES[strategy], processor(**settings), make_key(family)
-        plain = scores_of(inference, tiny_model(), process, photo())
-        encrypted = scores_of(inference, tiny_model().encrypt_model(key), process, photo(), secret_key=key)
+        plain = scores_of(inference, tiny_model(), process, image())
+        encrypted = scores_of(inference, tiny_model().encrypt_model(key), process, image(), secret_key=key)
         torch.testing.assert_close(encrypted, plain, rtol=0, atol=1e-4)
         assert torch.equal(encrypted.argmax(dim=0), plain.argmax(dim=0))
-        wrong = scores_of(inference, tiny_model().encrypt_model(key), process, photo(), secret_key=make_key(family, 1))
+        wrong = scores_of(inference, tiny_model().encrypt_model(key), process, image(), secret_key=make_key(family, 1))
         assert (wrong - plain).abs().max() > 1e-2
 
     @pytest.mark.parametrize("family", ["permutation", "orthogonal"])
@@ -194,23 +194,23 @@ class TestEncrypted:
     def test_an_encrypted_image_is_cut_between_its_blocks(self, family, inference):
         key = make_key(family)
         encrypted = tiny_model().encrypt_model(key)
-        found = scores_of(inference, encrypted, processor(), processor().encrypt(photo(), key))
-        plain = scores_of(inference, tiny_model(), processor(), photo())
+        found = scores_of(inference, encrypted, processor(), processor().encrypt(image(), key))
+        plain = scores_of(inference, tiny_model(), processor(), image())
         torch.testing.assert_close(found, plain, rtol=0, atol=1e-4)
 
     def test_an_encrypted_image_with_padding(self):
-        """The sides are not whole blocks, so that the windows reach into the padding; the result is the photo's."""
+        """The sides are not whole blocks, so that the windows reach into the padding; the result is the image's."""
         key, process = make_key(), processor(do_pad=True)
-        ciphertext = process.encrypt(photo(27, 38), key)
+        ciphertext = process.encrypt(image(27, 38), key)
         scores = scores_of(Inference(16, 8), tiny_model().encrypt_model(key), process, ciphertext)
         padded = np.full((28, 40, 3), 128, np.uint8)
-        padded[:27, :38] = np.asarray(photo(27, 38))
+        padded[:27, :38] = np.asarray(image(27, 38))
         expected = scores_of(Inference(16, 8), tiny_model(), process, Image.fromarray(padded))
         torch.testing.assert_close(scores, expected[:, :27, :38], rtol=0, atol=1e-4)
 
     @pytest.mark.parametrize(("stride", "nearest"), [(5, 4), (7, 8), (1, 4), (None, 12)])
     def test_a_stride_off_the_grid_is_refused(self, model, stride, nearest):
-        ciphertext = processor().encrypt(photo(), make_key())
+        ciphertext = processor().encrypt(image(), make_key())
         message = (
             rf"stride must be a multiple of .* size 4, got {stride or 10}; the nearest is {nearest}: an encrypted"
         )
@@ -218,18 +218,18 @@ class TestEncrypted:
             scores_of(Inference(16, stride), model, processor(), ciphertext)
 
     def test_the_published_stride_names_its_neighbour(self, model):
-        ciphertext = SetrImageProcessor().encrypt(photo(), make_key())
+        ciphertext = SetrImageProcessor().encrypt(image(), make_key())
         with pytest.raises(CiphertextError, match=r"patch size 16, got 341; the nearest is 336"):
             scores_of(Inference(512), model, SetrImageProcessor(), ciphertext)
 
     @pytest.mark.parametrize("inference", [Inference(flip=True), Inference(scales=(0.5, 1.0))], ids=["flip", "scales"])
     def test_what_comes_before_encryption_is_refused_after_it(self, model, inference):
-        ciphertext = processor().encrypt(photo(), make_key())
+        ciphertext = processor().encrypt(image(), make_key())
         with pytest.raises(CiphertextError, match=r"got scales=\(.*\) and flip=(True|False); that happens before"):
             scores_of(inference, model, processor(), ciphertext)
 
     def test_an_encrypted_image_and_a_key_are_refused(self, model):
-        ciphertext = processor().encrypt(photo(), make_key())
+        ciphertext = processor().encrypt(image(), make_key())
         with pytest.raises(EncryptionStateError, match="encrypting twice"):
             scores_of(Inference(), model, processor(), ciphertext, secret_key=make_key())
 
@@ -238,15 +238,15 @@ class TestAnotherCipher:
     @pytest.mark.parametrize("strategy", STRATEGIES)
     def test_what_encrypts_instead_of_a_key_sees_the_same_pixels(self, model, strategy):
         inference, process, key = STRATEGIES[strategy], processor(), make_key("permutation")
-        with_key = scores_of(inference, model, process, photo(), secret_key=key)
-        found = scores_of(inference, model, process, photo(), encrypt=partial(process.encrypt_pixels, secret_key=key))
+        with_key = scores_of(inference, model, process, image(), secret_key=key)
+        found = scores_of(inference, model, process, image(), encrypt=partial(process.encrypt_pixels, secret_key=key))
         assert torch.equal(found, with_key)
-        assert not torch.equal(found, scores_of(inference, model, process, photo()))
+        assert not torch.equal(found, scores_of(inference, model, process, image()))
 
     def test_two_ways_to_encrypt_are_refused(self, model):
         with pytest.raises(EncryptionStateError, match="`encrypt` together with a key; leave one"):
-            scores_of(Inference(), model, processor(), photo(), secret_key=make_key(), encrypt=torch.neg)
-        ciphertext = processor().encrypt(photo(), make_key())
+            scores_of(Inference(), model, processor(), image(), secret_key=make_key(), encrypt=torch.neg)
+        ciphertext = processor().encrypt(image(), make_key())
         with pytest.raises(EncryptionStateError, match="`encrypt` together with an encrypted image; leave one"):
             scores_of(Inference(), model, processor(), ciphertext, encrypt=torch.neg)
 
@@ -272,11 +272,11 @@ class TestRefusals:
     def test_a_crop_off_the_grid(self, model, crop_size, nearest):
         message = f"crop_size must be a multiple of the patch size 4, got {crop_size}; the nearest is {nearest}: "
         with pytest.raises(ValueError, match=message):
-            scores_of(Inference(crop_size), model, processor(), photo())
+            scores_of(Inference(crop_size), model, processor(), image())
 
     def test_scales_without_resizing(self, model):
         with pytest.raises(ValueError, match=r"for the scale 0.5, got one with do_resize=False"):
-            scores_of(Inference(scales=(0.5,)), model, processor(do_resize=False), photo(16, 16))
+            scores_of(Inference(scales=(0.5,)), model, processor(do_resize=False), image(16, 16))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -284,11 +284,11 @@ def test_predicted_maps_are_the_best_scores(model, strategy):
     pytest.importorskip("evaluate", reason="the train extra is not installed")
     from hf_privseg.training.evaluation import predict_maps
 
-    inference, images = STRATEGIES[strategy], [photo(seed=1), photo(20, 17, seed=2)]
+    inference, images = STRATEGIES[strategy], [image(seed=1), image(20, 17, seed=2)]
     maps = list(predict_maps(model, processor(), images, inference=inference, disable=True))
-    for found, image in zip(maps, images, strict=True):
+    for found, given in zip(maps, images, strict=True):
         assert found.dtype == np.int64
-        assert np.array_equal(found, scores_of(inference, model, processor(), image).argmax(dim=0).numpy())
+        assert np.array_equal(found, scores_of(inference, model, processor(), given).argmax(dim=0).numpy())
 
 
 def test_the_maps_of_encrypted_images_need_no_key(model):
@@ -297,15 +297,15 @@ def test_the_maps_of_encrypted_images_need_no_key(model):
 
     key = make_key()
     (found,) = predict_maps(
-        tiny_model().encrypt_model(key), processor(), [processor().encrypt(photo(), key)], disable=True
+        tiny_model().encrypt_model(key), processor(), [processor().encrypt(image(), key)], disable=True
     )
-    (expected,) = predict_maps(model, processor(), [photo()], disable=True)
+    (expected,) = predict_maps(model, processor(), [image()], disable=True)
     assert np.array_equal(found, expected)
 
 
 @torch.no_grad()
 def test_an_encrypted_image_of_another_copy_of_the_module_is_one(model):
-    encrypted = processor().encrypt(photo(), make_key("permutation"))
+    encrypted = processor().encrypt(image(), make_key("permutation"))
     foreign = second_copy("encrypted_image").EncryptedImage.from_bytes(encrypted.to_bytes())
     expected = scores_of(Inference(), model, processor(), encrypted)
     assert torch.equal(scores_of(Inference(), model, processor(), foreign), expected)

@@ -25,7 +25,7 @@ RNG = np.random.default_rng(0)
 CITIES = {"train": ["aachen", "bremen"], "val": ["lindau"]}
 
 
-def photo():
+def image():
     return Image.fromarray(RNG.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8))
 
 
@@ -51,11 +51,11 @@ def cityscapes(tmp_path):
             for kind in ("leftImg8bit", "gtFine"):
                 (root / kind / split / city).mkdir(parents=True)
             for frame in ("000000_000019", "000001_000019"):
-                photo().save(root / "leftImg8bit" / split / city / f"{city}_{frame}_leftImg8bit.png")
+                image().save(root / "leftImg8bit" / split / city / f"{city}_{frame}_leftImg8bit.png")
                 target = root / "gtFine" / split / city
                 Image.fromarray(raw_ids()).save(target / f"{city}_{frame}_gtFine_labelIds.png")
                 Image.fromarray(raw_ids() * 7).save(target / f"{city}_{frame}_gtFine_instanceIds.png")
-                photo().save(target / f"{city}_{frame}_gtFine_color.png")
+                image().save(target / f"{city}_{frame}_gtFine_color.png")
                 (target / f"{city}_{frame}_gtFine_polygons.json").write_text("{}")
     return root
 
@@ -119,7 +119,7 @@ class TestCityscapes:
     @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
     def test_parquet_with_raw_ids_in_every_channel(self, tmp_path, mode):
         mask = Image.fromarray(np.repeat(raw_ids()[..., None], 3, axis=-1)).convert(mode)
-        columns = {"image": [photo()], "semantic_segmentation": [mask]}
+        columns = {"image": [image()], "semantic_segmentation": [mask]}
         features = datasets.Features({name: datasets.Image() for name in columns})
         datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "train.parquet")
         rows = load_segmentation_dataset(tmp_path, split="train", annotation_column="semantic_segmentation")
@@ -142,7 +142,7 @@ class TestAde20k:
         for split, name in (("training", "ADE_train_00000001"), ("validation", "ADE_val_00000001")):
             for kind in ("images", "annotations"):
                 (root / kind / split).mkdir(parents=True)
-            photo().save(root / "images" / split / f"{name}.jpg")
+            image().save(root / "images" / split / f"{name}.jpg")
             labels = np.resize(np.arange(151), (HEIGHT, WIDTH)).astype(np.uint8)
             Image.fromarray(labels).save(root / "annotations" / split / f"{name}.png")
         (root / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tStuff\tName\n")
