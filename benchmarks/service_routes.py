@@ -218,19 +218,13 @@ def report(state: State, arguments: argparse.Namespace) -> str:
         rows.append([f"images a second, {clients} clients", *(f"{rate(route, clients):.2f}" for route in ROUTES)])
     for name, unit, factor in (("requests", "requests", 1), ("sent", "KiB sent", 1024), ("received", "KiB got", 1024)):
         rows.append([f"{unit} an image", *(f"{found[f'{route}, traffic'][name] / factor:.1f}" for route in ROUTES)])
-    for name, place in (("before", 0), ("after a tenth", 1), ("after all", -1)):
-        rows.append(
-            [
-                f"MiB {name} of {arguments.memory_requests} requests",
-                *(f"{found[f'{route}, memory'][place]:.0f}" for route in ROUTES),
-            ]
-        )
+    rows.append(["requests before memory is read", *map(str, arguments.memory_requests)])
+    for name, place in (("before them", 0), ("after a tenth", 1), ("after all", -1)):
+        rows.append([f"MiB {name}", *(f"{found[f'{route}, memory'][place]:.0f}" for route in ROUTES)])
     rows.append(["files left on the disk", *(str(found["files"][route]) for route in ROUTES)])
     text = markdown_table([f"images of {size} x {size}", "Gradio function", "`/v1/segment`"], rows)
     memory_size = arguments.memory_size or size
-    return (
-        f"{text}\n\nThe {arguments.memory_requests} requests: images of {memory_size} x {memory_size}.\n{found['on']}"
-    )
+    return f"{text}\n\nThe requests before memory is read: images of {memory_size} x {memory_size}.\n{found['on']}"
 
 
 def machine() -> str:
@@ -247,7 +241,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 50])
     parser.add_argument("--requests", type=int, default=50, help="of all clients in a round, one each at least")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory-requests", type=int, default=5000)
+    parser.add_argument(
+        "--memory-requests", type=int, nargs=2, default=[1000, 5000], help="before memory is read: of Gradio, of ours"
+    )
     parser.add_argument("--memory-size", type=int, help="side of the images of these; as --size where not given")
     arguments = parser.parse_args(argv)
     state = State(arguments.state)
@@ -288,8 +284,8 @@ def measure(
     for route, (url, _) in services.items():
         state.once(f"{route}, traffic", functools.partial(traffic, route, url, path, 5))
     small = encrypted(folder, arguments.memory_size or arguments.size, key)
-    for route, (url, pid) in reversed(services.items()):
-        work = functools.partial(memory, route, url, pid, small, arguments.memory_requests, 10)
+    for (route, (url, pid)), requests in zip(services.items(), arguments.memory_requests, strict=True):
+        work = functools.partial(memory, route, url, pid, small, requests, 10)
         state.once(f"{route}, memory", work)
 
 
