@@ -215,7 +215,12 @@ def report(state: State, arguments: argparse.Namespace) -> str:
     alone = [f"{statistics.median(seconds(route, many[0])):.2f}" for route in ROUTES]
     rows = [[f"seconds an image, {many[0]} client, median", *alone]]
     for clients in many:
-        rows.append([f"images a second, {clients} clients", *(f"{rate(route, clients):.2f}" for route in ROUTES)])
+        rows.append(
+            [
+                f"images a second, {clients} client{'s' * (clients > 1)}",
+                *(f"{rate(route, clients):.2f}" for route in ROUTES),
+            ]
+        )
     for name, unit, factor in (("requests", "requests", 1), ("sent", "KiB sent", 1024), ("received", "KiB got", 1024)):
         rows.append([f"{unit} an image", *(f"{found[f'{route}, traffic'][name] / factor:.1f}" for route in ROUTES)])
     rows.append(["requests before memory is read", *map(str, arguments.memory_requests)])

@@ -18,7 +18,7 @@ from helpers.tiny_setr import tiny_model
 from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.service import SegmentationService
 
-SMALL = argparse.Namespace(size=32, clients=[1, 2], requests=2, rounds=2, memory_requests=10, memory_size=None)
+SMALL = argparse.Namespace(size=32, clients=[1, 2], requests=2, rounds=2, memory_requests=[10, 20], memory_size=None)
 
 
 @pytest.fixture(scope="module")
