@@ -412,7 +412,7 @@ def test_the_sample_images_are_plain_public_pictures_with_their_credit(public, n
     assert f'data-sample=\\"{name}' in page
     assert "danielbuechele" in page
     credit = sample_credit("china")
-    assert 'href="https://www.flickr.com/images/danielbuechele/6061409035/" target' in credit
+    assert 'href="https://www.flickr.com/photos/danielbuechele/6061409035/" target' in credit
     assert ">creativecommons.org</a>" in credit
     assert "(https" not in credit
 
