@@ -7,6 +7,7 @@ endpoint, `/segment`, for programs that use gradio_client (gradio_endpoint.py): 
 
 import html
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -43,7 +44,7 @@ def add_page(app: FastAPI, model: str = "default") -> None:
     """
     backend: Backend = app.state.backend
     app.state.server_view = ServerView(backend.service)
-    app.mount("/privseg", StaticFiles(directory=STATIC))
+    app.mount("/privseg", PageFiles(directory=STATIC))
     gr.mount_gradio_app(
         app,
         _blocks(app, "MODEL" if Path(model).exists() else model),
@@ -57,6 +58,15 @@ def add_page(app: FastAPI, model: str = "default") -> None:
     )
     (mount,) = (route for route in app.routes if isinstance(route, Mount) and route.path == "")
     mount.app = PageGuard(mount.app, CallGuard(mount.app, backend))
+
+
+class PageFiles(StaticFiles):
+    """The page's own files. Its worker holds the keys: it may run modules and WebAssembly, and connects to nothing."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Content-Security-Policy"] = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'"
+        return response
 
 
 class PageGuard:

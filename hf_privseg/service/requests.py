@@ -24,7 +24,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # The page may connect to its service alone; Gradio's frame needs inline scripts.
+    # The page may connect to its service alone; Gradio's frame needs inline scripts and eval.
     "Content-Security-Policy": (
         "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; "
         "worker-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'"
@@ -77,7 +77,7 @@ class Accounting:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
                 for name, value in _HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)
             found["sent"] += len(message.get("body", b""))
             await send(message)
 

@@ -172,8 +172,13 @@ def test_the_browser_refuses_to_connect_elsewhere(browser, public):
               fetch("http://127.0.0.1:9/").catch(() => {});
             })"""
         )
+        worker, *_ = page.workers or [page.wait_for_event("worker")]
+        from_worker = worker.evaluate("fetch('/').then(() => 'connected', (error) => error.message)")
+        has_vectors = worker.evaluate("import('./products.js').then(({ hasVectors }) => hasVectors)")
     assert outcome != "connected"
     assert blocked == "connect-src"
+    assert from_worker != "connected"  # to its own service either
+    assert has_vectors  # the worker's policy admits WebAssembly
 
 
 def test_the_map_is_the_one_that_python_computes(browser, public, image):

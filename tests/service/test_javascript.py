@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 
@@ -192,27 +193,60 @@ def test_set_up_and_encryption_are_fast_enough():
     assert seconds[1] <= 2
 
 
-@pytest.mark.parametrize(("rows", "length"), [(1, 12), (3, 12), (4, 12), (7, 12), (9, 27), (16, 3)])
-def test_products_in_tiles_are_equal_bit_for_bit_to_sums_one_by_one(rows, length):
+@pytest.mark.parametrize("with_vectors", [True, False], ids=["webassembly", "javascript"])
+def test_products_in_tiles_are_equal_bit_for_bit_to_sums_one_by_one(with_vectors):
+    sizes = [(1, 12), (3, 12), (4, 12), (7, 12), (9, 27), (16, 3), (130, 48)]
     found = node(
         """
-        const key = js.SecretKey.fromText(text);
-        const cipher = await js.cipherFor(key, length);
-        const q = await key.haar(length);
-        const u = Float64Array.from({length: rows * length}, (_, i) => Math.sin(3 * i + 1));
-        const expected = Float64Array.from({length: rows * length}, (_, i) => {
-          let sum = 0;
-          const [row, column] = [length * Math.floor(i / length), length * (i % length)];
-          for (let k = 0; k < length; k++) sum += u[row + k] * q[column + k];
-          return sum;
+        const numbers = (count, seed) => Float64Array.from({length: count}, (_, i) => Math.sin(seed * i + 1));
+        return sizes.map(([rows, length]) => {
+          const matrix = numbers(length * length, 5);
+          const multiply = js.productsWith(matrix, length, withVectors);
+          return [3, 7].map((seed) => { // twice: nothing is left over from the first time
+            const u = numbers(rows * length, seed);
+            const expected = Float64Array.from({length: rows * length}, (_, i) => {
+              let sum = 0;
+              const [row, column] = [length * Math.floor(i / length), length * (i % length)];
+              for (let k = 0; k < length; k++) sum += u[row + k] * matrix[column + k];
+              return sum;
+            });
+            return [b64(multiply(u)), b64(expected)];
+          });
         });
-        return [b64(cipher.actOnRows(u)), b64(expected)];
         """,
-        text=SecretKey.generate().to_text(),
-        rows=rows,
-        length=length,
+        sizes=sizes,
+        withVectors=with_vectors,
     )
-    assert found[0] == found[1]
+    for size, pairs in zip(sizes, found, strict=True):
+        for given, expected in pairs:
+            assert len(array(given, np.float64)) == size[0] * size[1]
+            assert given == expected, size
+
+
+def test_the_other_tests_here_run_with_webassembly_and_without_it_the_page_still_encrypts():
+    assert node("return js.hasVectors;")
+    modules = [str(STATIC / name) for name in ("products.js", "owner_client.js")]
+    code = f"""
+    delete globalThis.WebAssembly;
+    const {{hasVectors}} = await import({json.dumps(modules[0])});
+    const {{OwnerClient}} = await import({json.dumps(modules[1])});
+    const me = new OwnerClient();
+    await me.newKey("mine", "orthogonal");
+    const {{file}} = await me.encryptImage("mine", new Uint8Array(4 * 32 * 32).fill(7), 32, 32, 8, [32, 32]);
+    console.log(JSON.stringify([hasVectors, file.length > 3 * 32 * 32 * 2]));
+    """
+    done = subprocess.run(["node", "--input-type=module", "--eval", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [False, True]
+
+
+def test_the_webassembly_is_what_its_source_says():
+    assembler = shutil.which("wat2wasm")
+    if assembler is None:
+        pytest.skip("wat2wasm, of wabt, is not installed")
+    source = str(STATIC / "products.wat")
+    expected = subprocess.run([assembler, source, "--output=-"], capture_output=True, check=True).stdout
+    held = "".join(re.findall(r'^ +"([A-Za-z0-9+/=]+)"', (STATIC / "products.js").read_text(), flags=re.MULTILINE))
+    assert base64.b64decode(held) == expected
 
 
 def test_the_bands_of_an_image_make_no_difference_and_can_be_ended():
