@@ -63,7 +63,7 @@ def test_every_good_request_is_answered_right(tmp_path, max_batch):
     files = [[ciphertext(key, seed) for seed in range(IMAGES)] for key in keys]
     expected = [[engine.segment(file) for file in of_tenant] for of_tenant in files]
     attacker = add_token(tmp_path / "tokens.json", Grant("attacker", (keys[0].fingerprint,)))
-    contents = list(hostile_files(keys[0], processor(), sides=(8192, 4000)).values())
+    contents = list(hostile_files(keys[0], processor(), num_bytes=10**6, sides=(2048, 1000)).values())
     contents += [files[0][0][:-1], files[0][0][:-8] + bytes(8), files[1][0]]  # cut, changed, another tenant's
 
     def client(number):
