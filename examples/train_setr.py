@@ -1,4 +1,4 @@
-"""Trains SETR on plain images with Accelerate, in one process or several, on CPUs or GPUs.
+"""Trains SETR with Accelerate, in one process or several, on CPUs or GPUs.
 
     python examples/train_setr.py --dataset data/camvid --vit path/to/vit --output_dir outputs/setr --ignore_labels 11
     python examples/train_setr.py --dataset path/to/cityscapes --preset cityscapes --crop_size 768 --vit ...
@@ -19,6 +19,9 @@ that no public patch embedding is near the model's.
 
 The trained model is plain. `model.encrypt_model(secret_key)` encrypts it afterwards, without further training.
 
+An encrypted checkpoint is trained on ciphertexts of its key, which `privseg encrypt-dataset` makes, without the key.
+`decrypt_model(secret_key)` gives the plain model afterwards. Of the augmentation crops on the patch grid remain.
+
 When the same command is given again, a run that was stopped goes on from its last checkpoint, and ends with the
 weights of an uninterrupted run. output_dir then holds the final model, `best` (the highest validation mIoU),
 `checkpoints`, TensorBoard logs and log.jsonl.
@@ -38,19 +41,27 @@ from huggingface_hub import create_repo, upload_folder
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from hf_privseg import EncryptionStateError, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.catalog.datasets import PRESETS
 from hf_privseg.reporting.tables import markdown_table
+from hf_privseg.setr.public_facts import KeyFacts
 from hf_privseg.storage.model_cards import describe_model
 from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments, run_script
-from hf_privseg.training.augmentation import AugmentedDataset, AugmentedStream, JointAugmentation, collate
+from hf_privseg.training.augmentation import (
+    AugmentedDataset,
+    AugmentedStream,
+    JointAugmentation,
+    collate,
+)
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
 from hf_privseg.training.evaluation import evaluate_mean_iou
 from hf_privseg.training.fresh_weights import reinitialize
+from hf_privseg.training.grid_crops import GridCrops
 from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.label_statistics import TABLE_HEADER, LabelStatistics
 from hf_privseg.training.log import TrainingLog
 from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
+from hf_privseg.training.rows import check_encryption
 
 PATHS = ("dataset", "output_dir", "vit", "checkpoint", "id2label", "label_map")
 
@@ -62,7 +73,6 @@ class Arguments(DataArguments, OptimizationArguments):
     output_dir: str = field(metadata={"help": "Where the model, checkpoints and logs go."})
     vit: str | None = field(default=None, metadata={"help": "Pretrained HF ViT (folder or Hub id) to start from."})
     checkpoint: str | None = field(default=None, metadata={"help": "SETR checkpoint to start from instead."})
-    allow_encrypted: bool = field(default=False, metadata={"help": "Train an encrypted checkpoint all the same."})
 
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="val", metadata={"help": "Split to choose the best checkpoint on."})
@@ -84,6 +94,10 @@ class Arguments(DataArguments, OptimizationArguments):
 
     resize_factor: float = field(default=1.0, metadata={"help": "Up-sampling of images before they are patched."})
     crop_size: int = field(default=512, metadata={"help": "Side of training crops in pixels, a multiple of 16."})
+    grid_crops: bool = field(
+        default=False,
+        metadata={"help": "Augment by crops on the patch grid alone. Ciphertexts allow nothing else in any case."},
+    )
     scale_range: list[float] = field(default_factory=lambda: [0.5, 2.0], metadata={"help": "Random scale, relative."})
 
     max_steps: int | None = field(default=None, metadata={"help": "Updates in all, instead of epochs."})
@@ -142,11 +156,6 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSeg
     if not args.checkpoint or args.vit:
         raise ValueError("expected either --vit (a pretrained ViT) or --checkpoint (a SETR), got both or neither")
     config = SetrConfig.from_pretrained(args.checkpoint)
-    if config.encryption is not None and not args.allow_encrypted:
-        raise EncryptionStateError(
-            f"{args.checkpoint} is encrypted, and training on plain images would undo what its key does. Train the "
-            "plain model and encrypt the result, or pass --allow_encrypted."
-        )
     if args.num_channels not in (None, config.num_channels):
         raise ValueError(
             f"expected --num_channels {config.num_channels}, as {args.checkpoint} has, got {args.num_channels}; "
@@ -161,13 +170,23 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSeg
     )
 
 
-def build_loader(args: Arguments, data: Data, processor: SetrImageProcessor) -> DataLoader:
-    """Shuffled, augmented batches; the order and each sample depend on the seed and the epoch alone."""
+def build_loader(args: Arguments, data: Data, processor: SetrImageProcessor, key: KeyFacts | None) -> DataLoader:
+    """Shuffled, augmented batches; the order and each sample depend on the seed and the epoch alone.
+
+    Args:
+        args: the options.
+        data: the training split.
+        processor: the model's.
+        key: the facts about the key of model and data; None where they are plain.
+    """
     scale_range = args.scale_range[0], args.scale_range[1]
-    augmentation = JointAugmentation(
-        args.crop_size, args.resize_factor, scale_range, num_channels=processor.num_channels
-    )
-    given: dict[str, Any] = {"augmentation": augmentation, "label_map": data.train_map, "seed": args.seed}
+    if args.grid_crops or key is not None:
+        augmentation: GridCrops | JointAugmentation = GridCrops(processor, args.crop_size)
+    else:
+        augmentation = JointAugmentation(
+            args.crop_size, args.resize_factor, scale_range, num_channels=processor.num_channels
+        )
+    given: dict[str, Any] = {"augmentation": augmentation, "label_map": data.train_map, "seed": args.seed, "key": key}
     is_stored = isinstance(data.train, datasets.Dataset)
     if is_stored:
         dataset: Dataset = AugmentedDataset(data.train, **given)
@@ -319,6 +338,9 @@ def main() -> None:
     accelerator = start_accelerator(args)
     data = open_data(args, accelerator)
     model = build_model(args, data.names)
+    key = model.config.key_facts
+    for rows in (data.train, data.validation):
+        check_encryption(rows, key)
     fresh = reinitialize(model, embedding=args.fresh_embedding, num_layers=args.fresh_layers)
     processor = SetrImageProcessor(
         resize_factor=args.resize_factor,
@@ -328,7 +350,7 @@ def main() -> None:
     )
     model = with_synchronized_norms(model, accelerator)
     optimizer = build_optimizer(model, args, fresh=fresh)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, data, processor))
+    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, data, processor, key))
     total = total_updates(args, loader)
     scheduler = build_scheduler(optimizer, args, total)
     accelerator.register_for_checkpointing(scheduler)

@@ -20,6 +20,7 @@ import typer
 from .access import tenant, token
 from .audit import audit
 from .convert import convert
+from .datasets import encrypt_dataset
 from .demo import demo
 from .failures import DEBUG_VARIABLE, complain, holds_key, show_failure
 from .images import encrypt
@@ -35,6 +36,7 @@ _COMMANDS: dict[Callable[..., None], str] = {
     make_client_embedding: "privseg make-client-embedding default client.embedding",
     encrypt_model: "privseg encrypt-model default encrypted_model --key-file secret.key",
     encrypt: "privseg encrypt *.jpg --model encrypted_model -o encrypted -k secret.key",
+    encrypt_dataset: "privseg encrypt-dataset data/mine data/encrypted --split train --flips -k secret.key",
     segment: "privseg segment encrypted/* --model encrypted_model --output results"
     "\n\nprivseg segment image.jpg --server URL --output results --key-file secret.key",
     decrypt_model: "privseg decrypt-model encrypted_model model --key-file secret.key",

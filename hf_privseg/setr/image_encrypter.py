@@ -123,8 +123,12 @@ class ImageEncrypter(ImageDecryption):
             fingerprint=key.fingerprint,
             patch_size=self.patch_size,
             original_size=size,
-            valid_region=self._grid.valid_region(size),
+            valid_region=self.valid_region(size),
         )
+
+    def valid_region(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of an image -> that of the part of its ciphertext that it covers."""
+        return self._grid.valid_region(image_size)
 
     def _on_grid(self, levels: np.ndarray) -> np.ndarray:
         """(channels, height, width) levels -> resized, then padded where the settings say so."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from ..setr.encrypted_image import EncryptedImage
 from ..setr.image_inputs import image_to_levels
+from ..setr.public_facts import KeyFacts
 from ..setr.segmentation_map_inputs import IGNORE_INDEX
+from .grid_crops import ATTEMPTS, GridCrops, is_varied
 from .label_map import LabelMap
 from .rows import decode_row, read_row
 
@@ -70,10 +74,9 @@ class JointAugmentation:
     def _crop(self, pixels: tv_tensors.Image, mask: tv_tensors.Mask) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         fill = {tv_tensors.Image: 127, tv_tensors.Mask: self.ignore_index}
         crop = v2.RandomCrop(self.crop_size, pad_if_needed=True, fill=fill)
-        for _ in range(10):
+        for _ in range(ATTEMPTS):
             cropped = crop(pixels, mask)
-            counts = torch.bincount(cropped[1][cropped[1] != self.ignore_index])
-            if len(counts) and counts.max() <= self.max_class_share * counts.sum():
+            if is_varied(cropped[1], self.ignore_index, self.max_class_share):
                 break
         return cropped
 
@@ -85,35 +88,56 @@ class _Augmented:
     number of workers and processes.
     """
 
-    def __init__(self, augmentation: JointAugmentation, label_map: LabelMap, seed: int):
-        self.augmentation = replace(augmentation, ignore_index=label_map.ignore_index)
-        self.label_map, self.seed = label_map, seed
+    def __init__(
+        self, augmentation: JointAugmentation | GridCrops, label_map: LabelMap, seed: int, key: KeyFacts | None
+    ):
+        self.augmentation: Any = replace(augmentation, ignore_index=label_map.ignore_index)
+        self.label_map, self.seed, self.key = label_map, seed, key
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Accelerate's data loaders call this at its start."""
         self.epoch = epoch
 
-    def _augment(self, levels: torch.Tensor, labels: np.ndarray, *position: int) -> dict[str, torch.Tensor]:
+    def _augment(
+        self, image: torch.Tensor | EncryptedImage, labels: np.ndarray, *position: int
+    ) -> dict[str, torch.Tensor]:
         sequence = np.random.SeedSequence((self.seed, self.epoch, *position))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-            return self.augmentation(levels, labels)
+            return self.augmentation(image, labels)
 
 
 class AugmentedDataset(_Augmented, torch.utils.data.Dataset):
-    """A stored data set with augmentation: row `index` of an epoch always looks the same."""
+    """A stored data set with augmentation: row `index` of an epoch always looks the same.
 
-    def __init__(self, dataset: Dataset, augmentation: JointAugmentation, label_map: LabelMap, *, seed: int):
-        super().__init__(augmentation, label_map, seed)
+    Args:
+        dataset: with columns `image` and `annotation`.
+        augmentation: of a row; `GridCrops` where the images are encrypted.
+        label_map: turns annotations into classes.
+        seed: of the augmentation.
+        key: the facts about the key that all images must be encrypted with; None where they must be plain.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        augmentation: JointAugmentation | GridCrops,
+        label_map: LabelMap,
+        *,
+        seed: int,
+        key: KeyFacts | None = None,
+    ):
+        super().__init__(augmentation, label_map, seed, key)
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        levels, labels = read_row(self.dataset, int(index), self.label_map, self.augmentation.num_channels)
-        return self._augment(levels, labels, int(index))
+        channels = self.augmentation.num_channels
+        image, labels = read_row(self.dataset, int(index), self.label_map, channels, self.key)
+        return self._augment(image, labels, int(index))
 
 
 class AugmentedStream(_Augmented, torch.utils.data.IterableDataset):
@@ -125,13 +149,14 @@ class AugmentedStream(_Augmented, torch.utils.data.IterableDataset):
     def __init__(
         self,
         stream: IterableDataset,
-        augmentation: JointAugmentation,
+        augmentation: JointAugmentation | GridCrops,
         label_map: LabelMap,
         *,
         seed: int,
         buffer_size: int = 1000,
+        key: KeyFacts | None = None,
     ):
-        super().__init__(augmentation, label_map, seed)
+        super().__init__(augmentation, label_map, seed, key)
         self.stream = stream.shuffle(seed=seed, buffer_size=buffer_size)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -139,8 +164,8 @@ class AugmentedStream(_Augmented, torch.utils.data.IterableDataset):
         self.stream.set_epoch(self.epoch)
         for position, row in enumerate(self.stream):
             name_of = partial(_name_in_stream, row, position)
-            levels, labels = decode_row(row, self.label_map, name_of, self.augmentation.num_channels)
-            yield self._augment(levels, labels, position, worker.id if worker else 0)
+            image, labels = decode_row(row, self.label_map, name_of, self.augmentation.num_channels, self.key)
+            yield self._augment(image, labels, position, worker.id if worker else 0)
 
 
 def _name_in_stream(row: Mapping[str, object], position: int, kind: str) -> str:

@@ -8,6 +8,7 @@ from datasets import Dataset, Image, IterableDataset, load_dataset
 from ..catalog.class_files import read_class_names
 from ..catalog.datasets import PRESETS, preset_named
 from ..setr.array_files import is_array_file
+from ..storage.images import is_ciphertext
 from .folders import is_folder_of_pairs, paired_files
 
 _NUM_SHARDS = 8  # parts of a streamed folder, and so the largest number of workers that share it
@@ -25,7 +26,7 @@ def load_segmentation_dataset(
 ) -> Dataset | IterableDataset:
     """A data set with columns `image` and `annotation` (label indices), in the order of the source.
 
-    Both are PIL images, or the paths of files in a folder that has .npy files.
+    Both are PIL images, or the paths of files in a folder that has .npy files; ciphertexts are paths as well.
 
     Args:
         source: a folder with `images/<split>` and `annotations/<split>` (ADE20K has this layout; its splits are
@@ -47,7 +48,7 @@ def load_segmentation_dataset(
         files = {"image": images, "annotation": annotations}
         stored = Dataset.from_dict({column: list(map(str, paths)) for column, paths in files.items()})
         for column, paths in files.items():
-            if not any(map(is_array_file, paths)):  # which are no pictures
+            if not (is_ciphertext(paths[0]) or any(map(is_array_file, paths))):  # which are no pictures
                 stored = stored.cast_column(column, Image())
         return stored.to_iterable_dataset(num_shards=min(len(stored), _NUM_SHARDS)) if streaming else stored
     dataset = load_dataset(str(source), split=split, revision=revision, streaming=streaming)

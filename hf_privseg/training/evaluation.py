@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ..any_vit.model_facts import key_facts
 from ..inference.segmentation import WHOLE_IMAGE, segment_image
 from ..inference.windows import Encrypt, Inference
 from ..setr.encrypted_image import EncryptedImage
@@ -67,7 +68,8 @@ def evaluate_mean_iou(
     Args:
         model: on any device.
         processor: the model's.
-        dataset: with columns `image` and `annotation`.
+        dataset: with columns `image` and `annotation`; the images are ciphertexts if the model is encrypted, and
+            nothing encrypts them here.
         label_map: turns annotations into classes.
         accelerator: of the run, all of whose processes call this function.
         encrypt: encrypts each image before the model sees it, as `Inference.scores` says.
@@ -78,15 +80,16 @@ def evaluate_mean_iou(
     metric = MeanIoU(cast(int, model.config.num_labels))
     processes, rank, size = accelerator.num_processes, accelerator.process_index, len(dataset)
     mine = range(rank, -(-size // processes) * processes, processes)
+    key = None if encrypt else key_facts(model)  # of ciphertexts; what `encrypt` takes is plain
     silent = not accelerator.is_local_main_process
     progress: dict[str, Any] = {"desc": desc, "total": len(mine), "disable": silent}
     truth: list[np.ndarray] = []  # of the image that is predicted next
 
-    def images() -> Iterator[torch.Tensor]:
+    def images() -> Iterator[torch.Tensor | EncryptedImage]:
         for index in mine:
-            levels, labels = read_row(dataset, index % size, label_map, processor.num_channels)
+            image, labels = read_row(dataset, index % size, label_map, processor.num_channels, key)
             truth.append(labels)
-            yield levels
+            yield image
 
     maps = predict_maps(model, processor, images(), encrypt=encrypt, **progress)
     for index, prediction in zip(mine, maps, strict=True):

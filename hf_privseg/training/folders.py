@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..setr.array_files import ARRAY_SUFFIX
-from ..setr.image_files import IMAGE_SUFFIXES
+from ..setr.image_files import IMAGE_SUFFIXES as PLAIN_SUFFIXES
 
+IMAGE_SUFFIXES = (*PLAIN_SUFFIXES, ".safetensors")  # that of ciphertexts, beside .png
 ANNOTATION_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ARRAY_SUFFIX)  # formats that keep every label
 _LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 

@@ -26,7 +26,7 @@ pytest.importorskip("accelerate", reason="the train extra is not installed")
 from helpers import preloaded
 from helpers.example_runs import run, run_here, run_in
 from helpers.paths import EXAMPLES
-from hf_privseg import SecretKey, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg import SecretKey, SetrForSemanticSegmentation, SetrImageProcessor
 
 SCRIPT = EXAMPLES / "train_setr.py"
 SETTINGS = {
@@ -197,18 +197,6 @@ def test_the_result_loads_and_has_learnt_something(inputs, tmp_path):
     assert list(tmp_path.rglob("events.out.tfevents.*"))
     outputs = model(**processor(Image.new("RGB", (64, 48)), return_tensors="pt"))
     assert outputs.logits.shape[1] == 3
-
-
-def test_an_encrypted_checkpoint_is_refused(inputs, tmp_path):
-    config = SetrConfig(
-        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32, image_size=32, num_labels=3
-    )
-    model = SetrForSemanticSegmentation(config).encrypt_model(SecretKey.generate())
-    model.save_pretrained(tmp_path / "encrypted")
-    run = train(inputs, tmp_path / "out", "--checkpoint", str(tmp_path / "encrypted"))
-    assert run.returncode != 0
-    assert "encrypted is encrypted" in run.stderr
-    assert "--allow_encrypted" in run.stderr
 
 
 CONFIGS = SCRIPT.parent / "accelerate_configs"

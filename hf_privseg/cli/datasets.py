@@ -1,0 +1,108 @@
+"""The command `privseg encrypt-dataset`: a labelled data set becomes one that a server may train on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json, KeyFile, read_key
+from .output import report
+
+_WARNING = (
+    "The server sees every segmentation map as it is. It holds the encrypted patch embedding, too: if that comes from "
+    "public weights, the server computes b E for every block b and, knowing E, gets nearly all of each image back, "
+    "whatever the key family. Only an E that nobody else has, or comes near to, keeps it from that (documentation: "
+    "Train on an untrusted server)."
+)
+
+
+def encrypt_dataset(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder or Hub id of a data set, as in training.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the ciphertexts; may exist.")],
+    key_file: KeyFile = None,
+    split: Annotated[str, typer.Option("--split", help="Split to encrypt, under its name in OUTPUT.")] = "train",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The SETR that will be trained: the settings of its processor are used, and the key is checked. "
+            "Without it, images become RGB and are resized to the nearest multiple of 16 pixels.",
+        ),
+    ] = None,
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Also encrypt each image mirrored, which nobody can do afterwards.")
+    ] = False,
+    preset: Annotated[
+        str | None, typer.Option(help="Known data set: its classes, and how its labels mean them.")
+    ] = None,
+    id2label: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Names of the classes.  [default: SOURCE's classes.json]")
+    ] = None,
+    label_map: Annotated[
+        str | None, typer.Option(metavar="FILE", help="JSON file {stored label: class, or null for void}.")
+    ] = None,
+    ignore_label: Annotated[
+        list[int] | None, typer.Option(help="Stored label without class; may be repeated.")
+    ] = None,
+    reduce_labels: Annotated[
+        bool | None, typer.Option("--reduce-labels", help="Stored 0 is background, k is class k - 1.")
+    ] = None,
+    image_column: Annotated[str, typer.Option(help="Column of the images.")] = "image",
+    annotation_column: Annotated[str, typer.Option(help="Column of the segmentation maps.")] = "annotation",
+    annotation_pattern: Annotated[
+        str | None, typer.Option(help="Names of a folder's segmentation maps without suffix, as in {stem}_mask.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Encrypt a split of a labelled data set, so that a server trains an encrypted model on it and sees no image.
+
+    SOURCE is whatever examples/train_setr.py takes. OUTPUT gets numbered ciphertexts, plain segmentation maps of the
+    same numbers, and classes.json. A job that stopped goes on when the same command is given again. It needs the extra
+    `train`: `pip install 'hf-privseg[train]'`.
+    """
+    key = read_key(key_file)
+    from rich.progress import track
+
+    from ..reporting.tables import terminal
+    from ..setr.image_encrypter import ImageEncrypter
+    from ..setr.public_facts import check_key_fits
+    from ..storage.model_files import read_setr_settings
+    from ..training.arguments import DataArguments
+    from ..training.encrypted_dataset import EncryptedDataset
+
+    encrypter = ImageEncrypter()
+    if model is not None:
+        settings = read_setr_settings(model)
+        encrypter = settings.encrypter
+        if settings.key_facts is not None:
+            check_key_fits(key.facts, settings.key_facts, model=f"the model {model}")
+    data = DataArguments(
+        dataset=source,
+        image_column=image_column,
+        annotation_column=annotation_column,
+        annotation_pattern=annotation_pattern,
+        revision=revision,
+        preset=preset,
+        id2label=id2label,
+        label_map=label_map,
+        ignore_labels=ignore_label or None,
+        reduce_labels=reduce_labels,
+    )
+    names, rows = data.load_class_names(), data.load_split(split)
+    stored_labels, _ = data.inspect_labels(split, rows, names, quiet=as_json)
+    target = EncryptedDataset(output, names, encrypter)
+    parts = target.write_split(split, rows, stored_labels, key, mirrored=flips)
+    written = sum(track(parts, "Encrypting", len(rows), console=terminal(stderr=True), disable=len(rows) < 2))
+    total = len(rows) * (1 + flips)
+    kept = f" {total - written} were there already." if written < total else ""
+    void = "" if target.void == 255 else f" --ignore_labels {target.void}"
+    report(
+        {**key.facts.to_dict(), "split": split, "ciphertexts": total, "written": written, "void": target.void},
+        f"Wrote {written} ciphertexts of {split} to {output}.{kept} The key has the fingerprint {key.fingerprint} "
+        f"({key.family}).",
+        _WARNING,
+        f"Next: python examples/train_setr.py --dataset {output} --checkpoint {model or 'ENCRYPTED_MODEL'}{void} "
+        "--output_dir outputs",
+        as_json=as_json,
+    )
