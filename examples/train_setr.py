@@ -44,7 +44,6 @@ from tqdm.auto import tqdm
 from hf_privseg import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.catalog.datasets import PRESETS
 from hf_privseg.reporting.tables import markdown_table
-from hf_privseg.setr.public_facts import KeyFacts
 from hf_privseg.storage.model_cards import describe_model
 from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments, run_script
 from hf_privseg.training.augmentation import (
@@ -170,15 +169,16 @@ def build_model(args: Arguments, id2label: dict[int, str]) -> SetrForSemanticSeg
     )
 
 
-def build_loader(args: Arguments, data: Data, processor: SetrImageProcessor, key: KeyFacts | None) -> DataLoader:
+def build_loader(args: Arguments, data: Data, processor: SetrImageProcessor, config: SetrConfig) -> DataLoader:
     """Shuffled, augmented batches; the order and each sample depend on the seed and the epoch alone.
 
     Args:
         args: the options.
         data: the training split.
         processor: the model's.
-        key: the facts about the key of model and data; None where they are plain.
+        config: the model's, whose key encrypts the data, too.
     """
+    key = config.key_facts
     scale_range = args.scale_range[0], args.scale_range[1]
     if args.grid_crops or key is not None:
         augmentation: GridCrops | JointAugmentation = GridCrops(processor, args.crop_size)
@@ -338,9 +338,8 @@ def main() -> None:
     accelerator = start_accelerator(args)
     data = open_data(args, accelerator)
     model = build_model(args, data.names)
-    key = model.config.key_facts
     for rows in (data.train, data.validation):
-        check_encryption(rows, key)
+        check_encryption(rows, model.config.key_facts)
     fresh = reinitialize(model, embedding=args.fresh_embedding, num_layers=args.fresh_layers)
     processor = SetrImageProcessor(
         resize_factor=args.resize_factor,
@@ -350,7 +349,7 @@ def main() -> None:
     )
     model = with_synchronized_norms(model, accelerator)
     optimizer = build_optimizer(model, args, fresh=fresh)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, data, processor, key))
+    model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, data, processor, model.config))
     total = total_updates(args, loader)
     scheduler = build_scheduler(optimizer, args, total)
     accelerator.register_for_checkpointing(scheduler)

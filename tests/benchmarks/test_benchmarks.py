@@ -104,6 +104,21 @@ def test_model_theft(run, folder):
     assert set(records) == {"plain model", "encrypted model, plain images", "random start, 2 images"}
 
 
+def test_train_encrypted(run, folder, inputs):
+    options = ["--dataset", inputs / "data", "--vit", inputs / "vit", "--split", "val", "--families", "permutation"]
+    options += ["--crop_size", "32", "--steps", "2", "--batch_size", "2", "--decoder", "naive", "--precision", "no"]
+    run("train_encrypted", *options, "--output_dir", "ciphertexts")
+    records = json.loads((folder / "ciphertexts/results.json").read_text())["records"]
+    assert set(records) == {"plain, the same few", "ciphertexts, permutation", "plain, all augmentations"}
+    few, encrypted = records["plain, the same few"], records["ciphertexts, permutation"]
+    assert few["encrypted_images"] is None
+    assert encrypted["encrypted_images"] == pytest.approx(few["plain_images"], abs=1e-3)
+    assert encrypted["plain_images"] == pytest.approx(few["plain_images"], abs=1e-3)
+    before = (folder / "ciphertexts/results.json").stat().st_mtime_ns
+    run("train_encrypted", *options, "--output_dir", "ciphertexts")  # everything is there
+    assert (folder / "ciphertexts/results.json").stat().st_mtime_ns == before
+
+
 def test_patch_size(run, folder):
     options = ["--victims", "victims/*", "--prior", "others/*", "--patch_sizes", "4", "8", "--counts", "1", "3"]
     run("patch_size", *options, "--families", "permutation", "orthogonal", "--output_dir", "patches")
