@@ -4,7 +4,7 @@
     python benchmarks/page_pictures.py page http://127.0.0.1:7860 docs/images/space.jpg
     python benchmarks/page_pictures.py visit http://127.0.0.1:7860 docs/images
 
-`examples` makes the pictures that the page shows: a sample image, and its ciphertext under a key that is thrown away.
+`examples` makes the pictures that the page shows: a street image, and its ciphertext under a key that is thrown away.
 `page` takes a picture of the page of a running service (`privseg serve default --public-demo`) with a result on it.
 `visit` goes through a first visit on a desk and on a phone, writes visit-desk.jpg and visit-phone.jpg, five screens
 each, and prints the seconds from the press to the map, three times. Both need Playwright and its Chromium, or the
@@ -24,9 +24,9 @@ from PIL import Image
 
 import hf_privseg.service
 from hf_privseg import SecretKey, SetrImageProcessor
-from hf_privseg.catalog.sample_images import sample_image
+from hf_privseg.catalog.street_images import street_image
 
-SIZE = (320, 208)  # in pixels: whole blocks, and what the page shows
+SIZE = (320, 176)  # in pixels: whole blocks, and what the page shows
 SCREENS = {"desk": (1280, 900), "phone": (390, 844)}
 COLUMNS = {"desk": 2, "phone": 5}  # of a picture of a visit
 WIDTHS = {"desk": 720, "phone": 280}  # of a screen in it
@@ -35,14 +35,14 @@ WIDTHS = {"desk": 720, "phone": 280}  # of a screen in it
 def draw_examples() -> None:
     """Write both example pictures beside the page's other files."""
     folder = Path(hf_privseg.service.__file__).parent / "static"
-    image = sample_image("china").resize(SIZE)
+    image = street_image("cars").resize(SIZE)
     ciphertext = SetrImageProcessor().encrypt(image, SecretKey.generate("orthogonal"))
     for name, picture in (("image", image), ("ciphertext", ciphertext.to_picture())):
         picture.save(folder / f"example_{name}.webp", quality=60)
 
 
 def photograph(url: str, path: str) -> None:
-    """Have the page at `url` segment the sample image, and write a picture of it."""
+    """Have the page at `url` segment a street image, and write a picture of it."""
     with opened(url, "desk") as page:
         choose_sample(page)
         press(page)
@@ -105,8 +105,8 @@ def opened(url: str, screen: str) -> Iterator[Any]:
 
 
 def choose_sample(page: Any) -> None:
-    """Choose the sample image."""
-    page.locator('[data-sample="china"]').click()
+    """Choose a street image."""
+    page.locator('[data-sample="cars"]').click()
     page.locator('.status[data-kind="done"]').first.wait_for()
 
 

@@ -1,1 +1,1 @@
-"""Facts about published data sets, and sample images that other packages ship."""
+"""Facts about published data sets, sample images that other packages ship, and street images that this one does."""

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from ..catalog.sample_images import SAMPLE_IMAGES, sample_image
+from ..catalog.street_images import STREET_CREDIT, street_image
 from ..inference import pictures
 from ..inference.segmentation import segment_image
 from ..reporting.tables import terminal
@@ -80,7 +80,7 @@ def run_demo(
     The folder appears as a whole, at the end.
 
     Args:
-        image: path of an image; None takes a sample image of scikit-learn.
+        image: path of an image; None takes a street image that ships with the package.
         family: key family of the new key.
         output_dir: a new or empty folder, or with `overwrite` that of a former demo.
         model: a plain SETR model: folder, Hub id, or "default".
@@ -89,7 +89,7 @@ def run_demo(
 
     Raises:
         FileExistsError: `output_dir` holds files that no demo made, or a former demo's and `overwrite` is False.
-        ImportError: matplotlib or scikit-learn is not installed.
+        ImportError: matplotlib is not installed.
         ChildProcessError: the segmentation in the other process failed.
     """
     _require_extras()
@@ -99,7 +99,7 @@ def run_demo(
     with report.timed("make a key"):
         key = SecretKey.generate(family)
     plain = _plain_image(image, console)
-    credit = OWN_CREDIT if image else SAMPLE_IMAGES["china"].credit
+    credit = OWN_CREDIT if image else STREET_CREDIT
     with new_folder(output_dir, overwrite=overwrite) as folder:
         (folder / "README.txt").write_text(
             "\n\n".join((f"{_MARK}, which overwrites what is in this folder.", HONEST_NOTE, credit)) + "\n",
@@ -140,14 +140,13 @@ def _fill(
 
 
 def _require_extras() -> None:
-    missing = [name for name in ("matplotlib", "sklearn") if find_spec(name) is None]
-    if missing:
-        raise ImportError(f"the demo needs {' and '.join(missing)}; install them: pip install 'hf-privseg[demo]'")
+    if find_spec("matplotlib") is None:
+        raise ImportError("the demo needs matplotlib; install it: pip install 'hf-privseg[demo]'")
 
 
 def _plain_image(path: Path | None, console: Console) -> Image.Image:
-    """Path of an image, or None for scikit-learn's sample -> upright RGB, no side longer than MAX_SIDE."""
-    image = sample_image("china") if path is None else read_image(path)
+    """Path of an image, or None for a street image -> upright RGB, no side longer than MAX_SIDE."""
+    image = street_image("cars") if path is None else read_image(path)
     size = image.size
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     if image.size != size:

@@ -6,20 +6,22 @@ endpoint, `/segment`, for programs that use gradio_client (gradio_endpoint.py): 
 """
 
 import html
+import re
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import FileResponse
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..catalog.datasets import PRESETS
+from ..catalog.street_images import FOLDER, STREET_CREDIT, STREET_IMAGES
 from .api import Backend, UsedBackend, UsedGrant, read_image
 from .gradio_endpoint import CALL_PATH, MAX_CALLS, OPEN_PATHS, CallGuard, add_endpoint
 from .problems import Problem
-from .sample import SAMPLES, offered_samples, sample_credit, sample_file
 from .server_view import ServerView
 
 STATIC = Path(__file__).parent / "static"
@@ -97,15 +99,14 @@ class PageGuard:
         await self._app(scope, receive, send)
 
 
-@router.get("/samples/{name}.jpg")
+@router.get("/samples/{name}")
 async def sample(name: str) -> Response:
-    """A sample image."""
-    image = sample_file(name) if name in SAMPLES else None
-    if image is None:
-        raise Problem(
-            404, "no_sample", f"expected one of the samples {', '.join(SAMPLES)}, whose package is installed"
-        )
-    return Response(image, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
+    """A street image, NAME.webp, or LICENSE.txt."""
+    names = [*(f"{each}.webp" for each in STREET_IMAGES), "LICENSE.txt"]
+    if name not in names:
+        raise Problem(404, "no_sample", f"expected one of {', '.join(names)}")
+    kind = "image/webp" if name.endswith(".webp") else "text/plain"
+    return FileResponse(FOLDER / name, media_type=kind, headers={"Cache-Control": "max-age=3600"})
 
 
 @router.post("/server-view")
@@ -129,7 +130,6 @@ def _page(backend: Backend, model: str) -> str:
     kind = "public" if service.is_public else "private"
     if backend.access.needs_token:
         kind += " with-token"
-    samples = offered_samples() if service.is_public else []
     tabs = {
         name.replace("_", "-"): (title, _part(name))
         for name, title in _TABS.items()
@@ -149,8 +149,8 @@ def _page(backend: Backend, model: str) -> str:
     )
     return (
         page.replace("<!-- the model's name -->", html.escape(model))
-        .replace("<!-- the sample images -->", "".join(map(_sample_button, samples)))
-        .replace("<!-- the sample images' credits -->", "".join(f"<p>{sample_credit(name)}</p>" for name in SAMPLES))
+        .replace("<!-- the street images -->", _gallery() if service.is_public else "")
+        .replace("<!-- the street images' credit -->", _linked(STREET_CREDIT) if service.is_public else "")
     )
 
 
@@ -158,13 +158,27 @@ def _part(name: str) -> str:
     return (STATIC / f"{name}.html").read_text(encoding="utf-8")
 
 
-def _sample_button(name: str) -> str:
-    return (
-        f'<button type="button" class="sample" data-privseg="sample" data-sample="{name}" data-busy="Fetching ...">'
-        f'<img src="privseg/samples/{name}.jpg" alt="" width="60" height="40">'
-        f'<span class="label">{SAMPLES[name]}</span>'
-        "</button>"
+def _gallery() -> str:
+    """The street images to choose from, with a public model alone, where visitors make keys of their own: one known
+    image opens whatever else is encrypted with the same key.
+    """
+    buttons = (
+        f'<button type="button" class="sample" data-privseg="sample" data-sample="{name}" data-busy="Fetching ..." '
+        f'aria-pressed="false"><img src="privseg/samples/{name}.webp" alt="{html.escape(image.description)}" '
+        f'width="160" height="90"><span class="label">{image.title}</span></button>'
+        for name, image in STREET_IMAGES.items()
     )
+    return f'<div class="gallery" role="group" aria-label="Street images to try">{"".join(buttons)}</div>'
+
+
+def _linked(credit: str) -> str:
+    """A credit in HTML: an address in brackets becomes a link that is named after its host."""
+    text = re.sub(
+        r"\((https://([^/)]+)[^)]*)\)",
+        r'(<a href="\1" target="_blank" rel="noopener">\2</a>)',
+        html.escape(credit),
+    )
+    return f'<p>{text} <a href="privseg/samples/LICENSE.txt" target="_blank">The licence</a></p>'
 
 
 def _scenes(labels: dict[int, str]) -> str:

@@ -23,7 +23,6 @@ from ..attacks.tools.priors import ImagePrior, image_prior, synthetic_prior
 from ..catalog.sample_images import SAMPLE_IMAGES
 from ..setr.encrypted_image import EncryptedImage
 from .engine import SegmentationService
-from .sample import SAMPLES
 
 _PUBLIC = (
     "The service computes the plain patch embedding of each block, whatever the key. The public model tells how to "
@@ -112,7 +111,7 @@ class ServerView:
             return self._given_prior
         processor = self._service.processor
         try:
-            samples = [Image.fromarray(sample.load()) for name, sample in SAMPLE_IMAGES.items() if name not in SAMPLES]
+            samples = [Image.fromarray(sample.load()) for sample in SAMPLE_IMAGES.values()]
         except ImportError:
             return synthetic_prior(processor.patch_size, num_channels=processor.num_channels)
         images = [processor(sample, return_tensors="pt").pixel_values[0].numpy() for sample in samples]

@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import re
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -40,10 +39,9 @@ from helpers.loopback import running
 from helpers.paths import VECTORS_FOLDER
 from helpers.tiny_service import register
 from hf_privseg import SecretKey, SetrImageProcessor
-from hf_privseg.catalog.sample_images import sample_image
+from hf_privseg.catalog.street_images import STREET_IMAGES, street_file, street_image
 from hf_privseg.client.http_calls import httpx
 from hf_privseg.service.access import Grant, add_token
-from hf_privseg.service.sample import SAMPLES, sample_credit, sample_file
 
 pytest.importorskip("gradio")
 VECTORS = json.loads((VECTORS_FOLDER / "keys.json").read_text())["keys"]
@@ -105,13 +103,12 @@ def test_a_visitor_without_an_image_takes_the_sample_which_is_encrypted_as_any_o
         assert "computed from the ciphertext" in finished(page, "segment")
         key_facts = named(page, "key-facts").text_content()
         screenshot(page, "sample-phone")
-    assert np.abs(shown.astype(int) - np.array(sample_image("china"))).mean() < 4
+    assert np.abs(shown.astype(int) - np.array(street_image("cars"))).mean() < 4
     (image,) = recorder.images()
     assert key_facts == f"orthogonal, fingerprint {image.fingerprint}"
     assert image.original_size == shown.shape[:2]
     assert len(recorder.bodies()) == 2  # the embedding and this image
-    file = sample_file("china")
-    assert file is not None
+    file = street_file("cars").read_bytes()
     for plain in (shown[200, 60:90].tobytes(), file[5000:5100]):
         assert plain not in recorder.sent()
     assert recorder.complaints == []
@@ -407,32 +404,33 @@ def test_few_attacks_wait_at_a_time(monkeypatch):
     assert statuses == [200] * 4 + [503] * 2
 
 
-@pytest.mark.parametrize("name", SAMPLES)
-def test_the_sample_images_are_plain_public_pictures_with_their_credit(public, name):
-    response = httpx.get(f"{public[1]}/privseg/samples/{name}.jpg")
-    assert response.headers["content-type"] == "image/jpeg"
-    found, expected = np.array(Image.open(io.BytesIO(response.content))), np.array(sample_image(name))
-    assert np.abs(found.astype(int) - expected).mean() < 4
+def test_the_street_images_are_plain_public_pictures_with_their_licence(public):
     page = httpx.get(public[1]).text
-    assert f'data-sample=\\"{name}' in page
-    assert "danielbuechele" in page
-    credit = sample_credit("china")
-    assert 'href="https://www.flickr.com/photos/danielbuechele/6061409035/" target' in credit
-    assert ">creativecommons.org</a>" in credit
-    assert "(https" not in credit
+    for name, image in STREET_IMAGES.items():
+        response = httpx.get(f"{public[1]}/privseg/samples/{name}.webp")
+        assert response.headers["content-type"] == "image/webp"
+        assert response.content == street_file(name).read_bytes()
+        assert f'data-sample=\\"{name}' in page
+        assert f'alt=\\"{image.description}' in page
+    assert 'href=\\"https://github.com/udacity/CarND-Advanced-Lane-Lines\\"' in page
+    assert "Copyright (c) 2016-2018 Udacity" in httpx.get(f"{public[1]}/privseg/samples/LICENSE.txt").text
+    for name in ("china.webp", "..%2fkeys.webp", "..%2fstreet_images.py"):
+        assert httpx.get(f"{public[1]}/privseg/samples/{name}").status_code == 404
 
 
-def test_where_no_sample_image_is_installed_none_is_offered(public, monkeypatch):
-    for module in ("sklearn.datasets", "skimage"):
-        monkeypatch.setitem(sys.modules, module, None)
-    sample_file.cache_clear()
-    try:
-        with running(tiny_service(), page=True) as url:
-            assert "data-sample" not in httpx.get(url).text
-            assert httpx.get(f"{url}/privseg/samples/china.jpg").json()["error"]["code"] == "no_sample"
-    finally:
-        sample_file.cache_clear()
-    assert httpx.get(f"{public[1]}/privseg/samples/..%2fkeys.jpg").status_code == 404
+def test_a_street_image_is_chosen_by_keyboard_and_without_the_server(browser, public):
+    with opened(browser, public[1]) as (page, _):
+        page.wait_for_function("[...document.querySelectorAll('.sample img')].every((image) => image.complete)")
+        page.context.set_offline(True)
+        named(page, "image").focus()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        finished(page, "image")
+        pressed = [button.get_attribute("aria-pressed") for button in page.locator(".sample").all()]
+        assert named(page, "image-name").text_content().startswith("sign.webp, 1280 x 720 pixels.")
+        assert page.get_by_role("button", name=STREET_IMAGES["sign"].description).count() == 1
+    assert pressed == ["false", "true", "false"]
 
 
 def test_an_encrypted_model_asks_for_its_key(browser, image, tmp_path):

@@ -84,6 +84,10 @@ async function takeImage(file, kind) {
 
 function showImage() {
   const { image } = session;
+  for (const button of all("[data-sample]")) {
+    const isChosen = image?.kind === "sample" && image.name.startsWith(`${button.dataset.sample}.`);
+    button.setAttribute("aria-pressed", String(isChosen));
+  }
   const canvas = document.querySelector("canvas.chosen-image");
   canvas.hidden = image === null;
   if (image) {

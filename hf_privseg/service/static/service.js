@@ -80,7 +80,7 @@ export class Service {
 
   /** A sample image -> a picture file. @param {string} name @param {Watch} [watch] */
   async sampleImage(name, watch) {
-    return new File([await this.#request("GET", `privseg/samples/${name}.jpg`, { watch })], `${name}.jpg`);
+    return new File([await this.#request("GET", `privseg/samples/${name}.webp`, { watch })], `${name}.webp`);
   }
 
   #headers() {
