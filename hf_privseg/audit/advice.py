@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..setr.counts import counted
 from .findings import Finding, worst
 
 _FAMILIES = ("embedding", "orthogonal", "matrix", "signed_permutation", "permutation")  # what leaks least comes first
@@ -107,7 +108,7 @@ def _what_it_leaks(family: str, findings: Sequence[Finding]) -> list[str]:
     found = worst(own)
     if found is None:
         return []
-    images = "one ciphertext" if found.num_images == 1 else f"{found.num_images} ciphertexts"
+    images = "one ciphertext" if found.num_images == 1 else counted(found.num_images, "ciphertext")
     prior = f" and a prior of {found.prior} images" if found.prior else ""
     return [
         f"What {family} leaks here without any further help: {found.level} (hp {found.metrics['hp']:.2f}, by "

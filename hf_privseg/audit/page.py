@@ -9,6 +9,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from ..setr.counts import counted
 from .advice import Advice
 from .findings import Finding
 from .summary import EXPLANATION, table_rows, worst_cases
@@ -82,7 +83,7 @@ def _is_number(text: str) -> bool:
 
 def _caption(finding: Finding) -> str:
     count = finding.num_images
-    details = [finding.attack, f"{count} image{'s' if count > 1 else ''}" if count else "", finding.prior]
+    details = [finding.attack, counted(count, "image") if count else "", finding.prior]
     hp = f"hp {finding.metrics['hp']:.2f}" if "hp" in finding.metrics else ""
     return f"{finding.family}: " + ", ".join(part for part in [*details, hp] if part)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..setr.counts import counted
 from .options import Json
 from .output import report
 
@@ -108,5 +109,5 @@ def list_tenants(folder: Embeddings, as_json: Json = False) -> None:
 def _described(grant: "Grant") -> str:
     keys = "every key" if grant.fingerprints is None else ", ".join(grant.fingerprints)
     extra = ", may register" if grant.may_register else ""
-    limits = f"{grant.requests_per_minute} requests a minute, {grant.max_concurrent} at a time"
+    limits = f"{counted(grant.requests_per_minute, 'request')} a minute, {grant.max_concurrent} at a time"
     return f"{grant.name}: {keys}; {limits}{extra}"

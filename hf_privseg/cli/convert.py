@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..setr.counts import counted
 from .options import Force, Json, ModelFolder, one_of
 from .output import report
 
@@ -100,7 +101,9 @@ def _facts(output: Path, converted: "Converted") -> dict[str, object]:
 def _lines(output: Path, converted: "Converted") -> list[str]:
     """What became of the source, and what to do next, for people."""
     config, provenance = converted.model.config, converted.provenance
-    lines = [f"Wrote {output}: {provenance.format}, decoder {config.decoder_type}, {config.num_labels} classes."]
+    lines = [
+        f"Wrote {output}: {provenance.format}, decoder {config.decoder_type}, {counted(config.num_labels, 'class')}."
+    ]
     lines += [f"Folded or added: {line}." for line in provenance.folded()]
     lines += [f"Not used: {line}." for line in provenance.dropped()]
     if not provenance.is_trained:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..setr.bounded_json import parse_json
+from ..setr.counts import counted
 from ..setr.files import read_private_file, write_whole
 
 _PREFIX = "privseg-token-"
@@ -203,7 +204,9 @@ class Access:
     def _take_one(self, grant: Grant) -> None:
         if self._running.get(grant.name, 0) >= grant.max_concurrent:
             raise RateLimitError(
-                f"the token {grant.name} allows {grant.max_concurrent} requests at a time; wait for one to end", 1
+                f"the token {grant.name} allows {counted(grant.max_concurrent, 'request')} at a time; wait for one to "
+                "end",
+                1,
             )
         now, burst, each = self._clock(), max(5.0, grant.requests_per_minute / 10), 60 / grant.requests_per_minute
         left, since = self._allowances.get(grant.name, (burst, now))
@@ -211,7 +214,7 @@ class Access:
         if left < 1:
             self._allowances[grant.name] = (left, now)
             raise RateLimitError(
-                f"the token {grant.name} allows {grant.requests_per_minute} requests a minute; send fewer",
+                f"the token {grant.name} allows {counted(grant.requests_per_minute, 'request')} a minute; send fewer",
                 (1 - left) * each,
             )
         self._allowances[grant.name] = (left - 1, now)

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from ..setr.counts import counted
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _Other = TypeVar("_Other")
@@ -96,8 +98,10 @@ class MicroBatcher(Generic[_Item, _Result]):
         queue = self._queues.setdefault(tenant, deque())
         if self.depth >= self._max_queue or len(queue) >= max(1, self._max_queue // 2):
             is_full = self.depth >= self._max_queue
-            who = f"{self.depth} requests" if is_full else f"{len(queue)} requests of this tenant"
-            raise QueueFullError(f"{who} wait already; try again later")
+            number = self.depth if is_full else len(queue)
+            of = "" if is_full else " of this tenant"
+            verb = "waits" if number == 1 else "wait"
+            raise QueueFullError(f"{counted(number, 'request')}{of} {verb} already; try again later")
         loop = asyncio.get_running_loop()
         waiting = _Waiting(item, size, loop.create_future(), loop.time())
         queue.append(waiting)

@@ -11,6 +11,7 @@ from PIL import Image
 from .arrays import is_tensor, to_array
 from .ciphers import CIPHERS
 from .ciphertext_file import CiphertextFile
+from .counts import counted
 from .errors import CiphertextError, EncryptionStateError, InvalidImageError
 from .image_container import FACTS, PNG_MODES, ImageContainer
 from .image_inputs import levels_to_picture
@@ -188,8 +189,8 @@ def check_ciphertexts(
             )
         if image.num_channels != num_channels:
             raise CiphertextError(
-                f"expected an encrypted image of {num_channels} channels, the processor's num_channels, got "
-                f"{image.num_channels}; encrypt with the processor of the model"
+                f"expected an encrypted image of {counted(num_channels, 'channel')}, the processor's num_channels, "
+                f"got {image.num_channels}; encrypt with the processor of the model"
             )
 
 

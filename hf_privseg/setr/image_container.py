@@ -35,6 +35,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from .bounded_json import parse_json
+from .counts import counted
 from .errors import CiphertextError, HeaderError
 from .image_inputs import levels_to_pillow
 from .setting_checks import MAX_CHANNELS
@@ -94,8 +95,8 @@ class ImageContainer:
         num_channels, height, width = self.arrays[0].shape
         if num_channels != self.num_channels:
             raise CiphertextError(
-                f"expected pixels of {self.num_channels} channels, as the header of the encrypted image says, got "
-                f"{num_channels}; keep the file as to_file wrote it"
+                f"expected pixels of {counted(self.num_channels, 'channel')}, as the header of the encrypted image "
+                f"says, got {num_channels}; keep the file as to_file wrote it"
             )
         check_num_pixels(num_channels, height, width, max_pixels)
         return restored(self.arrays)

@@ -29,6 +29,7 @@ from transformers.utils.generic import ModelOutput, TransformersKwargs, can_retu
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, capture_outputs, maybe_install_capturing_hooks
 
 from .configuration_setr import SetrConfig
+from .counts import counted
 from .model_card import write_model_card
 from .model_encryption import EncryptableEmbedding
 from .patch_grid import check_on_grid
@@ -138,7 +139,8 @@ class SetrPatchEmbeddings(nn.Module):
         channels, height, width = pixel_values.shape[1:]
         if channels != self.num_channels:
             raise ValueError(
-                f"pixel_values must have {self.num_channels} channels (config.num_channels), got {channels}."
+                f"pixel_values must have {counted(self.num_channels, 'channel')} (config.num_channels), "
+                f"got {channels}."
             )
         check_on_grid(
             (height, width),

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Protocol
 
+from .counts import counted
 from .errors import CiphertextError, EncryptionStateError, KeyMismatchError
 
 FAMILIES = ("permutation", "signed_permutation", "orthogonal", "matrix")  # of a SecretKey
@@ -157,8 +158,8 @@ def check_image_fits(
         )
     if image.num_channels != num_channels:
         raise CiphertextError(
-            f"{subject} has {image.num_channels} channels, but {model} takes {num_channels}; encrypt with the "
-            "processor of the model"
+            f"{subject} has {counted(image.num_channels, 'channel')}, but {model} takes {num_channels}; encrypt with "
+            "the processor of the model"
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from ..catalog.datasets import LabelForm, Preset
+from ..setr.counts import counted
 from ..setr.errors import InvalidImageError
 from ..setr.segmentation_map_inputs import segmentation_map_to_indices
 from .data import evenly_spaced
@@ -62,7 +63,8 @@ class StoredLabels:
     def describe(self) -> str:
         """ "12 of the 400 images of train", for messages."""
         of = "" if self.num_rows in (None, len(self.counts)) else f" of the {self.num_rows}"
-        return f"{len(self.counts)}{of} images of {self.split}"
+        number, _, noun = counted(len(self.counts), "image").partition(" ")
+        return f"{number}{of} {noun} of {self.split}"
 
 
 def _counts(labels: np.ndarray) -> dict[int, int]:

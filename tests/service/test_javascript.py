@@ -288,4 +288,5 @@ def test_the_facts_of_a_file_are_read_and_those_of_other_files_are_none(family):
 def test_the_page_refuses_a_model_that_takes_no_rgb_images(num_channels):
     code = "try { js.onGrid({}, { num_channels: n }); } catch (error) { return error.message; }"
     message = node(code, n=num_channels)
-    assert f"This page encrypts RGB images, and the model takes images of {num_channels} channels" in message
+    expected = "1 channel" if num_channels == 1 else f"{num_channels} channels"
+    assert f"This page encrypts RGB images, and the model takes images of {expected}. " in message

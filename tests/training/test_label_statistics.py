@@ -97,9 +97,9 @@ MOSTLY_VOID = np.where(np.arange(40) < 38, 7, np.arange(40) % 3)[None].astype(np
         (
             half(0, 1),
             255,
-            r"no pixel in 1 images of train is of the classes 2 \(c\)\. .*stored labels are 0, 1$",
+            r"no pixel in 1 image of train is of the classes 2 \(c\)\. .*stored labels are 0, 1$",
         ),
-        (MOSTLY_VOID, 7, r"^95\.0% of the pixels in 1 images of train are void: the stored labels 7 count as void\. "),
+        (MOSTLY_VOID, 7, r"^95\.0% of the pixels in 1 image of train are void: the stored labels 7 count as void\. "),
         (half(1, 1), 255, "are of one class, b, from which a model learns nothing. If that is wrong, .*FILE with"),
     ],
     ids=["absent", "void", "single"],
@@ -111,7 +111,7 @@ def test_what_looks_wrong_is_a_warning(tmp_path, stored, ignored, message):
 
 def test_no_labelled_pixel_is_an_error(tmp_path):
     found = statistics(tmp_path, [half(0, 255)], LabelMap(2, (0, 255)))
-    with pytest.raises(ValueError, match=r"got none in 1 images of train: the stored labels 0, 255 count as void"):
+    with pytest.raises(ValueError, match=r"got none in 1 image of train: the stored labels 0, 255 count as void"):
         found.warnings()
 
 

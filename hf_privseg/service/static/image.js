@@ -35,7 +35,7 @@ export async function readImage(file, kind) {
 export function onGrid({ bitmap, shown }, info) {
   if (info.num_channels !== 3) {
     throw new Error(
-      `This page encrypts RGB images, and the model takes images of ${info.num_channels} channels. Encrypt them with ` +
+      `This page encrypts RGB images, and the model takes images of ${info.num_channels} channel${info.num_channels === 1 ? "" : "s"}. Encrypt them with ` +
         "the Python package, then upload the files.",
     );
   }
