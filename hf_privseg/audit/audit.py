@@ -36,11 +36,11 @@ NUM_SCORED = {"quick": 1, "full": 4}
 
 def audit(
     model: PreTrainedModel,
-    images: Sequence[PlainImage],
+    images: Sequence[PlainImage | Sequence[PlainImage]],
     *,
     processor: Any,
     families: Sequence[str] = FAMILIES,
-    prior_images: Sequence[PlainImage] = (),
+    prior_images: Sequence[PlainImage | Sequence[PlainImage]] = (),
     public_base: np.ndarray | None = None,
     key_in_use: KeyFacts | None = None,
     deployment: Deployment | None = None,
@@ -50,9 +50,10 @@ def audit(
     """A plain model and plain images -> what attackers recover from their ciphertexts, and advice.
 
     Args:
-        model: plain, of any class that can be encrypted and takes images, in evaluation mode.
+        model: plain, of any class that can be encrypted, in evaluation mode.
         images: the victims, as the processor takes them, all of one size after its resizing. Their number is the
-            largest that an attacker collects.
+            largest that an attacker collects. For a model of videos a victim is an image, which is repeated, or a
+            list of frames.
         processor: the model's; images have its number of channels.
         families: the key families to try.
         prior_images: images of similar scenes that the attacker knows; never victims. The sample images of
@@ -135,7 +136,7 @@ def _findings(scene: Scene, secret_keys: Mapping[str, EncryptionKey], *, trainin
     return findings
 
 
-def _victims(images: Sequence[PlainImage], subject: Subject) -> list[np.ndarray]:
+def _victims(images: Sequence[PlainImage | Sequence[PlainImage]], subject: Subject) -> list[np.ndarray]:
     victims = [subject.pixels(image) for image in images]
     sizes = sorted({image.shape[1:] for image in victims})
     if len(sizes) != 1:

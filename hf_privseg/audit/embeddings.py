@@ -11,6 +11,7 @@ from ..attacks.public_base import embedding_matrix, relative_drift
 from ..checkpoints import default_checkpoint
 from ..convert import convert_checkpoint
 from ..setr.modeling_setr import SetrForSemanticSegmentation
+from .square_blocks import in_square_blocks
 from .subject import matrix_of
 
 _SAME_WEIGHTS = 2e-3  # relative: half precision rounds to 5e-4, bfloat16 to 2e-3; a training moves further
@@ -18,7 +19,8 @@ _SAME_WEIGHTS = 2e-3  # relative: half precision rounds to 5e-4, bfloat16 to 2e-
 
 def embedding_matrix_of(model: PreTrainedModel) -> np.ndarray:
     """A model of any class -> E, (L, D) float64, for pixels as its processor makes them."""
-    return matrix_of(find_projection(model))
+    projection, _ = in_square_blocks(find_projection(model))
+    return matrix_of(projection)
 
 
 def load_embedding(checkpoint: str | Path) -> np.ndarray:

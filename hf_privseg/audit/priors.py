@@ -15,7 +15,7 @@ from .subject import Subject
 
 
 def priors_for(
-    prior_images: Sequence[PlainImage], victims: Sequence[np.ndarray], subject: Subject
+    prior_images: Sequence[PlainImage | Sequence[PlainImage]], victims: Sequence[np.ndarray], subject: Subject
 ) -> list[ImagePrior]:
     """Images of similar scenes and the victims -> the priors: synthetic, unrelated and, with such images, in-domain.
 
@@ -28,7 +28,9 @@ def priors_for(
     others = [sample for sample in samples if not _occurs(sample, victims)]
     priors = [
         synthetic_prior(patch_size, num_channels=num_channels),
-        prior_from_colours(others, patch_size, num_channels=num_channels, num_shifts=2),
+        image_prior(others, patch_size, name="unrelated", num_shifts=2)
+        if others and len(others[0]) == num_channels  # frames of a video among them
+        else prior_from_colours(others, patch_size, num_channels=num_channels, num_shifts=2),
     ]
     similar = [subject.pixels(image) for image in prior_images]
     if any(_occurs(image, victims) for image in similar):

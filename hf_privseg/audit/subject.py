@@ -1,6 +1,6 @@
 """The model that is audited: of any class, as far as attacks on its patch embedding see it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from ..any_vit.projection import find_projection
 from ..attacks.public_base import embedding_matrix
@@ -18,6 +19,7 @@ from ..setr.errors import InvalidImageError
 from ..setr.image_encrypter import AnyImage
 from ..setr.model_encryption import PatchProjection
 from ..setr.modeling_setr import SetrForSemanticSegmentation
+from .square_blocks import as_one_image, in_square_blocks
 
 SEGMENTED_SIDE = 384  # pixels
 
@@ -31,14 +33,16 @@ class Subject:
     encryption shows.
 
     Args:
-        projection: the patch embedding for pixels in [-1, 1].
-        processor: the model's.
+        projection: the patch embedding for pixels in [-1, 1], in square blocks.
+        processor: the one of images or videos among the model's.
+        depth: how many frames a block spans, 1 for images.
         scale: the largest absolute value of a pixel as the processor makes it.
         segment: maps (channels, height, width) pixels in [-1, 1] to labels; None for a model that is no SETR.
     """
 
     projection: PatchProjection
     processor: Any
+    depth: int
     scale: float
     segment: Callable[[np.ndarray], np.ndarray] | None
 
@@ -47,47 +51,48 @@ class Subject:
         """A plain model of any class, and its processor.
 
         Raises:
-            ValueError: the model cannot be encrypted, or it takes patches that the processor has flattened.
+            ValueError: the model cannot be encrypted, or it takes patches of unknown sides.
         """
-        found, scale = find_projection(model), _largest_pixel(processor)
-        if found.patch_size == 1 or found.weight.ndim == 5:  # rows of patches, of one frame or several
-            raise ValueError(
-                f"the audit attacks images in blocks, but {type(model).__name__} takes flattened patches of "
-                f"{found.num_channels * found.patch_size**2} numbers; audit a model that takes images"
-            )
-        weight = nn.Parameter(found.weight.detach().float().cpu() * scale, requires_grad=False)
+        processor = _of_pixels(processor)
+        (found, depth), scale = in_square_blocks(find_projection(model)), _largest_pixel(processor)
+        weight = nn.Parameter(found.weight.float().cpu() * scale, requires_grad=False)
         segment = segmenter(model) if isinstance(model, SetrForSemanticSegmentation) else None
-        return cls(replace(found, weight=weight), processor, scale, segment)
+        return cls(replace(found, weight=weight), processor, depth, scale, segment)
 
     @property
     def embedding(self) -> np.ndarray:
         """E, (L, hidden_size) float64, for pixels in [-1, 1]."""
         return matrix_of(self.projection)
 
-    def pixels(self, image: AnyImage) -> np.ndarray:
-        """An image as the processor takes it -> (channels, height, width) float64 in [-1, 1], in whole blocks.
+    def pixels(self, image: AnyImage | Sequence[AnyImage]) -> np.ndarray:
+        """An image, or the frames of a video -> (channels, height, width) float64 in [-1, 1], in whole blocks.
+
+        Frames lie side by side. Those that a block spans are channels of it, and an image is repeated for them.
 
         Raises:
-            InvalidImageError: the processor cannot take it; names its file.
-            ValueError: the processor makes something else than one image of it.
+            InvalidImageError: the processor cannot take it, or makes something else than one image of it; names its
+                file.
         """
         try:
-            pixels = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+            made = as_one_image(self._processed(image), self.processor, self.projection, self.depth)
         except InvalidImageError as error:
             raise InvalidImageError(
                 f"{image}: {error}" if isinstance(image, str | PathLike) else str(error)
             ) from error
-        if pixels.ndim != 3:
-            raise ValueError(
-                f"expected a processor that makes one image of (channels, height, width), got the shape "
-                f"{tuple(pixels.shape)} of {type(self.processor).__name__}"
-            )
-        height, width = (side // self.projection.patch_size * self.projection.patch_size for side in pixels.shape[1:])
-        return pixels[:, :height, :width].double().numpy() / self.scale
+        return made.double().numpy() / self.scale
+
+    def _processed(self, image: AnyImage | Sequence[AnyImage]) -> Mapping[str, Any]:
+        frames = list(image) if isinstance(image, list | tuple) else None
+        made: Mapping[str, Any]
+        if isinstance(self.processor, BaseVideoProcessor):
+            made = self.processor(videos=[frames or [image] * self.depth], return_tensors="pt")
+        else:
+            made = self.processor(images=frames or image, return_tensors="pt")
+        return made
 
 
 def matrix_of(projection: PatchProjection) -> np.ndarray:
-    """A patch embedding -> E, (L, hidden_size) float64, as the paper has it (section 3.2.1)."""
+    """A patch embedding in square blocks -> E, (L, hidden_size) float64, as the paper has it (section 3.2.1)."""
     size = projection.patch_size
     return embedding_matrix(projection.weight.detach().cpu().reshape(-1, projection.num_channels, size, size).numpy())
 
@@ -110,9 +115,18 @@ def segmenter(model: SetrForSemanticSegmentation) -> Callable[[np.ndarray], np.n
     return segment
 
 
+def _of_pixels(processor: Any) -> Any:
+    """A processor -> itself, or the one of images or else of videos inside it."""
+    inside = (getattr(processor, name, None) for name in ("image_processor", "video_processor"))
+    return next((found for found in inside if found is not None), processor)
+
+
 def _largest_pixel(processor: Any) -> float:
     """The largest absolute value of a pixel as the processor normalises it."""
     if not getattr(processor, "do_normalize", False):
         return 1.0
     mean, std = (np.atleast_1d(np.asarray(getattr(processor, name), float)) for name in ("image_mean", "image_std"))
-    return float(np.max(np.maximum(np.abs(mean / std), np.abs((1 - mean) / std))))
+    lowest = (
+        -1.0 if getattr(processor, "offset", False) else 0.0
+    )  # ViViT's makes [-1, 1] of levels, and normalises that
+    return float(np.max(np.maximum(np.abs((lowest - mean) / std), np.abs((1 - mean) / std))))
