@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,13 +74,17 @@ def test_attacks_find_in_it_what_they_find_in_a_setr(model, processor, image):
     assert report.subject["patch_size"] == 4
 
 
-SQUARE = {"height": 32, "width": 32}
-QWEN = {"patch_size": 8, "temporal_patch_size": 2, "size": {"shortest_edge": 16 * 16, "longest_edge": 64 * 64}}
-WHOLE = {"do_sample_frames": False, "size": {"shortest_edge": 16 * 16, "longest_edge": 64 * 64 * 4}}
-CROPS = {"size": {"shortest_edge": 32}, "crop_size": SQUARE}
+SQUARE: dict[str, Any] = {"height": 32, "width": 32}
+QWEN: dict[str, Any] = {
+    "patch_size": 8,
+    "temporal_patch_size": 2,
+    "size": {"shortest_edge": 16 * 16, "longest_edge": 64 * 64},
+}
+WHOLE: dict[str, Any] = {"do_sample_frames": False, "size": {"shortest_edge": 16 * 16, "longest_edge": 64 * 64 * 4}}
+CROPS: dict[str, Any] = {"size": {"shortest_edge": 32}, "crop_size": SQUARE}
 
 # A processor, the channels of a block, and the blocks that it makes of an image and of four frames.
-FORMS = {
+FORMS: dict[str, Any] = {
     "siglip2": (lambda: hf.Siglip2ImageProcessor(patch_size=8, max_num_patches=72), 3, (7, 10), None),
     "qwen2_vl": (lambda: hf.Qwen2VLImageProcessor(**QWEN), 6, (6, 8), None),
     "qwen2_5_vl": (lambda: hf.Qwen2VLImageProcessor(**QWEN), 6, (6, 8), None),
@@ -143,7 +148,7 @@ def test_an_audit_of_flattened_patches_and_of_videos_breaks_what_is_broken(name,
     model, processor = randomize(CASES[name]().model), build()
     victims = [image.crop((80, 60, 144, 124))]
     base = Subject.of(model, processor).embedding
-    known = {"public_base": base, "families": ("permutation",), "progress": False}
+    known: dict[str, Any] = {"public_base": base, "families": ("permutation",), "progress": False}
     report = audit(model, victims, processor=processor, **known)
     broken = {found.attacker: found.metrics for found in report.findings if found.family == "permutation"}
     assert broken["public base"]["exact"] > 0.9
