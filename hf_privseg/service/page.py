@@ -7,6 +7,7 @@ endpoint, `/segment`, for programs that use gradio_client (gradio_endpoint.py): 
 
 import html
 import re
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,7 @@ def _page(backend: Backend, model: str) -> str:
     )
     return (
         page.replace("<!-- the model's name -->", html.escape(model))
+        .replace("<!-- the project's links -->", _project_links())
         .replace("<!-- the street images -->", _gallery() if service.is_public else "")
         .replace("<!-- the street images' credit -->", _linked(STREET_CREDIT) if service.is_public else "")
     )
@@ -169,6 +171,21 @@ def _gallery() -> str:
         for name, image in STREET_IMAGES.items()
     )
     return f'<div class="gallery" role="group" aria-label="Street images to try">{"".join(buttons)}</div>'
+
+
+def _project_links() -> str:
+    """Links to what the project's metadata name ([project.urls] of pyproject.toml), in HTML."""
+    try:
+        named = metadata("hf-privseg").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    links = (each.partition(", ") for each in named)
+    items = (
+        f'<li><a href="{html.escape(address)}" target="_blank" rel="noopener">{html.escape(name)}</a></li>'
+        for name, _, address in links
+        if address.startswith("https://")
+    )
+    return f"<ul>{''.join(items)}</ul>"
 
 
 def _linked(credit: str) -> str:

@@ -1,10 +1,12 @@
 """What a visitor meets on the page: the first screen, tabs, waiting, failures, keys, files, and how it looks."""
 
+import email
 import io
 import re
 import socket
 import threading
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -433,3 +435,21 @@ def test_the_command_names_the_model(public):
     page = httpx.get(public[1]).text
     assert "--model default" in page
     assert "the model's name" not in page
+
+
+def test_links_are_those_of_the_projects_metadata(monkeypatch):
+    from hf_privseg.service import page
+
+    found = email.message_from_string(
+        "Project-URL: Source, https://example.org/a?b=1&c=2\nProject-URL: Odd, javascript:alert(1)\n"
+    )
+    monkeypatch.setattr(page, "metadata", lambda name: found)
+    assert page._project_links() == (
+        '<ul><li><a href="https://example.org/a?b=1&amp;c=2" target="_blank" rel="noopener">Source</a></li></ul>'
+    )
+
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(page, "metadata", missing)
+    assert page._project_links() == ""
