@@ -123,8 +123,8 @@ def test_credit_and_the_honest_note_stand_beside_the_picture(run):
         assert len(picture.convert("RGB").resize((64, 64)).getcolors(4096) or ()) > 100
     for text in (run.printed, (run.folder / "README.txt").read_text()):
         assert module.HONEST_NOTE in text
-        assert "danielbuechele" in text
-        assert "https://creativecommons.org/licenses/by/2.0/" in text
+        assert "2016-2018 Udacity, Inc., MIT License" in text
+        assert "https://github.com/udacity/CarND-Advanced-Lane-Lines" in text
 
 
 def in_this_process(command, **_):
@@ -156,7 +156,7 @@ def test_an_image_of_one_s_own_is_turned_flattened_and_bounded(run, plain_model,
     assert not ended.value.code
     assert "The image of 1000 x 1500 is reduced to 427 x 640" in capsys.readouterr().out
     with Image.open(output / "image.png") as reduced:
-        assert reduced.size == (360, 640)
+        assert reduced.size == (427, 640)
         assert reduced.getpixel((5, 5)) == (255, 255, 255)
     assert not (output / "image.encrypted.png").exists()
     assert EncryptedImage.from_file(output / "image.encrypted.safetensors").original_size == (640, 427)
