@@ -14,8 +14,8 @@ warning. Segmentation maps of 0 and 255, for example, need --label_map FILE with
 otherwise stands for pixels without a class. Images of other than three channels, grey ones or TIFF files of one page a
 channel, need --num_channels.
 
---fresh_embedding and --fresh_layers draw parts of the encoder at random, which then learn as fast as the decoder, so
-that no public patch embedding is near the model's.
+--fresh_embedding and --fresh_layers draw parts of the encoder anew, which then learn as fast as the decoder, so that
+no public patch embedding is near the model's.
 
 The trained model is plain. `model.encrypt_model(secret_key)` encrypts it afterwards, without further training.
 
@@ -53,8 +53,9 @@ from hf_privseg.training.augmentation import (
     collate,
 )
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
+from hf_privseg.training.data import evenly_spaced
 from hf_privseg.training.evaluation import evaluate_mean_iou
-from hf_privseg.training.fresh_weights import reinitialize
+from hf_privseg.training.fresh_weights import reinitialize, whiten_embedding
 from hf_privseg.training.grid_crops import GridCrops
 from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.label_statistics import TABLE_HEADER, LabelStatistics
@@ -62,6 +63,7 @@ from hf_privseg.training.log import TrainingLog
 from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
 from hf_privseg.training.rows import check_encryption
 
+WHITENING_IMAGES = 64  # of the training split, whose blocks a whitened patch embedding is made for
 PATHS = ("dataset", "output_dir", "vit", "checkpoint", "id2label", "label_map")
 
 
@@ -84,9 +86,13 @@ class Arguments(DataArguments, OptimizationArguments):
     decoder: str = field(default="naive", metadata={"help": "naive, pup or mla."})
     use_cls_token: bool | None = field(default=None, metadata={"help": "Keep the class token. Default: as published."})
     use_auxiliary_head: bool = field(default=True, metadata={"help": "Auxiliary losses on intermediate layers."})
-    fresh_embedding: bool = field(
-        default=False,
-        metadata={"help": "Draw patch and position embeddings at random, far from those of the weights given."},
+    fresh_embedding: str | None = field(
+        default=None,
+        metadata={
+            "help": "Draw patch and position embeddings anew, far from those of the weights given: random as "
+            "transformers are initialised, or whitened, at random with equal variance in every direction.",
+            "choices": ["random", "whitened"],
+        },
     )
     fresh_layers: int = field(default=0, metadata={"help": "Draw so many of the encoder's first layers, too."})
     drop_path_rate: float = field(default=0.1, metadata={"help": "Stochastic depth of the last layer."})
@@ -340,13 +346,16 @@ def main() -> None:
     model = build_model(args, data.names)
     for rows in (data.train, data.validation):
         check_encryption(rows, model.config.key_facts)
-    fresh = reinitialize(model, embedding=args.fresh_embedding, num_layers=args.fresh_layers)
+    fresh = reinitialize(model, embedding=args.fresh_embedding is not None, num_layers=args.fresh_layers)
     processor = SetrImageProcessor(
         resize_factor=args.resize_factor,
         patch_size=model.config.patch_size,
         num_channels=model.config.num_channels,
         ignore_index=data.train_map.ignore_index,
     )
+    if args.fresh_embedding == "whitened":
+        rows = data.train.take(WHITENING_IMAGES) if args.streaming else evenly_spaced(data.train, WHITENING_IMAGES)
+        whiten_embedding(model, (processor(row["image"], return_tensors="pt")["pixel_values"] for row in rows))
     model = with_synchronized_norms(model, accelerator)
     optimizer = build_optimizer(model, args, fresh=fresh)
     model, optimizer, loader = accelerator.prepare(model, optimizer, build_loader(args, data, processor, model.config))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from helpers.tiny_setr import tiny_model
-from hf_privseg.training.fresh_weights import reinitialize
+from helpers.tiny_setr import pixels, tiny_model
+from hf_privseg.training.fresh_weights import reinitialize, whiten_embedding
 
 
 def changed(num_layers: int, *, embedding: bool) -> tuple[set[str], set[str]]:
@@ -48,3 +48,47 @@ def test_more_layers_than_there_are_is_an_error():
     depth = len(model.setr.layers)
     with pytest.raises(ValueError, match=f"expected from 0 to {depth} layers to be drawn anew, got {depth + 1}"):
         reinitialize(model, num_layers=depth + 1)
+
+
+def noise(count):
+    """Images whose pixels vary together: nearly all of a block's variance lies in few directions."""
+    smooth = torch.nn.functional.interpolate(pixels(batch=count, seed=3), scale_factor=4, mode="bilinear")
+    return 0.3 * smooth + 0.05 * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(1)) + 0.4
+
+
+def embedded(model, images):
+    """z without position, as rows."""
+    return model.setr.embeddings.patch_embeddings.projection(images).detach().flatten(2).transpose(1, 2).flatten(0, 1)
+
+
+def test_a_whitened_embedding_spreads_what_a_random_one_leaves_in_few_directions():
+    torch.manual_seed(0)
+    model, images = tiny_model(), noise(16)
+    reinitialize(model, embedding=True)
+    drawn = embedded(model, images)
+    whiten_embedding(model, images.split(4))
+    whitened = embedded(model, images)
+    torch.testing.assert_close(whitened.mean(dim=0), torch.zeros(32), rtol=0, atol=1e-4)
+    shares = [
+        torch.linalg.eigvalsh(torch.cov(z.T)).flip(0).cumsum(0) / torch.cov(z.T).trace() for z in (drawn, whitened)
+    ]
+    assert shares[0][2] > 0.6
+    assert shares[1][2] < 1.2 * 3 / 32
+    power = [(z - z.mean(dim=0)).square().sum(dim=1).mean() for z in (drawn, whitened)]
+    torch.testing.assert_close(power[1], power[0], rtol=1e-3, atol=0)
+
+
+def test_two_whitened_embeddings_have_nothing_in_common():
+    images = noise(8)
+    weights = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = tiny_model()
+        whiten_embedding(model, [images])
+        weights.append(model.setr.embeddings.patch_embeddings.projection.weight.detach().flatten())
+    assert abs(float(torch.nn.functional.cosine_similarity(*weights, dim=0))) < 0.2
+
+
+def test_whitening_needs_images():
+    with pytest.raises(ValueError, match="images of one block or more to whiten the patch embedding with, got none"):
+        whiten_embedding(tiny_model(), [])
