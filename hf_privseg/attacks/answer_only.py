@@ -15,8 +15,8 @@ import numpy as np
 
 from .learned_inversion import Budget, LearnedInverter, Progress, train_inverter
 from .tools.blocks import LinearDecoder
+from .tools.classes import class_raster
 
-CELLS = 4  # a side of a block: the classes are read off a raster of so many points
 RIDGE = 1e-4  # beside mean squares of features, which are shares
 
 
@@ -46,14 +46,9 @@ def map_features(segmentation_map: np.ndarray, down: int, across: int, num_label
         across: blocks from left to right.
         num_labels: number of classes.
     """
-    places = (
-        ((np.arange(count * CELLS) + 0.5) * side / (count * CELLS)).astype(int)
-        for count, side in zip((down, across), segmentation_map.shape, strict=True)
-    )
-    raster = segmentation_map[np.ix_(*places)]
-    cells = (raster[..., None] == np.arange(num_labels)).astype(np.float64)
-    blocks = cells.reshape(down, CELLS, across, CELLS, num_labels).transpose(0, 2, 1, 3, 4).reshape(down, across, -1)
-    shares = np.pad(blocks.reshape(down, across, -1, num_labels).mean(axis=2), ((1, 1), (1, 1), (0, 0)), mode="edge")
+    raster = class_raster(segmentation_map, down, across, num_labels)
+    blocks = raster.reshape(down, across, -1)
+    shares = np.pad(raster.mean(axis=2), ((1, 1), (1, 1), (0, 0)), mode="edge")
     around = [shares[top : top + down, left : left + across] for top in range(3) for left in range(3)]
     return np.concatenate([blocks, *around], axis=-1)
 

@@ -13,6 +13,7 @@ backward passes of the model, without gradients of anything but the embedding.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -20,6 +21,15 @@ from torch import nn
 # (batch, channels, h, w) pixels in [-1, 1] -> (batch, classes, h', w') logits
 Segment = Callable[[torch.Tensor], torch.Tensor]
 Progress = Callable[[int, float], None]
+
+
+class Loss(Protocol):
+    """What an embedding is learned from."""
+
+    def __call__(self, chosen: torch.Tensor, *, flipped: bool) -> torch.Tensor:
+        """Indices of images, and whether they are mirrored -> a scalar to make small."""
+        ...
+
 
 INITIAL_DEVIATION = 0.02  # of a fresh embedding's weights, as vision transformers are initialised
 IGNORE_LABEL = 255
@@ -84,6 +94,37 @@ def steal_embedding(
             f"expected a segmentation map for each image, of its size, got images of shape {tuple(images.shape)} and "
             f"labels of shape {tuple(labels.shape)}"
         )
+
+    def loss(chosen: torch.Tensor, *, flipped: bool) -> torch.Tensor:
+        batch, truth = images[chosen], labels[chosen]
+        if flipped:
+            batch, truth = batch.flip(-1), truth.flip(-1)
+        return _cross_entropy(segment(batch), truth)
+
+    return learn_embedding(loss, projection, len(images), start=start, budget=budget, seed=seed, progress=progress)
+
+
+def learn_embedding(
+    loss: Loss,
+    projection: nn.Parameter,
+    num_images: int,
+    *,
+    start: torch.Tensor | None = None,
+    budget: TheftBudget | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> StolenEmbedding:
+    """Whatever a patch embedding should achieve -> one that was trained for it.
+
+    Args:
+        loss: of images with these indices, mirrored or not, under the present weight of `projection`.
+        projection: the weight of the model's patch embedding. It is trained and then set back.
+        num_images: how many images there are.
+        start: a public embedding to begin with; random weights by default.
+        budget: how long to train; `TheftBudget()` by default.
+        seed: of the first weights, batches and flips.
+        progress: called with the number of updates and the loss, after each.
+    """
     budget = budget or TheftBudget()
     generator = torch.Generator().manual_seed(seed)
     fresh = INITIAL_DEVIATION * torch.randn(projection.shape, generator=generator)
@@ -93,15 +134,12 @@ def steal_embedding(
         optimizer = torch.optim.Adam([projection], lr=budget.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
         for step in range(1, budget.steps + 1):
-            chosen = torch.randint(len(images), (budget.batch_size,), generator=generator)
-            batch, truth = images[chosen], labels[chosen]
-            if torch.rand((), generator=generator) < 0.5:
-                batch, truth = batch.flip(-1), truth.flip(-1)
-            loss = _loss(segment(batch), truth)
-            (projection.grad,) = torch.autograd.grad(loss, [projection])
+            chosen = torch.randint(num_images, (budget.batch_size,), generator=generator)
+            found = loss(chosen, flipped=bool(torch.rand((), generator=generator) < 0.5))
+            (projection.grad,) = torch.autograd.grad(found, [projection])
             optimizer.step()
             schedule.step()
-            losses.append(loss.item())
+            losses.append(found.item())
             if progress is not None:
                 progress(step, losses[-1])
         stolen = projection.detach().clone()
@@ -138,6 +176,6 @@ def mean_iou(segment: Segment, images: torch.Tensor, labels: torch.Tensor, num_l
     return float((both[union > 0] / union[union > 0]).mean())
 
 
-def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     whole = nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
     return nn.functional.cross_entropy(whole, labels, ignore_index=IGNORE_LABEL)

@@ -23,6 +23,7 @@ from .trial import (
 
 FAMILIES = (*keys.FAMILIES, EMBEDDING_FAMILY)
 PERMUTATIONS = ("permutation", "signed_permutation")
+ROTATIONS = ("orthogonal", "matrix")  # a matrix of condition 10 is near enough to one
 ANY = (ANY_FAMILY,)
 
 # What the attacker has goes from nothing to public weights, in the order of `findings.ATTACKERS`.
@@ -68,9 +69,16 @@ ATTACKS = (
     Attack(
         name="alignment",
         attacker="ciphertexts",
-        families=("orthogonal", "matrix"),  # a matrix of condition 10 is near enough to a rotation
+        families=ROTATIONS,
         run=ciphertexts.alignment,
         inputs=each_prior_and_count,
+    ),
+    Attack(
+        name="alignment by classes",
+        attacker="server",
+        families=ROTATIONS,
+        run=ciphertexts.alignment_by_classes,
+        inputs=ciphertexts.largest_counts_where_answers_are_known,
     ),
     Attack(
         name="canonical correlations",
@@ -97,6 +105,20 @@ ATTACKS = (
         families=ANY,
         run=ciphertexts.canonical_correlations_of_z,
         inputs=each_prior_and_count,
+    ),
+    Attack(
+        name="alignment of z",
+        attacker="server",
+        families=ANY,
+        run=ciphertexts.alignment_of_z,
+        inputs=each_prior_and_count,
+    ),
+    Attack(
+        name="alignment of z by classes",
+        attacker="server",
+        families=ANY,
+        run=ciphertexts.alignment_of_z_by_classes,
+        inputs=ciphertexts.largest_counts_where_answers_are_known,
     ),
     Attack(
         name="one known image",
@@ -132,6 +154,14 @@ ATTACKS = (
         families=ANY,
         run=base.calibrated_inversion,
         inputs=base.if_the_base_has_drifted,
+    ),
+    Attack(
+        name="stolen embedding",
+        attacker="public base",
+        families=ANY,
+        run=base.stolen_embedding,
+        inputs=base.if_layers_can_be_used,
+        trains=True,
     ),
     Attack(
         name="learned inversion",

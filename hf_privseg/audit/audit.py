@@ -90,6 +90,7 @@ def audit(
         counts=sorted({min(count, len(victims)) for count in COUNTS[budget]}),
         num_scored=NUM_SCORED[budget],
         segment=subject.segment,
+        learn_embedding=subject.learn_embedding,
         public_base=public_base if public is None else public[1],
         key_in_use=key_in_use,
         progress=progress,

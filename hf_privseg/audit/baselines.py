@@ -6,7 +6,7 @@ import numpy as np
 
 from ..attacks.answer_only import train_map_decoder
 from ..attacks.learned_inversion import Budget, LearnedInverter
-from ..attacks.tools.blocks import to_grid, to_image
+from ..attacks.tools.blocks import to_grid
 from ..attacks.tools.metrics import grey, thumbnail
 from ..attacks.tools.priors import ImagePrior
 from .scene import Scene
@@ -44,7 +44,7 @@ def if_answers_can_be_compared(scene: Scene) -> list[tuple[ImagePrior, int]]:
 
 def if_answers_can_be_learned(scene: Scene) -> list[tuple[ImagePrior, int]]:
     """The same where there are images enough, of the size of the network's crops."""
-    own, least = _own_images(scene.best_prior), MAP_BUDGET.crop_in_blocks
+    own, least = own_images(scene.best_prior), MAP_BUDGET.crop_in_blocks
     is_enough = len(own) >= 2 and all(min(grid.shape[:2]) >= least for grid in own)
     return if_answers_can_be_compared(scene) if is_enough else []
 
@@ -62,14 +62,20 @@ def _made_from_the_original(trial: Trial, make: Callable[[np.ndarray], np.ndarra
     return Outcome(estimates={n: to_grid(make(image), trial.scene.patch_size) for n, image in enumerate(images)})
 
 
-def _own_images(prior: ImagePrior) -> list[np.ndarray]:
-    """The attacker's images, each once, as many as are used."""
+def own_images(prior: ImagePrior) -> list[np.ndarray]:
+    """The attacker's images, (down, across, L) each, as many as are used with their segmentation maps."""
     return list(prior.grids[:: prior.grids_per_image][:MAX_PAIRS])
 
 
+def own_images_and_maps(scene: Scene, prior: ImagePrior) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The attacker's images and their segmentation maps, which the model draws in place of another one or a hand."""
+    own = own_images(prior)
+    return own, [scene.labels_of_own(grid) for grid in own]
+
+
 def _from_the_answer(trial: Trial, budget: Budget | None) -> Outcome:
-    scene, own = trial.scene, _own_images(trial.prior)
-    maps = [scene.labels_of(to_image(grid, scene.patch_size)) for grid in own]
+    scene = trial.scene
+    own, maps = own_images_and_maps(scene, trial.prior)
     answers = [scene.labels_of_victim(n) for n in range(min(scene.num_scored, len(scene.images)))]
     num_labels = 1 + max(int(each.max()) for each in (*maps, *answers))
     with training_bar(0 if budget is None else budget.steps, shown=scene.progress and budget is not None) as progress:

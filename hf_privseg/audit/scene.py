@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ..attacks.model_theft import StolenEmbedding
 from ..attacks.public_base import relative_drift
 from ..attacks.tools.blocks import to_grid, to_image
 from ..attacks.tools.metrics import image_metrics
@@ -28,6 +29,8 @@ class Scene:
         counts: the numbers of ciphertexts that attacks are tried with, rising.
         num_scored: how many reconstructions of a trial are scored.
         segment: the plain model, for the share of labels that a reconstruction keeps; None leaves that share out.
+        learn_embedding: learns a patch embedding for the layers behind the model's own, from images in [-1, 1], their
+            labels, a first embedding, a budget and a progress callback; None where the audit has no such layers.
         public_base: E0, (L, hidden_size) float64, the patch embedding of public weights near the model; None for none.
         key_in_use: the public facts about the key of a model in use, whose fingerprint is tried; None for none.
         progress: whether a trial that trains a network shows a bar on stderr.
@@ -40,10 +43,12 @@ class Scene:
     counts: Sequence[int]
     num_scored: int = 2
     segment: Segment | None = None
+    learn_embedding: Callable[..., StolenEmbedding] | None = None
     public_base: np.ndarray | None = None
     key_in_use: KeyFacts | None = None
     progress: bool = False
     labels: dict[int, np.ndarray] = field(init=False, repr=False, default_factory=dict)
+    own_labels: dict[int, np.ndarray] = field(init=False, repr=False, default_factory=dict)
 
     @property
     def num_channels(self) -> int:
@@ -102,6 +107,12 @@ class Scene:
         if index not in self.labels:
             self.labels[index] = self.labels_of(self.images[index])
         return self.labels[index]
+
+    def labels_of_own(self, grid: np.ndarray) -> np.ndarray:
+        """The labels of an image of the attacker's own, a grid of one of the priors, computed once."""
+        if id(grid) not in self.own_labels:  # priors live as long as their scene
+            self.own_labels[id(grid)] = self.labels_of(to_image(grid, self.patch_size))
+        return self.own_labels[id(grid)]
 
     def score(self, estimates: dict[int, np.ndarray]) -> dict[str, float]:
         """{index of a victim: its estimated grid} -> means of PSNR, SSIM, hp and, if there is a model, agreement."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from ..any_vit.projection import find_projection
+from ..attacks.model_theft import Progress, StolenEmbedding, TheftBudget, steal_embedding
 from ..attacks.public_base import embedding_matrix
 from ..inference.windows import logits_of
 from ..setr.errors import InvalidImageError
@@ -22,6 +23,9 @@ from ..setr.modeling_setr import SetrForSemanticSegmentation
 from .square_blocks import as_one_image, in_square_blocks
 
 SEGMENTED_SIDE = 384  # pixels
+
+# ((n, channels, height, width) in [-1, 1], (n, height, width) labels, E (L, hidden_size) to begin with, ...) -> E'
+LearnEmbedding = Callable[[np.ndarray, np.ndarray, np.ndarray, TheftBudget, Progress], StolenEmbedding]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Subject:
         depth: how many frames a block spans, 1 for images.
         scale: the largest absolute value of a pixel as the processor makes it.
         segment: maps (channels, height, width) pixels in [-1, 1] to labels; None for a model that is no SETR.
+        learn_embedding: learns a patch embedding from labelled images; None for a model that is no SETR.
     """
 
     projection: PatchProjection
@@ -45,6 +50,7 @@ class Subject:
     depth: int
     scale: float
     segment: Callable[[np.ndarray], np.ndarray] | None
+    learn_embedding: LearnEmbedding | None = None
 
     @classmethod
     def of(cls, model: PreTrainedModel, processor: Any) -> "Subject":
@@ -56,8 +62,10 @@ class Subject:
         processor = _of_pixels(processor)
         (found, depth), scale = in_square_blocks(find_projection(model)), _largest_pixel(processor)
         weight = nn.Parameter(found.weight.float().cpu() * scale, requires_grad=False)
-        segment = segmenter(model) if isinstance(model, SetrForSemanticSegmentation) else None
-        return cls(replace(found, weight=weight), processor, depth, scale, segment)
+        projection = replace(found, weight=weight)
+        if not isinstance(model, SetrForSemanticSegmentation):
+            return cls(projection, processor, depth, scale, segment=None)
+        return cls(projection, processor, depth, scale, segmenter(model), thief(model))
 
     @property
     def embedding(self) -> np.ndarray:
@@ -115,6 +123,30 @@ def segmenter(model: SetrForSemanticSegmentation) -> Callable[[np.ndarray], np.n
     return segment
 
 
+def thief(model: SetrForSemanticSegmentation) -> LearnEmbedding:
+    """A model -> what learns a patch embedding for the layers behind its own."""
+    projection = model.patch_projection.weight
+
+    def segment(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return model(pixel_values=images).logits.float()
+
+    def learn(
+        images: np.ndarray, labels: np.ndarray, start: np.ndarray, budget: TheftBudget, progress: Progress
+    ) -> StolenEmbedding:
+        return steal_embedding(
+            segment,
+            projection,
+            torch.from_numpy(images).to(projection),
+            torch.from_numpy(labels).to(projection.device),
+            start=torch.from_numpy(start.T.copy()).reshape(projection.shape),
+            budget=budget,
+            progress=progress,
+        )
+
+    return learn
+
+
 def _of_pixels(processor: Any) -> Any:
     """A processor -> itself, or the one of images or else of videos inside it."""
     inside = (getattr(processor, name, None) for name in ("image_processor", "video_processor"))
@@ -126,7 +158,6 @@ def _largest_pixel(processor: Any) -> float:
     if not getattr(processor, "do_normalize", False):
         return 1.0
     mean, std = (np.atleast_1d(np.asarray(getattr(processor, name), float)) for name in ("image_mean", "image_std"))
-    lowest = (
-        -1.0 if getattr(processor, "offset", False) else 0.0
-    )  # ViViT's makes [-1, 1] of levels, and normalises that
+    # ViViT's processor makes [-1, 1] of levels, and normalises that.
+    lowest = -1.0 if getattr(processor, "offset", False) else 0.0
     return float(np.max(np.maximum(np.abs((lowest - mean) / std), np.abs((1 - mean) / std))))

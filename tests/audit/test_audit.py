@@ -12,6 +12,7 @@ pytest.importorskip("skimage", reason="the attacks extra is not installed")
 from helpers.tiny_setr import tiny_model
 from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.attacks.learned_inversion import Budget
+from hf_privseg.attacks.model_theft import TheftBudget
 from hf_privseg.attacks.tools.blocks import to_grid
 from hf_privseg.attacks.tools.priors import image_prior
 from hf_privseg.audit.attack_table import ATTACKS, FAMILIES, trials_of
@@ -19,6 +20,7 @@ from hf_privseg.audit.audit import audit, fresh_keys
 from hf_privseg.audit.embeddings import embedding_matrix_of, load_embedding, public_source
 from hf_privseg.audit.findings import ATTACKERS
 from hf_privseg.audit.scene import Scene
+from hf_privseg.audit.subject import Subject
 from hf_privseg.audit.target import Target
 from hf_privseg.catalog.sample_images import sample_image
 from hf_privseg.cli.app import app
@@ -177,6 +179,37 @@ def test_a_map_that_shows_dark_and_bright_pixels_gives_outlines_away(crops, monk
     assert "on images held out" in found["learned segmentation map"].note
     small = replace(scene, priors=[image_prior([image[:, :16, :16] for image in own], PATCH_SIZE)])
     assert [t.attack.name for t in trials_of(small, {}, training=True) if "map" in t.name] == ["segmentation map"]
+
+
+def test_answers_and_public_weights_help_where_the_layers_are_at_hand(model, processor, crops, monkeypatch):
+    """The rows that need a network behind the embedding, with a base that has drifted."""
+    monkeypatch.setattr("hf_privseg.audit.attacks_with_a_base.THEFT_BUDGET", TheftBudget(steps=20, batch_size=2))
+    subject = Subject.of(model, processor)
+    images, own = ([subject.pixels(crop) for crop in part] for part in crops)
+    drifted = subject.embedding + 0.1 * subject.embedding.std() * np.random.default_rng(0).standard_normal((48, 32))
+    scene = Scene(
+        images=images,
+        patch_size=PATCH_SIZE,
+        embedding=subject.embedding,
+        priors=[image_prior(own, PATCH_SIZE)],
+        counts=(1, 4),
+        segment=lambda image: np.digitize(image.mean(axis=0), (0, 0.5)),  # classes of some sense
+        learn_embedding=subject.learn_embedding,
+        public_base=drifted,
+    )
+    before = embedding_matrix_of(model)
+    keys = fresh_keys(["orthogonal"], subject.projection)
+    names = ("alignment by classes", "alignment of z by classes", "stolen embedding", "alignment of z")
+    tried = [attack for attack in ATTACKS if attack.name in names]
+    found = {(t.attack.name, t.num_images): t.find() for t in trials_of(scene, keys, attacks=tried, training=True)}
+    assert set(found) == {(name, 4) for name in names} | {(name, 1) for name in names if name != "stolen embedding"}
+    assert found["stolen embedding", 4].metrics["hp"] > 0.6
+    assert "cross entropy of the learned embedding" in found["stolen embedding", 4].note
+    assert found["alignment by classes", 4].metrics["hp"] > 0.3
+    np.testing.assert_array_equal(embedding_matrix_of(model), before)
+    blind = replace(scene, segment=None, learn_embedding=None)
+    left = {trial.attack.name for trial in trials_of(blind, keys, attacks=tried, training=True)}
+    assert left == {"alignment of z"}
 
 
 def scene_of(model, images):

@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image
 
+from helpers.example_runs import run_here
 from helpers.tiny_setr import tiny_model
 from hf_privseg import SetrImageProcessor
 from hf_privseg.catalog.sample_images import sample_image
@@ -46,12 +47,17 @@ def run(folder, monkeypatch):
         ("leakage", ["--victims", "victims/*", "--prior", "others/*"], "--victims takes NAME=PATTERN, got victims/*"),
         ("patch_size", ["--victims", "victims/*", "--prior", "none/*"], "no file is called like none/*; quote"),
         (
+            "private_embedding",
+            ["--dataset", "data", "--vit", "vit", "--victims", "victims/*", "--prior", "others/*", "--recipes", "new"],
+            "expected recipes among fine-tuned, random, random-4, random-12, whitened, got new",
+        ),
+        (
             "model_theft",
             ["--dataset", "data", "--starts", "public"],
             "--starts takes random, got public; public needs",
         ),
     ],
-    ids=["no victims", "no name", "no prior", "no base"],
+    ids=["no victims", "no name", "no prior", "no recipe", "no base"],
 )
 def test_options_that_cannot_work_end_a_benchmark_with_one_line(run, capsys, name, options, message):
     with pytest.raises(SystemExit) as ended:
@@ -88,7 +94,9 @@ def test_client_layers(run, folder):
     assert records["0: public, linear"]["psnr"] > records["0: nothing"]["psnr"]
 
 
-def test_model_theft(run, folder):
+@pytest.fixture(scope="module")
+def labelled(folder):
+    """The victims with segmentation maps, as a data set of two splits."""
     for split in ("train", "test"):
         for kind in ("images", "annotations"):
             (folder / "data" / kind / split).mkdir(parents=True)
@@ -97,6 +105,10 @@ def test_model_theft(run, folder):
             image.save(folder / "data/images" / split / path.name)
             image.convert("L").point(lambda level: level // 52).save(folder / "data/annotations" / split / path.name)
     (folder / "data/classes.json").write_text(json.dumps({"classes": list("abcde")}))
+
+
+@pytest.mark.usefixtures("labelled")
+def test_model_theft(run, folder):
     options = ["--dataset", "data", "--model", "model", "--counts", "2", "--steps", "2", "--limit", "2"]
     options += ["--starts", "random"]
     run("model_theft", *options, "--precision", "fp32", "--output_dir", "theft")
@@ -117,6 +129,37 @@ def test_train_encrypted(run, folder, inputs):
     before = (folder / "ciphertexts/results.json").stat().st_mtime_ns
     run("train_encrypted", *options, "--output_dir", "ciphertexts")  # everything is there
     assert (folder / "ciphertexts/results.json").stat().st_mtime_ns == before
+
+
+def test_private_embedding(run, folder, inputs, monkeypatch):
+    def run_training(command, *, check):
+        """The script in this process, which has the libraries loaded."""
+        ended = run_here("train_setr.py", *command[2:], "--num_workers", "0")
+        assert check
+        assert ended.returncode == 0, ended.stderr
+
+    monkeypatch.setattr("subprocess.run", run_training)
+    options = ["--dataset", inputs / "data", "--vit", inputs / "vit", "--victims", "victims/*", "--prior", "others/*"]
+    options += ["--recipes", "fine-tuned", "whitened", "--max_steps", "1", "--counts", "1", "3", "--cpu"]
+    run("private_embedding", *options, "--output_dir", "private")
+    records = json.loads((folder / "private/results.json").read_text())["records"]
+    assert records["fine-tuned: drift"]["drift"] < 0.1
+    assert records["whitened: drift"]["drift"] > 0.8
+    assert "hp" in records["whitened: stolen embedding: 3"]["metrics"]
+    table = (folder / "private/private_embedding.md").read_text()
+    assert "| whitened" in table
+    assert "z alone, 3" in table
+
+
+@pytest.mark.usefixtures("labelled")
+def test_input_size(run, folder):
+    options = ["--dataset", "data", "--model", "model", "--victims", "victims/*", "--prior", "others/*"]
+    options += ["--heights", "40", "80", "--counts", "1", "3", "--families", "orthogonal", "--limit", "2"]
+    run("input_size", *options, "--output_dir", "sizes")
+    records = json.loads((folder / "sizes/results.json").read_text())["records"]
+    assert records["40: mIoU"]["mean_iou"] != records["80: mIoU"]["mean_iou"]
+    assert "hp" in records["80: any: alignment of z by classes: in-domain prior: 3"]["metrics"]
+    assert "orthogonal, 3" in (folder / "sizes/input_size.md").read_text()
 
 
 def test_patch_size(run, folder):

@@ -7,6 +7,7 @@ import numpy as np
 
 from .alignment import NEAREST, NEIGHBOURS, align, darkens_upwards, is_negative, neighbour_covariances
 from .blocks import LinearDecoder, as_rows
+from .classes import KnownClasses, class_moments, is_negative_by_classes
 from .priors import ImagePrior
 from .statistics import BlockStatistics
 
@@ -67,7 +68,12 @@ def mean_and_covariance(grids: Sequence[np.ndarray]) -> tuple[np.ndarray, np.nda
 
 
 def reconstruct(
-    seen: Components, ciphertexts: Sequence[np.ndarray], known: Components, prior: ImagePrior
+    seen: Components,
+    ciphertexts: Sequence[np.ndarray],
+    known: Components,
+    prior: ImagePrior,
+    *,
+    classes: KnownClasses | None = None,
 ) -> LinearDecoder:
     """Components of ciphertexts and of the prior's images, which differ by a rotation -> decoder of ciphertexts.
 
@@ -76,15 +82,22 @@ def reconstruct(
         ciphertexts: grids (down, across, M), all of one key.
         known: of the prior's blocks.
         prior: without grids, two neighbours are compared instead of six.
+        classes: what the segmentation maps tell of the blocks; the moments of each class are compared as well.
     """
     size = min(seen.axes.shape[1], known.axes.shape[1])
     seen, known = seen.first(size), known.first(size)
     encrypted, plain = seen.of_grids(ciphertexts), known.of_grids(prior.grids)
     if plain:
-        rotation = align(_moments(seen, encrypted, NEIGHBOURS), _moments(known, plain, NEIGHBOURS))
+        moments = _moments(seen, encrypted, NEIGHBOURS), _moments(known, plain, NEIGHBOURS)
     else:
-        rotation = align(_moments(seen, encrypted, NEAREST), _model_moments(known, prior.statistics))
-    if _is_negative([grid @ rotation for grid in encrypted], plain, known):
+        moments = _moments(seen, encrypted, NEAREST), _model_moments(known, prior.statistics)
+    own = [] if classes is None else known.of_grids(classes.grids)
+    if classes is not None:
+        of_classes = class_moments(encrypted, own, classes)
+        moments = tuple(map(np.concatenate, zip(moments, of_classes, strict=True)))
+    rotation = align(*moments)
+    aligned = [grid @ rotation for grid in encrypted]
+    if _is_negative(aligned, plain, known) if classes is None else is_negative_by_classes(aligned, own, classes):
         rotation = -rotation
     matrix = seen.axes @ rotation @ known.estimator
     return LinearDecoder(matrix, known.mean - seen.mean @ matrix)
