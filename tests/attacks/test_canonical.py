@@ -62,8 +62,9 @@ def test_what_the_server_computes_and_the_embedding_family_leak_the_same(image, 
     seen = to_grid(image, PATCH_SIZE) @ embedding
     left, values, _ = np.linalg.svd(embedding, full_matrices=False)
     sent = to_grid(image, PATCH_SIZE) @ (left * values) @ ortho_group.rvs(HIDDEN_SIZE, random_state=4).T
-    options = {"num_components": [48, 64]}
-    from_z, from_sent = (reconstruct_canonical([grid], prior, **options).decode(grid) for grid in (seen, sent))
+    from_z, from_sent = (
+        reconstruct_canonical([grid], prior, num_components=[48, 64]).decode(grid) for grid in (seen, sent)
+    )
     assert from_z == pytest.approx(from_sent, abs=1e-6)
     assert high_pass_correlation(to_image(from_z, PATCH_SIZE), image) > 0.85
 

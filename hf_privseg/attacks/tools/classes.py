@@ -63,11 +63,8 @@ def known_classes(
         maps: (h, w) class ids, one for each of those: by another model, or by hand.
     """
     num_labels = 1 + max(int(each.max()) for each in (*seen, *maps))
-    return KnownClasses(
-        [class_raster(each, *size, num_labels).mean(axis=2) for each, size in zip(seen, sizes, strict=True)],
-        grids,
-        [class_raster(m, *grid.shape[:2], num_labels).mean(axis=2) for m, grid in zip(maps, grids, strict=True)],
-    )
+    own_sizes = [(grid.shape[0], grid.shape[1]) for grid in grids]
+    return KnownClasses(_shares(seen, sizes, num_labels), grids, _shares(maps, own_sizes, num_labels))
 
 
 def class_moments(
@@ -96,6 +93,14 @@ def is_negative_by_classes(aligned: Sequence[np.ndarray], plain: Sequence[np.nda
     weights = np.minimum(seen_shares, known_shares)
     centre = weights / max(weights.sum(), 1e-12)
     return float(weights @ np.sum((seen - centre @ seen) * (known - centre @ known), axis=1)) < 0
+
+
+def _shares(maps: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]], num_labels: int) -> list[np.ndarray]:
+    """-> (down, across, num_labels) for each map."""
+    return [
+        class_raster(each, down, across, num_labels).mean(axis=2)
+        for each, (down, across) in zip(maps, sizes, strict=True)
+    ]
 
 
 def _means(components: Sequence[np.ndarray], shares: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

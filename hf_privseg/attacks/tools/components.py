@@ -93,8 +93,8 @@ def reconstruct(
         moments = _moments(seen, encrypted, NEAREST), _model_moments(known, prior.statistics)
     own = [] if classes is None else known.of_grids(classes.grids)
     if classes is not None:
-        of_classes = class_moments(encrypted, own, classes)
-        moments = tuple(map(np.concatenate, zip(moments, of_classes, strict=True)))
+        (here, there), (of_seen, of_known) = moments, class_moments(encrypted, own, classes)
+        moments = np.concatenate([here, of_seen]), np.concatenate([there, of_known])
     rotation = align(*moments)
     aligned = [grid @ rotation for grid in encrypted]
     if _is_negative(aligned, plain, known) if classes is None else is_negative_by_classes(aligned, own, classes):
