@@ -76,6 +76,10 @@ def advise(deployment: Deployment, findings: Sequence[Finding] = (), *, families
     if not_tried:
         reasons.append(f"Of {', '.join(not_tried)} this audit says nothing: it did not try them here.")
     reasons.append(
+        "Larger images leak more: send the smallest ones that still do the job, and audit at that size "
+        "(benchmarks/input_size.py compares sizes)."
+    )
+    reasons.append(
         "One image that the provider has in plain and encrypted decodes the others under any family: change keys when "
         "that may have happened. The segmentation maps are not hidden."
     )

@@ -73,7 +73,7 @@ blocks themselves.
 
 - The `permutation` families fall to statistics of the ciphertext alone: a single one gives the image away, up to
   the order of the colours, to an attacker who has similar images. `orthogonal` and `matrix` show a thumbnail
-  (1/{patch_size} of the size) and outlines from one ciphertext, and most of the image from 16. Least is shown with a
+  (1/{patch_size} of the size) and outlines from one ciphertext, and most of the image from four. Least is shown with a
   `ClientEmbedding`. `privseg audit` measures what a model of your own leaks.
 - One pair of a plain image and its ciphertext, for whatever family, reveals other images made with the same key.
 - **A public patch embedding voids the protection of every family.** If the plain model, or a checkpoint near it such

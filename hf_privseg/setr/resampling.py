@@ -2,7 +2,8 @@
 
 Each side is resized by itself, the width first. The weights of the source pixels, of a filter that widens with the
 reduction, are rounded to 16-bit integers at the highest precision that they fit in, and sums to the nearest level.
-torchvision does the same wherever it resizes in 8 bits, which is on processors with AVX2 and on arm64.
+torchvision does the same wherever it resizes in 8 bits, which is on processors with AVX2 or AVX-512, and on arm64 from
+version 0.27 on.
 """
 
 from collections.abc import Callable
