@@ -60,7 +60,7 @@ class Arguments(DataArguments):
     families: list[str] = field(default_factory=lambda: list(CIPHERS), metadata={"help": "Key families."})
     decoder: str = field(default="mla", metadata={"help": "naive, pup or mla."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_split: str = field(default="val", metadata={"help": "Split whose first images the trainer looks at."})
+    eval_split: str = field(default="val", metadata={"help": "Split whose first image ends a training."})
     split: str = field(default="test", metadata={"help": "Split to evaluate."})
     limit: int | None = field(default=None, metadata={"help": "Evenly spaced images to evaluate. Default: all."})
     steps: int = field(default=300, metadata={"help": "Updates of a training."})

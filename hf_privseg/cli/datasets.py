@@ -95,11 +95,12 @@ def encrypt_dataset(
     parts = target.write_split(split, rows, stored_labels, key, mirrored=flips)
     written = sum(track(parts, "Encrypting", len(rows), console=terminal(stderr=True), disable=len(rows) < 2))
     total = len(rows) * (1 + flips)
-    kept = f" {total - written} were there already." if written < total else ""
+    noun = "ciphertext" if written == 1 else "ciphertexts"
+    kept = f" Kept {total - written} that existed." if written < total else ""
     void = "" if target.void == 255 else f" --ignore_labels {target.void}"
     report(
         {**key.facts.to_dict(), "split": split, "ciphertexts": total, "written": written, "void": target.void},
-        f"Wrote {written} ciphertexts of {split} to {output}.{kept} The key has the fingerprint {key.fingerprint} "
+        f"Wrote {written} {noun} of {split} to {output}.{kept} The key has the fingerprint {key.fingerprint} "
         f"({key.family}).",
         _WARNING,
         f"Next: python examples/train_setr.py --dataset {output} --checkpoint {model or 'ENCRYPTED_MODEL'}{void} "

@@ -53,8 +53,8 @@ def test_a_second_run_goes_on_and_every_run_says_what_the_server_sees(place, sou
     assert "Wrote 3 ciphertexts of train" in place.succeed(*given(place, source))
     next((place.folder / "out/images/train").glob("000002*")).unlink()
     out = place.succeed(*given(place, source))
-    assert "Wrote 1 ciphertexts of train" in out
-    assert "2 were there already" in out
+    assert "Wrote 1 ciphertext of train" in out
+    assert "Kept 2 that existed." in out
     assert "sees every segmentation map" in out
     assert "whatever the key family" in out
     assert f"--dataset {place.folder / 'out'} --checkpoint {place.folder / 'model'}" in out
