@@ -56,7 +56,7 @@ def refusal_of(name: str) -> list[str]:
         encrypt_model(model, SecretKey.generate(), unverified=True)
     except ValueError as error:
         reason = str(error).partition(" cannot be encrypted")[2].removeprefix(", because of ").removeprefix(": ")
-        return [type(model).__name__, " ".join(reason.partition(": pixels have to be read")[0].split())]
+        return [type(model).__name__, reason.partition(": pixels have to be read")[0]]
     raise AssertionError(f"{name} was encrypted")
 
 

@@ -41,7 +41,7 @@ def find_projection(model: PreTrainedModel, name: str | None = None) -> PatchPro
     name = projection_name(model, given)
     geometry = _geometry(name, modules)
     if geometry is None:
-        raise ValueError(f"{type(model).__name__} cannot be encrypted at {name} = {modules[name]}: {_ADVICE}")
+        raise ValueError(f"{type(model).__name__} cannot be encrypted at {name} = {_shown(modules[name])}: {_ADVICE}")
     weight, (patch_size, num_channels), owner = modules[name].weight, geometry, owners(model, name)[-1]
     _check_weight(name, weight)
     if not any(owner.config is part for part in configurations(model.config)):
@@ -74,13 +74,18 @@ def projection_name(model: PreTrainedModel, name: str | None = None) -> str:
         raise ValueError(f"{owner} cannot be encrypted: no layer of it takes the channels of an image; {_ADVICE}")
     unfit = next((candidate for candidate in names if _geometry(candidate, modules) is None), None)
     if unfit:
-        raise ValueError(f"{owner} cannot be encrypted, because of {unfit} = {modules[unfit]}: {_ADVICE}")
+        raise ValueError(f"{owner} cannot be encrypted, because of {unfit} = {_shown(modules[unfit])}: {_ADVICE}")
     if len({id(modules[candidate].weight) for candidate in names}) > 1:
         raise ValueError(
             f"{owner} has several layers that may read pixels, {', '.join(names)}: pass projection='...' with the one "
             "that does; merge adapters (LoRA) into the weights first"
         )
     return names[0]
+
+
+def _shown(module: nn.Module) -> str:
+    """A layer in one line."""
+    return " ".join(str(module).split())
 
 
 def _remembered_name(model: PreTrainedModel, modules: dict[str, nn.Module]) -> str | None:

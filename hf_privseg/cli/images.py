@@ -105,6 +105,7 @@ def _encrypter(model: str | None, key: "EncryptionKey") -> _Encrypter:
     Raises:
         EncryptionStateError: a plain model of another class than SETR, whose configuration says no blocks.
         KeyMismatchError: the model is encrypted with another key.
+        ValueError: the model takes videos alone.
     """
     from ..setr.encrypted_image import EncryptedImage, file_suffix
     from ..setr.image_encrypter import ImageEncrypter
@@ -134,12 +135,14 @@ def _encrypter_of_inputs(model: str, key: "EncryptionKey") -> _Encrypter:
     """What encrypts images for a model of another class than SETR, whose processor is transformers' own."""
     from ..any_vit.encrypted_inputs import EncryptedInputs
     from ..any_vit.model_facts import ModelFacts
+    from ..inference.tasks import check_takes_images
     from ..inference.vision_segmentation import encrypt_for
     from ..storage.vision_models import load_any_settings
 
     config, processor = load_any_settings(model)
     facts = ModelFacts.of(config)
     check_key_fits(key.facts, None if facts is None else facts.key, model=f"the model {model}")
+    check_takes_images(processor, model=f"the model {model}")
     patch_size = 1 if facts is None else facts.patch_size
     encrypt_inputs = partial(encrypt_for, config, processor, secret_key=key)
     return _Encrypter(encrypt_inputs, EncryptedInputs, EncryptedInputs.suffix, patch_size, model)

@@ -83,6 +83,7 @@ class Task:
         Raises:
             ValueError: says what is missing, and which tasks there are.
         """
+        check_takes_images(processor, model=model)
         offered = [name for name in TASKS if hasattr(processor, Task(name).method)]
         if self.name not in offered:
             others = f"; it does {' and '.join(offered)} segmentation" if offered else ""
@@ -159,3 +160,17 @@ def _of_segments(
             "threshold"
         )
     return Segmentation(numbered, segments)
+
+
+def check_takes_images(processor: Any, *, model: str = "the model") -> None:
+    """Refuse the processor of a model that takes videos alone.
+
+    Raises:
+        ValueError: says how videos are encrypted.
+    """
+    takes = inspect.signature(type(processor).__call__).parameters
+    if "videos" in takes and "images" not in takes:
+        raise ValueError(
+            f"expected a model of images, got {model}, whose {type(processor).__name__} takes videos; encrypt them in "
+            "Python, EncryptingProcessor(processor, model).encrypt(videos=[frames], secret_key=key)"
+        )

@@ -146,3 +146,15 @@ def test_a_model_without_segmentation_maps_and_one_that_cannot_be_encrypted_are_
     assert "SegformerForSemanticSegmentation cannot be encrypted, because of segformer" in message
     assert not (place.folder / "out").exists()
     assert not list(place.folder.glob(".*"))
+
+
+def test_a_model_of_videos_is_encrypted_and_takes_no_images(place):
+    for name, build in (("vjepa2", hf.VJEPA2VideoProcessor), ("videomt", hf.VideomtVideoProcessor)):
+        plain, encrypted = place.folder / name, place.folder / f"{name}_encrypted"
+        randomize(CASES[name]().model).save_pretrained(plain)
+        build().save_pretrained(plain)
+        place.succeed("encrypt-model", plain, encrypted, "-k", place.key_file)
+        image, out = place.folder / "image.png", ("-o", place.folder / "out")
+        message = place.fail("encrypt", image, "--model", encrypted, "-k", place.key_file, *out)
+        assert f"expected a model of images, got the model {encrypted}, whose {build.__name__} takes videos" in message
+        assert "takes videos" in place.fail("segment", image, "--model", plain, *out)
