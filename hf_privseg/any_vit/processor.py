@@ -6,6 +6,7 @@ from functools import wraps
 from inspect import isroutine
 from typing import Any, NoReturn
 
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..setr.encryption_key import EncryptionKey, as_encryption_key
@@ -84,8 +85,17 @@ class EncryptingProcessor:
         Args:
             args, kwargs, secret_key: as `__call__`, whose errors it raises.
             target_sizes: (height, width) of each image, if whoever has the file is to post-process the outputs.
+
+        Raises:
+            ValueError: sizes of more or fewer images than there are.
         """
         inputs = self(*args, secret_key=secret_key, **kwargs)
+        pixels = inputs.get("pixel_values")
+        if target_sizes and isinstance(pixels, torch.Tensor) and pixels.ndim == 4 and len(pixels) != len(target_sizes):
+            raise ValueError(
+                f"expected target_sizes with the height and width of each of {len(pixels)} images, got "
+                f"{len(target_sizes)}"
+            )
         facts = self._facts
         return EncryptedInputs(dict(inputs), facts.key, facts.patch_size, facts.num_channels, target_sizes)
 

@@ -74,7 +74,7 @@ def encrypt(
             {**facts, "images": [{"image": i, "encrypted": path, "skipped": path in kept} for i, path in pairs]},
             f"{wrote([path for _, path in pairs if path not in kept], len(kept))} "
             f"The key has the fingerprint {key.fingerprint} ({key.family}).",
-            f"Next: privseg segment {pairs[0][1]} --model {encrypter.encrypted_model} --output results",
+            encrypter.next_step(pairs[0][1]),
             as_json=as_json,
         )
     job.raise_failures()
@@ -89,14 +89,14 @@ class _Encrypter:
         form: class of what `encrypt` returns.
         suffix: ending of its file.
         patch_size: side of its blocks, in pixels.
-        encrypted_model: the model to use it with, as the next command names it.
+        next_step: path of that file -> what is done with it next.
     """
 
     encrypt: "Callable[[Path], Encrypted]"
     form: "type[Encrypted]"
     suffix: str
     patch_size: int
-    encrypted_model: str
+    next_step: "Callable[[Path], str]"
 
 
 def _encrypter(model: str | None, key: "EncryptionKey") -> _Encrypter:
@@ -128,14 +128,14 @@ def _encrypter(model: str | None, key: "EncryptionKey") -> _Encrypter:
         except InvalidImageError as error:
             raise InvalidImageError(f"{path}: {error}") from error
 
-    return _Encrypter(encrypt_image, EncryptedImage, suffix, encrypter.patch_size, encrypted_model)
+    return _Encrypter(encrypt_image, EncryptedImage, suffix, encrypter.patch_size, _segment_with(encrypted_model))
 
 
 def _encrypter_of_inputs(model: str, key: "EncryptionKey") -> _Encrypter:
     """What encrypts images for a model of another class than SETR, whose processor is transformers' own."""
     from ..any_vit.encrypted_inputs import EncryptedInputs
     from ..any_vit.model_facts import ModelFacts
-    from ..inference.tasks import check_takes_images
+    from ..inference.tasks import check_takes_images, offered_tasks
     from ..inference.vision_segmentation import encrypt_for
     from ..storage.vision_models import load_any_settings
 
@@ -145,4 +145,15 @@ def _encrypter_of_inputs(model: str, key: "EncryptionKey") -> _Encrypter:
     check_takes_images(processor, model=f"the model {model}")
     patch_size = 1 if facts is None else facts.patch_size
     encrypt_inputs = partial(encrypt_for, config, processor, secret_key=key)
-    return _Encrypter(encrypt_inputs, EncryptedInputs, EncryptedInputs.suffix, patch_size, model)
+    next_step = _segment_with(model) if offered_tasks(processor) else _run_in_python
+    return _Encrypter(encrypt_inputs, EncryptedInputs, EncryptedInputs.suffix, patch_size, next_step)
+
+
+def _segment_with(model: str) -> "Callable[[Path], str]":
+    """The command that segments an encrypted image."""
+    return lambda path: f"Next: privseg segment {path} --model {model} --output results"
+
+
+def _run_in_python(path: Path) -> str:
+    """The call that runs a model of no command here on its encrypted inputs."""
+    return f"Next, in Python: model(**EncryptedInputs.from_file({str(path)!r}).inputs_for(model))"

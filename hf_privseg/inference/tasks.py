@@ -84,7 +84,7 @@ class Task:
             ValueError: says what is missing, and which tasks there are.
         """
         check_takes_images(processor, model=model)
-        offered = [name for name in TASKS if hasattr(processor, Task(name).method)]
+        offered = offered_tasks(processor)
         if self.name not in offered:
             others = f"; it does {' and '.join(offered)} segmentation" if offered else ""
             raise ValueError(
@@ -174,3 +174,8 @@ def check_takes_images(processor: Any, *, model: str = "the model") -> None:
             f"expected a model of images, got {model}, whose {type(processor).__name__} takes videos; encrypt them in "
             "Python, EncryptingProcessor(processor, model).encrypt(videos=[frames], secret_key=key)"
         )
+
+
+def offered_tasks(processor: Any) -> list[str]:
+    """The tasks that a processor makes segmentations for."""
+    return [name for name in TASKS if hasattr(processor, Task(name).method)]

@@ -337,3 +337,12 @@ def test_a_pipeline_gets_a_processor_with_the_key_for_as_long_as_a_block_lasts()
         segment(image())
     with pytest.raises(KeyMismatchError), processor.with_key(OTHER_KEY):
         pass
+
+
+def test_as_many_target_sizes_as_images():
+    model = encrypt_model(randomize(CASES["beit"]().model), KEY)
+    processor = EncryptingProcessor(hf.BeitImageProcessor(**sized(32), do_center_crop=False), model)
+    two = [image(), image(90, 40)]
+    assert processor.encrypt(images=two, secret_key=KEY, target_sizes=[(50, 70), (90, 40)]).target_sizes[1] == (90, 40)
+    with pytest.raises(ValueError, match=r"height and width of each of 2 images, got 1$"):
+        processor.encrypt(images=two, secret_key=KEY, target_sizes=[(50, 70)])

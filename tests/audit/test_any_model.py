@@ -178,3 +178,13 @@ def test_flattened_patches_of_an_unknown_order_are_refused():
     two_frames = replace(found, config=hf.Siglip2VisionConfig(patch_size=8, num_channels=1))
     with pytest.raises(ValueError, match=r"patches of 192 numbers .* says patch_size 8 and num_channels 1; audit a"):
         in_square_blocks(two_frames)
+
+
+def test_crops_of_one_image_lie_side_by_side(image):
+    processor = hf.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    subject = Subject.of(randomize(CASES["idefics3"]().model), processor)
+    crops = processor(images=image, return_tensors="pt")["pixel_values"][0].numpy()
+    made = subject.pixels(image) * subject.scale
+    assert crops.shape == (5, 3, 32, 32)
+    assert made.shape == (3, 32, 5 * 32)
+    np.testing.assert_allclose(made.reshape(3, 32, 5, 32).transpose(2, 0, 1, 3), crops, atol=1e-6)

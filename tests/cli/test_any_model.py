@@ -158,3 +158,22 @@ def test_a_model_of_videos_is_encrypted_and_takes_no_images(place):
         message = place.fail("encrypt", image, "--model", encrypted, "-k", place.key_file, *out)
         assert f"expected a model of images, got the model {encrypted}, whose {build.__name__} takes videos" in message
         assert "takes videos" in place.fail("segment", image, "--model", plain, *out)
+
+
+def test_what_comes_next_is_a_command_that_the_model_has(place):
+    build = {
+        "siglip2": hf.Siglip2ImageProcessor(patch_size=8),
+        "dpt": hf.DPTImageProcessor(size={"height": 32, "width": 32}),
+    }
+    said = {}
+    for name, processor in build.items():
+        plain, encrypted = place.folder / name, place.folder / f"{name}_encrypted"
+        randomize(CASES[name]().model).save_pretrained(plain)
+        processor.save_pretrained(plain)
+        place.succeed("encrypt-model", plain, encrypted, "-k", place.key_file)
+        out = place.folder / f"{name}.safetensors"
+        image = place.folder / "image.png"
+        said[name] = place.succeed("encrypt", image, "--model", encrypted, "-k", place.key_file, "-o", out)
+    assert "Next: privseg segment" in said["dpt"]
+    assert "Next, in Python: model(**EncryptedInputs.from_file(" in said["siglip2"]
+    assert "privseg segment" not in said["siglip2"]
