@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..setr.modeling_setr import SetrForSemanticSegmentation
+from ..setr.public_facts import check_plain_model
 
 LEAST_VARIANCE = 1e-6  # of a direction, relative to a block's: less is noise, which whitening must not blow up
 
@@ -23,8 +24,13 @@ def reinitialize(model: SetrForSemanticSegmentation, *, embedding: bool = False,
         The names of the parameters that were drawn.
 
     Raises:
+        EncryptionStateError: the patch embedding of an encrypted model, whose key it would lose.
         ValueError: the encoder has fewer layers.
     """
+    if embedding:
+        check_plain_model(
+            model.config.key_facts, advice="draw the patch embedding anew first, and encrypt it afterwards"
+        )
     layers = model.base_model.layers
     if not 0 <= num_layers <= len(layers):
         raise ValueError(f"expected from 0 to {len(layers)} layers to be drawn anew, got {num_layers}")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from helpers.tiny_setr import pixels, tiny_model
+from helpers.tiny_setr import make_key, pixels, tiny_model
+from hf_privseg import EncryptionStateError
 from hf_privseg.training.fresh_weights import reinitialize, whiten_embedding
 
 
@@ -92,3 +93,12 @@ def test_two_whitened_embeddings_have_nothing_in_common():
 def test_whitening_needs_images():
     with pytest.raises(ValueError, match="images of one block or more to whiten the patch embedding with, got none"):
         whiten_embedding(tiny_model(), [])
+
+
+def test_an_encrypted_embedding_is_not_drawn_anew():
+    model = tiny_model().encrypt_model(make_key("orthogonal"))
+    before = model.setr.embeddings.patch_embeddings.projection.weight.detach().clone()
+    with pytest.raises(EncryptionStateError, match="draw the patch embedding anew first, and encrypt it afterwards"):
+        reinitialize(model, embedding=True)
+    assert torch.equal(model.setr.embeddings.patch_embeddings.projection.weight, before)
+    assert reinitialize(model, num_layers=1)
