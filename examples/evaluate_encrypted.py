@@ -224,7 +224,7 @@ def checks(records: Records) -> list[str]:
 def report(run: Run) -> None:
     """Write results.json, results.csv and results.md, and print tables and checks."""
     records, folder, dataset = run.records, Path(run.args.output_dir), Path(run.args.dataset).name
-    title = f"mIoU, {len(run.dataset)} images of {run.args.split}"
+    title = f"mIoU, {run.args.split} (images: {len(run.dataset)})"
     second = ("model", "family", "condition", "equal pixels", "embedding error (first image)")
     tables = [
         ResultTable(title, HEADER, paper_rows(records, dataset)),

@@ -219,7 +219,7 @@ def report(records: Records, args: Arguments) -> None:
                 f"  {family}: {len(wrong)} random keys, mIoU {wrong.min():.4f} to {wrong.max():.4f}, median "
                 f"{np.median(wrong):.4f}; {len(right)} correct keys, at most {abs(right - baseline).max():.1e} from it"
             )
-    data = f"{records.facts['num_images']} images of {Path(args.dataset).name} ({args.split})"
+    data = f"{Path(args.dataset).name}, {args.split} (images: {records.facts['num_images']})"
     rule = "Box: quartiles and median; whiskers: furthest values within 1.5 interquartile ranges; dots: outliers."
     draw(records, args, f"{args.num_keys} keys a box, {data}.\n{rule}")
     print(f"Wrote {args.output}.png, .svg, .json and .csv")

@@ -299,7 +299,7 @@ def paper_table(run: Run, found: Figures) -> ResultTable:
     budget += f" or {args.max_minutes:g} minutes a training" if args.max_minutes else ""
     baseline = spread(found.get(("plain", "baseline"), {}).values()) or "not evaluated"
     title = (
-        f"mIoU, {Path(args.dataset).name}, {len(run.dataset)} images of {args.split}; FCN on "
+        f"mIoU, {Path(args.dataset).name}, {args.split} (images: {len(run.dataset)}); FCN on "
         f"{Path(args.backbone).name} ({start}), output stride {args.output_stride}, "
         f"{args.image_size[1]} x {args.image_size[0]} pixels, {budget}; mean (lowest to highest) of the seeds; "
         f"baseline {baseline}"

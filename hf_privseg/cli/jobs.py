@@ -80,5 +80,5 @@ class Job:
         lines = [text if text.startswith(name) else f"{name}: {text}" for name, text in named]
         lines += [f"and {len(failed) - _NAMED_FAILURES} more"] * (len(failed) > _NAMED_FAILURES)
         raise ValueError(
-            f"{len(failed)} of {len(self.images)} images have no {self._lacking}: " + "; ".join(lines)
+            f"no {self._lacking} for {len(failed)} of {len(self.images)} images: " + "; ".join(lines)
         ) from self._failures[failed[0]]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from ..setr.counts import counted
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import PartialFailureError, ServiceError, ServiceUnavailableError
@@ -327,4 +328,4 @@ def _failures_text(images: Sequence[AnyImage], failures: Mapping[int, Exception]
         lines.append(f"image {index}{name}: {failures[index]}")
     more = len(failures) - len(lines)
     lines += [f"and {more} more"] * (more > 0)
-    return f"{len(failures)} of {len(images)} images have no segmentation map: " + "; ".join(lines)
+    return f"no segmentation map for {len(failures)} of {counted(len(images), 'image')}: " + "; ".join(lines)

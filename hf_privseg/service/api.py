@@ -110,7 +110,7 @@ class Backend:
             Problem: so many wait for this already, which takes longer than a batch, that segmentation would suffer.
         """
         if self._num_between >= _MAX_BETWEEN:
-            raise Problem(503, "busy", f"{self._num_between} requests wait already; try again later", retry_after=5)
+            raise Problem(503, "busy", "too many requests wait already; try again later", retry_after=5)
         self._num_between += 1
         try:
             return await self.batcher.run_between(lambda: work(*arguments))

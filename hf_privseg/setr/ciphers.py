@@ -27,6 +27,7 @@ import numpy as np
 from .arrays import is_tensor, like, to_array
 from .block_cipher import BlockCipher, DenseCipher
 from .client_embedding import ClientEmbedding
+from .counts import counted
 from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import EncryptionStateError, InvalidKeyError, KeyMismatchError
 from .keys import SecretKey
@@ -165,7 +166,7 @@ class MatrixCipher(DenseCipher):
         if e_enc.shape != (length, length):
             raise InvalidKeyError(
                 f"expected a square matrix of shape ({length}, {length}) for patch size {patch_size} and "
-                f"{num_channels} channels, got shape {e_enc.shape}"
+                f"{counted(num_channels, 'channel')}, got shape {e_enc.shape}"
             )
         if not np.isfinite(e_enc).all():
             raise InvalidKeyError("expected a matrix of finite numbers, got infinite ones or NaN")
@@ -197,8 +198,8 @@ class EmbeddingCipher(DenseCipher):
         if ours != theirs:
             raise KeyMismatchError(
                 f"the client embedding of fingerprint {key.fingerprint} is for patches of {theirs[0]} pixels and "
-                f"{theirs[1]} channels, got patches of {ours[0]} and {ours[1]} channels; use it with the model, and "
-                "the processor of the model, that it was made from"
+                f"{counted(theirs[1], 'channel')}, got patches of {ours[0]} and {counted(ours[1], 'channel')}; use it "
+                "with the model, and the processor of the model, that it was made from"
             )
         self._padding = self.block_length - key.shape[1]
         self._set_matrix(np.linalg.pinv(key.matrix), key.matrix)

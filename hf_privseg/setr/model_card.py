@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from .configuration_setr import SetrConfig
+from .counts import counted
 from .files import write_whole
 
 _BEGIN = "<!-- privseg:begin. Written anew whenever the model is saved; your own text goes outside of this part. -->"
@@ -41,12 +42,12 @@ _FACTS = """## Model
 |---|---|
 | class | `{class_name}` |
 | decoder | {decoder_type} |
-| encoder | ViT, {num_hidden_layers} layers, hidden size {hidden_size}, {num_attention_heads} heads |
+| encoder | ViT, {layers}, hidden size {hidden_size}, {heads} |
 | patch size = block size of the encryption | {patch_size} x {patch_size} pixels |
 | training size | {size} pixels; other multiples of the patch size work as well |
 | classes | {num_labels} |
 | parameters | {num_parameters:,} |
-| input | {num_channels} channels, pixels in [-1, 1] (mean = std = 0.5) |
+| input | {channels}, pixels in [-1, 1] (mean = std = 0.5) |
 | encryption | {encryption} |
 """
 
@@ -95,6 +96,9 @@ def generated_part(model: PreTrainedModel) -> str:
         **config.to_dict(),
         "class_name": type(model).__name__,
         "num_labels": config.num_labels,
+        "channels": counted(config.num_channels, "channel"),
+        "layers": counted(config.num_hidden_layers, "layer"),
+        "heads": counted(config.num_attention_heads, "head"),
         "num_parameters": model.num_parameters(),
         "size": f"{height} x {width}",
         "encryption": f"{facts['family']}, key `{facts['fingerprint']}`" if facts else "none (plain)",

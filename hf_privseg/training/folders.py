@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..setr.array_files import ARRAY_SUFFIX
+from ..setr.counts import counted
 from ..setr.image_files import IMAGE_SUFFIXES as PLAIN_SUFFIXES
 
 IMAGE_SUFFIXES = (*PLAIN_SUFFIXES, ".safetensors")  # that of ciphertexts, beside .png
@@ -81,8 +82,8 @@ def _annotations(folder: Path, places: list[Path], stems: list[str], patterns: S
     if lacking:
         hint = _alike(there, stems) if patterns == ["{stem}"] else ""
         raise FileNotFoundError(
-            f"{len(lacking)} of {len(wanted)} images have no segmentation map in {folder}, expected {lacking[0]} with "
-            f"one of the suffixes {', '.join(ANNOTATION_SUFFIXES)}{hint}"
+            f"no segmentation map for {len(lacking)} of {counted(len(wanted), 'image')} in {folder}, expected "
+            f"{lacking[0]} with one of the suffixes {', '.join(ANNOTATION_SUFFIXES)}{hint}"
         )
     return [path for path in found if path is not None]
 

@@ -121,7 +121,7 @@ def test_an_image_that_fails_does_not_stop_the_others_and_is_tried_again(many, j
     bad.write_bytes(good[:100])
     noun = "encrypted image" if job[0] == "encrypt" else "segmentation map"
     message = many.fail(*job)
-    assert f"error: 1 of 5 images have no {noun}: {bad}: " in message
+    assert f"error: no {noun} for 1 of 5 images: {bad}: " in message
     assert sorted(results(job[-1])) == [result_of(job, name).name for name in "acde"]
     bad.write_bytes(good)
     worked_on.update(encrypt=0, segment=0)
@@ -134,7 +134,7 @@ def test_many_failures_are_counted_and_the_first_five_named(many, job):
     for image in images:
         image.write_bytes(b"no image")
     message = many.fail(*job[:1], *images, *job[1:])
-    assert "error: 7 of 12 images have no " in message
+    assert "for 7 of 12 images: " in message
     assert "and 2 more" in message
     assert [str(image) in message for image in images] == [True] * 5 + [False] * 2
 

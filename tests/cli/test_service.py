@@ -129,7 +129,7 @@ def test_one_bad_image_does_not_cost_the_others(run, url, tmp_path):
     )
     code, out, err = run(*arguments)
     assert code == 1
-    assert f"error: 1 of 2 images have no segmentation map: {tmp_path / 'bad.jpg'}: expected the path" in err
+    assert f"error: no segmentation map for 1 of 2 images: {tmp_path / 'bad.jpg'}: expected the path" in err
     assert f"Wrote 2 files in {tmp_path / 'maps'}." in out
     assert {path.name for path in (tmp_path / "maps").iterdir()} == {"one.segmentation.png", "one.overlay.png"}
 

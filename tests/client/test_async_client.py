@@ -64,7 +64,7 @@ def test_maps_are_those_of_the_other_client_in_the_same_order(url, key, images, 
 
 
 def test_what_fails_is_listed_and_the_rest_is_kept(url, key, images):
-    with pytest.raises(PartialFailureError, match=r"^1 of 2 images have no segmentation map: image 0: ") as raised:
+    with pytest.raises(PartialFailureError, match=r"^no segmentation map for 1 of 2 images: image 0: ") as raised:
         awaited(url, lambda client: client.segment_batch([b"nothing", images[0]], key, progress=False))
     left, right = raised.value.segmentation_maps
     assert left is None

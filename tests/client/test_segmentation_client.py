@@ -251,7 +251,7 @@ def test_what_fails_in_a_batch_is_listed_and_the_rest_is_kept(client, engine, ke
         client.segment_batch(images, key, progress=False)
     text = str(raised.value)
     assert text.startswith(
-        f"2 of 4 images have no segmentation map: image 1 ({tmp_path / 'damaged.jpg'}): expected the path"
+        f"no segmentation map for 2 of 4 images: image 1 ({tmp_path / 'damaged.jpg'}): expected the path"
     )
     assert f"; image 2: the encrypted image (key fingerprint {other_key.fingerprint}" in text
     assert {index: type(error) for index, error in raised.value.failures.items()} == {

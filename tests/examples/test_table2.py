@@ -139,7 +139,7 @@ def test_the_table_has_the_papers_shape_and_says_what_the_seeds_tell(first):
     assert f"| 4 | {' | '.join(shf)} |" + "  |" * 6 in text
     assert f"| 16 |{'  |' * 6} {' | '.join(ffx)} |" in text
     title, _, _ = text.partition("\n")
-    assert "3 images of val" in title
+    assert "val (images: 3)" in title
     assert "48 x 32 pixels, 3 epochs in batches of 4;" in title
     assert f"baseline {cell('plain', 'baseline')}:" in title
     figure = report["records"]["shf-4: seed 1: correct K"]["mean_iou"]

@@ -120,7 +120,7 @@ class TestLoading:
     def test_an_image_without_annotation_is_named(self, folder):
         (folder / "annotations/train/3.png").unlink()
         with pytest.raises(
-            FileNotFoundError, match=r"1 of 5 images have no segmentation map .* expected 3 with .*\.png"
+            FileNotFoundError, match=r"no segmentation map for 1 of 5 images .* expected 3 with .*\.png"
         ):
             load_segmentation_dataset(folder, split="train")
 

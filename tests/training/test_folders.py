@@ -52,7 +52,12 @@ def test_segmentation_maps_are_found_by_suffix_and_pattern(tmp_path, annotations
             FileNotFoundError,
             r"2 of 2 images .* expected a with .*; there is a_mask\.png: --annotation_pattern {stem}_mask finds",
         ),
-        (("a_mask.png", "b.png"), None, FileNotFoundError, r"1 of 2 images have no segm.* expected a with [^;]*$"),
+        (
+            ("a_mask.png", "b.png"),
+            None,
+            FileNotFoundError,
+            r"no segmentation map for 1 of 2 images .* expected a with [^;]*$",
+        ),
         (("a.png", "b.png"), "mask", ValueError, r"an annotation pattern with {stem}, .*, got 'mask'"),
         (("a.jpg", "b.png"), None, ValueError, r"lossless format, got .*a\.jpg: the compression of \.jpg changes"),
         (("a.png", "b.WEBP"), None, ValueError, r"lossless format, got .*b\.WEBP"),
