@@ -1,5 +1,6 @@
 """The quickstart notebook is committed with the outputs of its code, which runs as it stands and does what it says."""
 
+import email
 import re
 from functools import cache
 
@@ -64,6 +65,33 @@ def test_the_committed_notebook_has_been_run_from_its_first_cell_to_its_last():
     assert str(ROOT) not in text
     assert not [path for path in ("/tmp/", "/home/", "/root/", "site-packages") if path in without_pictures(text)]
     assert len(text) < 400_000
+
+
+@pytest.mark.parametrize(
+    ("urls", "expected"),
+    [
+        ("Paper, https://doi.org/10.3390/jimaging8090233", None),
+        ("Code, https://example.org/github.com/a/b", None),
+        ("Code, https://github.com/someone/hf-privseg.git", "someone/hf-privseg"),
+        ("Issues, https://github.com/some-one/x/issues", "some-one/x"),
+    ],
+)
+def test_a_link_to_colab_is_there_where_the_metadata_name_a_repository(monkeypatch, urls, expected):
+    from helpers.notebook import with_badge
+    from hf_privseg.reporting import project_urls
+
+    monkeypatch.setattr(project_urls, "metadata", lambda name: email.message_from_string(f"Project-URL: {urls}\n"))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    before = notebook.cells[0].source
+    for _ in range(2):  # once, however often it is run
+        added = with_badge(notebook, "examples/quickstart.ipynb").cells[0].source.removeprefix(before)
+    if expected is None:
+        assert added == ""
+    else:
+        address = f"https://colab.research.google.com/github/{expected}/blob/main/examples/quickstart.ipynb"
+        assert added == (
+            f"\n\n[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({address})"
+        )
 
 
 @pytest.mark.slow
