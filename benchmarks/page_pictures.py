@@ -1,10 +1,13 @@
 """Pictures of the service's page, and the time from a press to a map.
 
     python benchmarks/page_pictures.py examples
+    python benchmarks/page_pictures.py preview
     python benchmarks/page_pictures.py page http://127.0.0.1:7860 docs/images/space.jpg
     python benchmarks/page_pictures.py visit http://127.0.0.1:7860 docs/images
 
 `examples` makes the pictures that the page shows: a street image, and its ciphertext under a key that is thrown away.
+`preview` makes the picture that other sites show beside a link to the page: a street image, its ciphertext and the
+segmentation map that the encrypted embedded model makes of that, over the image.
 `page` takes a picture of the page of a running service (`privseg serve default --public-demo`) with a result on it.
 `visit` goes through a first visit on a desk and on a phone, writes visit-desk.jpg and visit-phone.jpg, five screens
 each, and prints the seconds from the press to the map, three times. Both need Playwright and its Chromium, or the
@@ -20,25 +23,55 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 import hf_privseg.service
 from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.catalog.street_images import street_image
+from hf_privseg.inference.pictures import overlay, palette_for
+from hf_privseg.inference.segmentation import segment_image
+from hf_privseg.storage.models import load_model
 
 SIZE = (320, 176)  # in pixels: whole blocks, and what the page shows
 SCREENS = {"desk": (1280, 900), "phone": (390, 844)}
 COLUMNS = {"desk": 2, "phone": 5}  # of a picture of a visit
 WIDTHS = {"desk": 720, "phone": 280}  # of a screen in it
+PREVIEW_SIZE = (1200, 630)  # in pixels, as Open Graph's readers show it whole
+STATIC = Path(hf_privseg.service.__file__).parent / "static"
 
 
 def draw_examples() -> None:
     """Write both example pictures beside the page's other files."""
-    folder = Path(hf_privseg.service.__file__).parent / "static"
     image = street_image("cars").resize(SIZE)
     ciphertext = SetrImageProcessor().encrypt(image, SecretKey.generate("orthogonal"))
     for name, picture in (("image", image), ("ciphertext", ciphertext.to_picture())):
-        picture.save(folder / f"example_{name}.webp", quality=60)
+        picture.save(STATIC / f"example_{name}.webp", quality=60)
+
+
+def draw_preview() -> None:
+    """Write the picture for links beside the page's other files."""
+    image, key = street_image("cars").resize((368, 208)), SecretKey.generate("orthogonal")
+    model, processor = load_model("default")
+    model.encrypt_model(key)
+    ciphertext = processor.encrypt(image, key)
+    segmentation_map = segment_image(model, processor, ciphertext)
+    pictures = {
+        "The image": image,
+        "What the server sees": ciphertext.to_picture().resize(image.size),
+        "Its answer, over the image": overlay(image, segmentation_map, palette_for(model.config)),
+    }
+    preview = Image.new("RGB", PREVIEW_SIZE, "#f8fafc")
+    draw = ImageDraw.Draw(preview)
+    draw.text((32, 56), "hf-privseg", "#0f172a", ImageFont.load_default(72))
+    draw.text((32, 148), "Segmentation of encrypted images", "#334155", ImageFont.load_default(40))
+    for number, (title, picture) in enumerate(pictures.items()):
+        left = 32 + number * (image.width + 16)
+        draw.text((left, 244), title, "#0f172a", ImageFont.load_default(28))
+        preview.paste(picture, (left, 292))
+    draw.text(
+        (32, 548), "Visually protected, no more: see what attacks recover.", "#334155", ImageFont.load_default(32)
+    )
+    preview.save(STATIC / "preview.jpg", quality=85)
 
 
 def photograph(url: str, path: str) -> None:
@@ -123,7 +156,12 @@ def press(page: Any, meanwhile: Callable[[], None] = lambda: None) -> float:
 
 
 if __name__ == "__main__":
-    actions: dict[str, Callable[..., None]] = {"examples": draw_examples, "page": photograph, "visit": visit}
+    actions: dict[str, Callable[..., None]] = {
+        "examples": draw_examples,
+        "preview": draw_preview,
+        "page": photograph,
+        "visit": visit,
+    }
     if len(sys.argv) < 2 or sys.argv[1] not in actions:
         raise SystemExit(__doc__)
     actions[sys.argv[1]](*sys.argv[2:])

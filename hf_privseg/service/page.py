@@ -7,7 +7,6 @@ endpoint, `/segment`, for programs that use gradio_client (gradio_endpoint.py): 
 
 import html
 import re
-from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..catalog.datasets import PRESETS
 from ..catalog.street_images import FOLDER, STREET_CREDIT, STREET_IMAGES
+from ..reporting.project_urls import project_urls
 from .api import Backend, UsedBackend, UsedGrant, read_image
 from .gradio_endpoint import CALL_PATH, MAX_CALLS, OPEN_PATHS, CallGuard, add_endpoint
+from .link_preview import LinkPreview
 from .problems import Problem
 from .server_view import ServerView
 
@@ -81,7 +82,7 @@ class PageGuard:
     """
 
     def __init__(self, app: ASGIApp, calls: ASGIApp) -> None:
-        self._app, self._calls = app, calls
+        self._app, self._calls, self._page = app, calls, LinkPreview(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -96,6 +97,9 @@ class PageGuard:
             if not (is_open and scope["method"] in ("GET", "HEAD")):
                 problem = Problem(404, "not_found", "there is nothing here; the routes are listed at /openapi.json")
                 await problem.response(Request(scope))(scope, receive, send)
+                return
+            if path == "/" and scope["method"] == "GET":
+                await self._page(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -174,18 +178,12 @@ def _gallery() -> str:
 
 
 def _project_links() -> str:
-    """Links to what the project's metadata name ([project.urls] of pyproject.toml), in HTML."""
-    try:
-        named = metadata("hf-privseg").get_all("Project-URL") or []
-    except PackageNotFoundError:
-        return ""
-    links = (each.partition(", ") for each in named)
-    items = (
+    """Links to the project's addresses, in HTML, if there are any."""
+    items = [
         f'<li><a href="{html.escape(address)}" target="_blank" rel="noopener">{html.escape(name)}</a></li>'
-        for name, _, address in links
-        if address.startswith("https://")
-    )
-    return f"<ul>{''.join(items)}</ul>"
+        for name, address in project_urls().items()
+    ]
+    return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
 def _linked(credit: str) -> str:

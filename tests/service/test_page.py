@@ -437,13 +437,39 @@ def test_the_command_names_the_model(public):
     assert "the model's name" not in page
 
 
+def test_a_link_to_the_page_is_shown_with_our_picture_and_words(public):
+    """Each tag is there once, Gradio's are not, and the picture has the size that the tags name."""
+    address = public[1]
+    answer = httpx.get(address, headers={"Accept-Encoding": "br, gzip"})
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    found = re.findall(r'<meta (?:property|name)="((?:og|twitter):[^"]+)" content="([^"]*)">', answer.text)
+    assert len(re.findall(r'"(?:og|twitter):', answer.text)) == len(found) == len(dict(found))
+    tags = dict(found)
+    assert tags["og:title"] == "hf-privseg: segmentation of encrypted images"
+    assert "Visually protected, no more" in tags["og:description"]
+    assert tags["og:image"] == f"{address}/privseg/preview.jpg"
+    assert tags["twitter:card"] == "summary_large_image"
+    picture = httpx.get(tags["og:image"])
+    assert picture.headers["content-type"] == "image/jpeg"
+    size = Image.open(io.BytesIO(picture.content)).size
+    assert size == (1200, 630) == (int(tags["og:image:width"]), int(tags["og:image:height"]))
+
+
+def test_the_picture_of_a_link_has_the_address_of_the_request(public):
+    page = httpx.get(public[1], headers={"Host": 'example.org:8443"><b>'}).text
+    assert "<b>" not in page.partition("</head>")[0]
+    page = httpx.get(public[1], headers={"Host": "example.org:8443", "X-Forwarded-Proto": "https"}).text
+    assert 'property="og:image" content="https://example.org:8443/privseg/preview.jpg"' in page
+
+
 def test_links_are_those_of_the_projects_metadata(monkeypatch):
+    from hf_privseg.reporting import project_urls
     from hf_privseg.service import page
 
     found = email.message_from_string(
         "Project-URL: Source, https://example.org/a?b=1&c=2\nProject-URL: Odd, javascript:alert(1)\n"
     )
-    monkeypatch.setattr(page, "metadata", lambda name: found)
+    monkeypatch.setattr(project_urls, "metadata", lambda name: found)
     assert page._project_links() == (
         '<ul><li><a href="https://example.org/a?b=1&amp;c=2" target="_blank" rel="noopener">Source</a></li></ul>'
     )
@@ -451,5 +477,5 @@ def test_links_are_those_of_the_projects_metadata(monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(page, "metadata", missing)
+    monkeypatch.setattr(project_urls, "metadata", missing)
     assert page._project_links() == ""
