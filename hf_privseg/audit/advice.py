@@ -114,7 +114,7 @@ def _what_it_leaks(family: str, findings: Sequence[Finding]) -> list[str]:
     if found is None:
         return []
     images = "one ciphertext" if found.num_images == 1 else counted(found.num_images, "ciphertext")
-    prior = f" and a prior of {counted(found.prior, 'image')}" if found.prior else ""
+    prior = f" and a prior of {found.prior} images" if found.prior else ""
     return [
         f"What {family} leaks here without any further help: {found.level} (hp {found.metrics['hp']:.2f}, by "
         f"{found.attack} from {images}{prior}). Stronger attacks than these may exist."
