@@ -102,7 +102,7 @@ def visit(url: str, folder: str) -> None:
             seconds += [press(page) for _ in range(2)]
             page.goto(f"{page.url.partition('#')[0]}#attack")
             page.locator('button[data-privseg="server-view"]').click()
-            page.locator('[data-privseg="views"] img').first.wait_for(timeout=120_000)
+            page.locator('[data-privseg="views"] img').first.wait_for()
             page.locator('[data-privseg="views"]').scroll_into_view_if_needed()
             shoot()
         picture = side_by_side(shots, COLUMNS[name], (WIDTHS[name], height * WIDTHS[name] // width))
@@ -131,6 +131,7 @@ def opened(url: str, screen: str) -> Iterator[Any]:
         page = browser.new_page(
             viewport={"width": width, "height": height}, is_mobile=screen == "phone", has_touch=screen == "phone"
         )
+        page.set_default_timeout(300_000)  # milliseconds: of a machine that is busy
         page.goto(f"{url}?__theme=light")
         page.locator('[role="tabpanel"]:not([hidden])').wait_for()
         yield page
@@ -151,7 +152,7 @@ def press(page: Any, meanwhile: Callable[[], None] = lambda: None) -> float:
     start = time.monotonic()
     button.click()
     meanwhile()
-    page.locator("[data-work]", has=button).locator('.status[data-kind="done"]').wait_for(timeout=300_000)
+    page.locator("[data-work]", has=button).locator('.status[data-kind="done"]').wait_for()
     return time.monotonic() - start
 
 
