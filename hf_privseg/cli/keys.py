@@ -44,11 +44,11 @@ def make_client_embedding(
     has megabytes, and it holds the patch embedding up to a rotation: whoever has it and the encrypted model can invert
     all images, under this or any other key.
     """
-    from ..setr.client_embedding import ClientEmbedding
-    from ..storage.models import load_model
+    from ..any_vit.model_encryption import generate_client_embedding
+    from ..storage.vision_models import load_any_model
 
-    network, _ = load_model(model)
-    embedding = ClientEmbedding.generate(network)
+    network, _ = load_any_model(model)
+    embedding = generate_client_embedding(network)
     write_secret(embedding, output, force=force)
     length, rank = embedding.shape
     report(

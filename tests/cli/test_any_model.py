@@ -177,3 +177,16 @@ def test_what_comes_next_is_a_command_that_the_model_has(place):
     assert "Next: privseg segment" in said["dpt"]
     assert "Next, in Python: model(**EncryptedInputs.from_file(" in said["siglip2"]
     assert "privseg segment" not in said["siglip2"]
+
+
+@pytest.mark.parametrize("vision", ["dpt"], indirect=True)
+def test_a_client_embedding_is_used_like_a_key(vision, place):
+    embedding, encrypted, sent = (place.folder / name for name in ("client.embedding", "e", "sent.safetensors"))
+    said = place.succeed("make-client-embedding", vision, embedding)
+    assert "32 numbers for the 192 of a block" in said
+    place.succeed("encrypt-model", vision, encrypted, "-k", embedding)
+    image = place.folder / "image.png"
+    place.succeed("encrypt", image, "--model", encrypted, "-k", embedding, "-o", sent)
+    place.succeed("segment", sent, "--model", encrypted, "-o", place.folder / "found.png")
+    place.succeed("segment", image, "--model", vision, "-o", place.folder / "plain.png")
+    assert (place.label_map("found.png") == place.label_map("plain.png")).mean() > 0.99
