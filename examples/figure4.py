@@ -73,7 +73,7 @@ def chosen_details(args: Arguments, images: list[FigureImage]) -> list[tuple[int
     details = [_numbers(text) for text in args.details]
     if len(details) != len(images) or any(len(detail) != 4 for detail in details):
         raise ValueError(
-            f"expected --details to be LEFT,TOP,WIDTH,HEIGHT for each of {len(images)} images, got {args.details}"
+            f"expected --details to be LEFT,TOP,WIDTH,HEIGHT for each image ({len(images)} in all), got {args.details}"
         )
     for (left, top, width, height), image in zip(details, images, strict=True):
         columns, rows = image.image.size

@@ -265,7 +265,9 @@ def test_what_fails_in_a_batch_is_listed_and_the_rest_is_kept(client, engine, ke
 
 
 def test_many_failures_are_counted(client, key):
-    with pytest.raises(PartialFailureError, match=r"^no segmentation map for 7 of 7 images: .*; image 4: .*; and 2 more$"):
+    with pytest.raises(
+        PartialFailureError, match=r"^no segmentation map for 7 of 7 images: .*; image 4: .*; and 2 more$"
+    ):
         client.segment_batch([b"nothing"] * 7, key, progress=False)
 
 

@@ -178,8 +178,8 @@ def test_the_enlarged_detail_is_scaled_with_the_picture():
 @pytest.mark.parametrize(
     ("details", "message"),
     [
-        (["1,2,3"], r"for each of 1 images, got \['1,2,3'\]"),
-        (["1,2,3,4", "1,2,3,4"], r"for each of 1 images, got \['1,2,3,4', '1,2,3,4'\]"),
+        (["1,2,3"], r"for each image \(1 in all\), got \['1,2,3'\]"),
+        (["1,2,3,4", "1,2,3,4"], r"for each image \(1 in all\), got \['1,2,3,4', '1,2,3,4'\]"),
         (["50,2,30,4"], "expected a detail inside street, which has 60 x 40 pixels, got 50,2,30,4"),
     ],
     ids=["three numbers", "two details", "outside"],
