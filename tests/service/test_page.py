@@ -404,7 +404,7 @@ def test_borders_of_controls_and_rings_of_focus_can_be_seen(browser, public, the
                 const colour = style(element).backgroundColor;
                 return isClear(colour) ? behind(element.parentElement) : colour;
               };
-              const all = [...document.querySelectorAll("#privseg :is(.row button, .button, select)")];
+              const all = [...document.querySelectorAll("#privseg :is(.row button, .sample, .button, select)")];
               const controls = all.filter((control) => control.offsetParent);
               return {
                 behind: behind(document.querySelector("#privseg")),
