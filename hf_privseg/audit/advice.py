@@ -63,8 +63,8 @@ def advise(deployment: Deployment, findings: Sequence[Finding] = (), *, families
             "The patch embedding is public, or near public weights: anyone who has those inverts what the server "
             "computes, whatever the family. First train a patch embedding of your own: draw it anew with equal "
             "variance in every direction (examples/train_setr.py --fresh_embedding whitened), train on private data, "
-            "never publish it, and audit the result. Until then the images are hidden from people who look at "
-            "uploads, and from nobody who has the weights."
+            "never publish it, and audit the result at the size of the images that you send. Until then the images "
+            "are hidden from people who look at uploads, and from nobody who has the weights."
         )
     fitting = [family for family in _FAMILIES if _fits(family, deployment)]
     audited = [family for family in fitting if family in families]

@@ -51,7 +51,8 @@ def whiten_embedding(model: SetrForSemanticSegmentation, images: Iterable[torch.
 
     Images make E[|z|**2] = E[|b E|**2] as large as before, but spread evenly over the leading directions of their
     blocks, as trained patch embeddings nearly do. A matrix drawn at random leaves the variances of blocks as they are,
-    nearly all of it in a few directions, from which `attacks.orthogonal` aligns it.
+    nearly all of it in a few directions, from which `attacks.orthogonal` aligns it. Images of another scale than
+    these vary in other directions, and are aligned again.
 
     Args:
         model: it gets a new weight and bias of its projection, drawn with torch's global random generator.
