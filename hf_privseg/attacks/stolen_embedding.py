@@ -5,12 +5,13 @@ work, and invert z through E' as if that were E, corrected by the moments of z (
 learned from
 
 - labels: the network's answers on the attacker's own images (`model_theft.steal_embedding`), or
-- hints: some layers' features of the public network that the model was trained from (`hints`; Romero et al., "FitNets:
-  Hints for thin deep nets", arXiv:1412.6550), as far as training has left the layers in the same coordinates.
+- hints: some layers' features of the public network that the model was trained from (`fit_hints`; Romero et al.,
+  "FitNets: Hints for thin deep nets", arXiv:1412.6550), as far as training has left the layers in the same
+  coordinates.
 
 No key hides any of this, because z and the layers behind it are the same for every key. But an embedding that makes
 the layers work need not be E: they read a few hundred directions of a block, and answers ask for coarse ones. Where
-the model's E is far from every public one, E' came out useless on CamVid (`benchmarks/stolen_embedding.py`), and the
+the model's E is far from every public one, E' came out useless on CamVid (`benchmarks/private_embedding.py`), and the
 moments of z alone led further.
 
 Assumptions: labelled images of similar scenes, or the public network. Cost: `steps` passes forward and backward
