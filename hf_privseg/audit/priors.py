@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,7 +22,7 @@ def priors_for(
         ValueError: a victim is among the images of similar scenes.
     """
     patch_size, num_channels = subject.projection.patch_size, subject.projection.num_channels
-    for_colours = replace(subject, processor=_for_colours(subject.processor))
+    for_colours = _for_colours(subject)
     samples = [for_colours.pixels(Image.fromarray(sample.load())) for sample in SAMPLE_IMAGES.values()]
     others = [sample for sample in samples if not _occurs(sample, victims)]
     priors = [
@@ -38,12 +37,14 @@ def priors_for(
     return [*priors, image_prior(similar, patch_size)] if similar else priors
 
 
-def _for_colours(processor: Any) -> Any:
+def _for_colours(subject: Subject) -> Subject:
     """The same settings for RGB images, which the sample images are; processors of other classes take these anyway."""
+    processor = subject.processor
     if not isinstance(processor, SetrImageProcessor) or processor.num_channels == 3:
-        return processor
+        return subject
     settings = {"num_channels": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    return SetrImageProcessor.from_dict(processor.to_dict() | settings)
+    of_colours = SetrImageProcessor.from_dict(processor.to_dict() | settings)
+    return replace(subject, processor=of_colours, projection=replace(subject.projection, num_channels=3))
 
 
 def _occurs(image: np.ndarray, others: Iterable[np.ndarray]) -> bool:

@@ -132,8 +132,11 @@ def test_train_encrypted(run, folder, inputs):
 
 
 def test_private_embedding(run, folder, inputs, monkeypatch):
+    from accelerate.state import AcceleratorState
+
     def run_training(command, *, check):
-        """The script in this process, which has the libraries loaded."""
+        """The script in this process, which has the libraries loaded and may have trained in other numbers."""
+        AcceleratorState._reset_state(reset_partial_state=True)
         ended = run_here("train_setr.py", *command[2:], "--num_workers", "0")
         assert check
         assert ended.returncode == 0, ended.stderr
@@ -142,6 +145,7 @@ def test_private_embedding(run, folder, inputs, monkeypatch):
     options = ["--dataset", inputs / "data", "--vit", inputs / "vit", "--victims", "victims/*", "--prior", "others/*"]
     options += ["--recipes", "fine-tuned", "whitened", "--max_steps", "1", "--counts", "1", "3", "--cpu"]
     run("private_embedding", *options, "--output_dir", "private")
+    AcceleratorState._reset_state(reset_partial_state=True)
     records = json.loads((folder / "private/results.json").read_text())["records"]
     assert records["fine-tuned: drift"]["drift"] < 0.1
     assert records["whitened: drift"]["drift"] > 0.8

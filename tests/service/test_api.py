@@ -303,7 +303,7 @@ def test_a_full_queue_is_said_with_a_time_to_come_again(key):
     busy = [answer for answer in answers if answer.status_code == 503]
     assert len(busy) == 4  # one runs, and one waits: half of the places
     assert {answer.headers["retry-after"] for answer in busy} == {"1"}
-    assert "wait already; try again later" in refused(busy[0], 503, "busy")
+    assert "1 request of this tenant waits already; try again later" in refused(busy[0], 503, "busy")
     assert [answer.status_code for answer in answers].count(200) == 2
 
 

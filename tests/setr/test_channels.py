@@ -295,7 +295,8 @@ def test_image_processor_and_key_of_other_channels_are_refused(num_channels):
     with pytest.raises(CiphertextError, match=f"of 3 channels, the processor's num_channels, got {num_channels}; "):
         processor(3)(encrypted)
     embedding = ClientEmbedding.generate(tiny_model(num_channels=num_channels))
-    with pytest.raises(ValueError, match=rf"4 pixels and {num_channels} channels, got patches of 4 and 3 channels"):
+    wanted = f"{num_channels} channel" + "s" * (num_channels > 1)
+    with pytest.raises(ValueError, match=f"4 pixels and {wanted}, got patches of 4 and 3 channels"):
         processor(3)(levels(3), secret_key=embedding)
 
 
