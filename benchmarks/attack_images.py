@@ -31,12 +31,16 @@ def files_like(pattern: str) -> list[str]:
     return paths
 
 
+def evenly_spaced_files(pattern: str, limit: int) -> list[str]:
+    """A pattern of files -> the paths of `limit` evenly spaced ones, or of all if there are no more."""
+    paths = files_like(pattern)
+    return [paths[n] for n in np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int))]
+
+
 def read_images(pattern: str, limit: int, patch_size: int) -> list[np.ndarray]:
     """A pattern of files -> `limit` evenly spaced ones: (3, height, width) in [-1, 1], cropped to whole blocks."""
-    paths = files_like(pattern)
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int))
     images = []
-    for path in (paths[n] for n in chosen):
+    for path in evenly_spaced_files(pattern, limit):
         pixels = np.asarray(Image.open(path).convert("RGB"), np.float64).transpose(2, 0, 1) / 127.5 - 1
         height, width = (side // patch_size * patch_size for side in pixels.shape[1:])
         images.append(pixels[:, :height, :width])

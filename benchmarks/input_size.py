@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from attack_images import files_like
+from attack_images import ImageArguments, evenly_spaced_files
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -42,11 +42,9 @@ LEFT_OUT = ("ciphertext as it is", "constant grey", "learned segmentation map", 
 
 
 @dataclass(kw_only=True)
-class Arguments(DataArguments):
+class Arguments(ImageArguments, DataArguments):
     """What the command line takes."""
 
-    victims: str = field(metadata={"help": "Pattern of the victims' files."})
-    prior: str = field(metadata={"help": "Pattern of the attacker's own images, none of them a victim."})
     output_dir: str = field(metadata={"help": "Where results.json and input_size.md go."})
     model: str | None = field(default=None, metadata={"help": "Plain SETR checkpoint. Default: the embedded one."})
     heights: list[int] = field(default_factory=lambda: [240, 360, 480, 720], metadata={"help": "In pixels."})
@@ -61,7 +59,7 @@ class Arguments(DataArguments):
 
 
 def resized(image: Image.Image, height: int, patch_size: int) -> np.ndarray:
-    """An image -> (3, height, width) in [-1, 1], in its own proportions, each side the next multiple of the patch."""
+    """An image -> (3, height, width) in [-1, 1], in its own proportions, in whole patches."""
     width = round(image.width * height / image.height)
     size = [max(1, round(side / patch_size)) * patch_size for side in (width, height)]
     pixels = np.asarray(image.convert("RGB").resize((size[0], size[1]), Image.Resampling.BICUBIC), np.float64)
@@ -70,9 +68,7 @@ def resized(image: Image.Image, height: int, patch_size: int) -> np.ndarray:
 
 def read(pattern: str, limit: int, height: int, patch_size: int) -> list[np.ndarray]:
     """`limit` evenly spaced files of a pattern, resized."""
-    paths = files_like(pattern)
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(limit, len(paths))).round().astype(int))
-    return [resized(Image.open(paths[n]), height, patch_size) for n in chosen]
+    return [resized(Image.open(path), height, patch_size) for path in evenly_spaced_files(pattern, limit)]
 
 
 def trials_for(args: Arguments, model: SetrForSemanticSegmentation, height: int) -> Iterator[Trial]:

@@ -99,8 +99,9 @@ def train(args: Arguments, recipe: str) -> Json:
     folder = Path(args.output_dir) / recipe
     command = [sys.executable, str(SCRIPT), "--dataset", args.dataset, "--vit", args.vit, "--output_dir", str(folder)]
     command += ["--max_steps", str(args.max_steps), *RECIPES[recipe], *["--cpu"] * args.cpu]
-    for name, values in (OPTIONS | {"ignore_labels": list(map(str, args.ignore_labels))}).items():
-        command += [f"--{name}", *values] if values or name.startswith("no_") else []
+    for name, values in OPTIONS.items():
+        command += [f"--{name}", *values]
+    command += ["--ignore_labels", *map(str, args.ignore_labels)] if args.ignore_labels else []
     subprocess.run(command, check=True)
     history = json.loads((folder / "training.json").read_text())["history"]
     return {"mean_iou": history[-1]["mean_iou"]}

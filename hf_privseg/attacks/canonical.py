@@ -34,7 +34,6 @@ import numpy as np
 
 from .tools.alignment import NEAREST, neighbour_covariances
 from .tools.blocks import LinearDecoder
-from .tools.classes import KnownClasses
 from .tools.components import Components, consensus, mean_and_covariance, principal_components, reconstruct
 from .tools.priors import ImagePrior
 
@@ -42,18 +41,13 @@ NUM_COMPONENTS = (48, 64, 72, 80, 96)
 
 
 def reconstruct_canonical(
-    ciphertexts: Sequence[np.ndarray],
-    prior: ImagePrior,
-    *,
-    classes: KnownClasses | None = None,
-    num_components: Sequence[int] = NUM_COMPONENTS,
+    ciphertexts: Sequence[np.ndarray], prior: ImagePrior, *, num_components: Sequence[int] = NUM_COMPONENTS
 ) -> LinearDecoder:
     """Encrypted grids (down, across, M) of one invertible key and an image prior -> decoder; M may be of any size.
 
     Args:
         ciphertexts: of any family, or z = b E, or ciphertexts of the embedding family; sixteen or more.
         prior: of the attacker's images, which must not be the victims.
-        classes: as for `reconstruct_orthogonal`.
         num_components: how many principal components are whitened, in each of the estimates.
 
     Raises:
@@ -62,16 +56,12 @@ def reconstruct_canonical(
     moments = mean_and_covariance(ciphertexts)
     most = min(ciphertexts[0].shape[-1], len(prior.statistics.mean))
     numbers = sorted({min(number, most) for number in num_components})  # larger ones would repeat an estimate
-    estimates = [_reconstruct(ciphertexts, moments, prior, number, classes) for number in numbers]
+    estimates = [_reconstruct(ciphertexts, moments, prior, number) for number in numbers]
     return consensus(estimates, moments, prior.statistics.mean)
 
 
 def _reconstruct(
-    ciphertexts: Sequence[np.ndarray],
-    moments: tuple[np.ndarray, np.ndarray],
-    prior: ImagePrior,
-    num_components: int,
-    classes: KnownClasses | None,
+    ciphertexts: Sequence[np.ndarray], moments: tuple[np.ndarray, np.ndarray], prior: ImagePrior, num_components: int
 ) -> LinearDecoder:
     statistics = prior.statistics
     seen = principal_components(*moments, num_components, whitening=1.0)
@@ -79,7 +69,7 @@ def _reconstruct(
     seen = seen.first(len(known.axes.T))
     correlations = np.sum(neighbour_covariances(seen.of_grids(ciphertexts), NEAREST), axis=0)
     own = known.axes.T @ (statistics.right + statistics.below) @ known.axes
-    return reconstruct(_canonical(seen, correlations), ciphertexts, _canonical(known, own), prior, classes=classes)
+    return reconstruct(_canonical(seen, correlations), ciphertexts, _canonical(known, own), prior)
 
 
 def _canonical(components: Components, correlations: np.ndarray) -> Components:
