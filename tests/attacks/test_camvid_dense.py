@@ -47,8 +47,8 @@ def victims(sequence, count):
     return [read(paths[i]) for i in np.linspace(0, len(paths) - 1, count).astype(int)]
 
 
-def encrypted(images, family):
-    cipher = cipher_for(SecretKey.generate(family), patch_size=PATCH_SIZE)
+def encrypted(images, family, key_number=1):
+    cipher = cipher_for(SecretKey(key_number.to_bytes(32, "big"), family), patch_size=PATCH_SIZE)
     return [to_grid(cipher.encrypt(torch.from_numpy(image)).numpy(), PATCH_SIZE) for image in images]
 
 
@@ -80,8 +80,12 @@ def test_an_orthogonal_key_shows_the_scene_to_who_has_no_image():
 
 def test_the_matrix_family_is_near_enough_to_a_rotation(streets):
     images = victims("Seq05VD", 16)
-    grids = encrypted(images, "matrix")
-    assert mean_hp(reconstruct_orthogonal(grids, streets), grids, images) > 0.4
+    found = []
+    for key_number in range(1, 5):  # a matrix with small singular values shows less than another
+        grids = encrypted(images, "matrix", key_number)
+        found.append(mean_hp(reconstruct_orthogonal(grids, streets), grids, images))
+    assert min(found) > 0.25
+    assert np.mean(found) > 0.45
 
 
 def test_what_the_server_computes_shows_more_than_a_thumbnail(streets):
