@@ -17,14 +17,15 @@ notebook: $(VENV)/.installed-dev  ## run the notebook and keep its outputs
 	PYTHONPATH=tests $(BIN)/python tests/helpers/notebook.py examples/quickstart.ipynb
 
 # Bytecode is kept, so that workers need not compile every test anew.
-test: $(VENV)/.installed-dev  ## the test suite
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev  ## the test suite; SLOW=1 adds the tests that start browsers, servers and trainings
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal \
+	  $(if $(SLOW),,-m "not slow") $(PYTEST_ARGS)
 
-check: $(VENV)/.installed-dev  ## format, lint, types, tests
+check: $(VENV)/.installed-dev  ## format, lint, types, all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(MAKE) test
+	$(MAKE) test SLOW=1
 
 docs: $(VENV)/.installed-docs  ## the documentation site, in build/docs; a broken link stops it
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/docs

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -116,6 +117,24 @@ def test_model_theft(run, folder):
     assert set(records) == {"plain model", "encrypted model, plain images", "random start, 2 images"}
 
 
+@pytest.fixture
+def trained_here(monkeypatch):
+    """Has a benchmark train in this process, which has the libraries loaded and may have trained in other numbers."""
+    from accelerate.state import AcceleratorState
+
+    def run_training(command, *, check):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        ended = run_here("train_setr.py", *command[2:], "--num_workers", "0")
+        assert check
+        assert ended.returncode == 0, ended.stderr
+        return ended
+
+    monkeypatch.setattr("subprocess.run", run_training)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("trained_here")
 def test_train_encrypted(run, folder, inputs):
     options = ["--dataset", inputs / "data", "--vit", inputs / "vit", "--split", "val", "--families", "permutation"]
     options += ["--crop_size", "32", "--steps", "2", "--batch_size", "2", "--decoder", "naive", "--precision", "no"]
@@ -131,21 +150,15 @@ def test_train_encrypted(run, folder, inputs):
     assert (folder / "ciphertexts/results.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_private_embedding(run, folder, inputs, monkeypatch):
-    from accelerate.state import AcceleratorState
+    from hf_privseg.audit import attacks_with_a_base
 
-    def run_training(command, *, check):
-        """The script in this process, which has the libraries loaded and may have trained in other numbers."""
-        AcceleratorState._reset_state(reset_partial_state=True)
-        ended = run_here("train_setr.py", *command[2:], "--num_workers", "0")
-        assert check
-        assert ended.returncode == 0, ended.stderr
-
-    monkeypatch.setattr("subprocess.run", run_training)
+    few = replace(attacks_with_a_base.THEFT_BUDGET, steps=5)
+    monkeypatch.setattr(attacks_with_a_base, "THEFT_BUDGET", few)
     options = ["--dataset", inputs / "data", "--vit", inputs / "vit", "--victims", "victims/*", "--prior", "others/*"]
     options += ["--recipes", "fine-tuned", "whitened", "--max_steps", "1", "--counts", "1", "3", "--cpu"]
     run("private_embedding", *options, "--output_dir", "private")
-    AcceleratorState._reset_state(reset_partial_state=True)
     records = json.loads((folder / "private/results.json").read_text())["records"]
     assert records["fine-tuned: drift"]["drift"] < 0.1
     assert records["whitened: drift"]["drift"] > 0.8
