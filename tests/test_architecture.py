@@ -27,7 +27,7 @@ LAYERS = (
     {"catalog", "checkpoints", "reporting"},
     {"attacks", "baselines", "convert", "storage"},
     {"inference"},
-    {"audit", "training"},
+    {"audit", "export", "training"},
     {"client", "experiments", "service"},
     {"cli"},
 )
@@ -41,8 +41,8 @@ GLOBAL_EFFECTS = {
 }  # fmt: skip
 ATTACKS_KNOW = {"setr.ciphers", "setr.errors", "setr.keys", "catalog.sample_images"}
 PUBLIC_ROOMS = {
-    "attacks", "audit", "baselines", "catalog", "checkpoints", "client", "convert", "experiments", "inference",
-    "reporting", "service", "storage", "training",
+    "attacks", "audit", "baselines", "catalog", "checkpoints", "client", "convert", "experiments", "export",
+    "inference", "reporting", "service", "storage", "training",
 }  # fmt: skip
 PUBLIC_NAMES = {
     name

@@ -22,6 +22,7 @@ from .audit import audit
 from .convert import convert
 from .datasets import encrypt_dataset
 from .demo import demo
+from .export import export
 from .failures import DEBUG_VARIABLE, complain, holds_key, show_failure
 from .images import encrypt
 from .info import info
@@ -46,6 +47,7 @@ _COMMANDS: dict[Callable[..., None], str] = {
     info: "privseg info encrypted_model",
     serve: "privseg serve encrypted_model --port 7860",
     audit: "privseg audit my_model images --public-base the_vit_it_came_from",
+    export: "privseg export encrypted_model exported --format onnx",
     convert: "privseg convert setr_pup_ade20k.pth setr_pup --labels ade20k",
     demo: "privseg demo --image street.jpg",
 }

@@ -22,7 +22,13 @@ _OWN_ERRORS = tuple(
     value for value in vars(errors).values() if isinstance(value, type) and value.__module__ == errors.__name__
 )
 _OF_MODELS = ("torch", "torchvision", "transformers", "huggingface_hub")
-_OF_TRAINING = ("accelerate", "datasets")
+_EXTRAS = {
+    "accelerate": "train",
+    "datasets": "train",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+}
 _KEY_TEXT = re.compile(r"(privseg\d+\.\w+\.)[\w-]{8,}")
 
 
@@ -54,8 +60,9 @@ def _naming_the_extra(error: Exception) -> Exception:
             f"this command needs {error.name}, which is not installed: pip install 'hf-privseg[models]'. Without it "
             "there are keygen, encrypt, info and segment --server"
         )
-    if isinstance(error, ModuleNotFoundError) and error.name in _OF_TRAINING:
-        return OSError(f"this command needs {error.name}, which is not installed: pip install 'hf-privseg[train]'")
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        extra = _EXTRAS[error.name]
+        return OSError(f"this command needs {error.name}, which is not installed: pip install 'hf-privseg[{extra}]'")
     return error
 
 

@@ -171,12 +171,14 @@ class SetrEmbeddings(nn.Module):
     def resized_position_embeddings(self, rows: int, columns: int) -> torch.Tensor:
         """The stored position embeddings resized to a grid: `(1, [1 +] rows * columns, hidden_size)`."""
         native_rows, native_columns = self.config.grid_size
-        # mmsegmentation compares the number of patches only, so 2 x 8 patches use the 4 x 4 grid as it is.
-        same_count = rows * columns == native_rows * native_columns
-        if (rows, columns) == (native_rows, native_columns) or (
-            same_count and self.config.position_interpolation == "bilinear"
-        ):
-            return self.position_embeddings
+        # One exported program serves every grid: it resizes always, which changes nothing on the native one.
+        if not torch.compiler.is_exporting():
+            # mmsegmentation compares the number of patches only, so 2 x 8 patches use the 4 x 4 grid as it is.
+            same_count = rows * columns == native_rows * native_columns
+            if (rows, columns) == (native_rows, native_columns) or (
+                same_count and self.config.position_interpolation == "bilinear"
+            ):
+                return self.position_embeddings
         num_prefix = self.position_embeddings.shape[1] - native_rows * native_columns
         prefix, patches = self.position_embeddings.split([num_prefix, native_rows * native_columns], dim=1)
         patches = patches.reshape(1, native_rows, native_columns, -1).permute(0, 3, 1, 2)

@@ -1,0 +1,131 @@
+"""Writing a model for other runtimes, and the proof that the file computes what the model does."""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import PreTrainedModel
+
+from ..any_vit.model_facts import key_facts
+from ..any_vit.projection import find_projection
+from ..any_vit.proof import difference
+from ..inference.tasks import Task, check_takes_images
+from ..setr.configuration_setr import SetrConfig
+from .program import NamedOutputs, Run, Sizes, to_program
+from .runtimes import Format, Onnx, TorchProgram
+
+FORMATS: dict[str, Format] = {"onnx": Onnx(), "onnx-int8": Onnx(int8=True), "torch": TorchProgram()}
+TOLERANCE = 1e-3  # of the largest number; float32 sums in another order differ by some 1e-6
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Args:
+        path: the file.
+        outputs: names of the outputs, in their order; `logits` for semantic segmentation.
+        varies: what of the inputs may vary: "batch and size", "batch" or "nothing".
+        step: sides of images are multiples of this number of pixels, where the size may vary.
+        difference: the largest difference from the model, relative to the largest number of an output.
+        num_checked: inputs on which the file was run beside the model.
+    """
+
+    path: Path
+    outputs: list[str]
+    varies: str
+    step: int
+    difference: float
+    num_checked: int
+
+
+def export_model(
+    model: PreTrainedModel, folder: Path, inputs: Mapping[str, torch.Tensor], *, format: str = "onnx"
+) -> Exported:
+    """A model, plain or encrypted -> a file in `folder` that another runtime runs, checked against the model.
+
+    The file holds the weights as they are: of an encrypted model the encrypted patch embedding, and the public facts
+    about its key. It takes the pixels that the model takes. Batch and size of the images may vary where torch.export
+    finds that they may; the file is run beside the model on inputs of several sizes before that is said.
+
+    Args:
+        model: of any class of transformers, on CPU in float32.
+        folder: exists; a file of the format's name in it is overwritten.
+        inputs: an example of what the model takes, with a batch of 2.
+        format: "onnx", "onnx-int8" (matrix products with 8-bit weights) or "torch" (a program of torch.export).
+
+    Raises:
+        ValueError: unknown format, or torch cannot export the model, or the file computes something else.
+        ImportError: the packages of the format are missing.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"expected one of the formats {', '.join(FORMATS)}, got {format!r:.40}")
+    kind, facts = FORMATS[format], key_facts(model)
+    sizes = Sizes(inputs, find_projection(model).patch_size)
+    traced = NamedOutputs(model.eval(), sizes.example)
+    path, reason = folder / kind.file, ""
+    for freedom in sizes.freedoms:
+        try:
+            with torch.no_grad(), _quiet():
+                kind.write(to_program(traced, sizes, freedom), traced.names, facts.to_dict() if facts else {}, path)
+                found = _differences(traced, kind.load(path), sizes, freedom)
+        except ImportError:
+            raise
+        except Exception as error:
+            reason = reason or f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+            continue
+        if format == "onnx-int8" or max(found) <= TOLERANCE:
+            return Exported(path, traced.names, freedom, sizes.step, max(found), len(found))
+        reason = reason or f"the largest difference from the model is {max(found):.2g} of the largest number"
+    for left in folder.glob(f"{kind.file}*"):
+        left.unlink()
+    raise ValueError(f"{type(model).__name__} cannot be exported as {format}: {reason}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporters tell their developers."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def example_inputs(model: PreTrainedModel, processor: Any) -> dict[str, torch.Tensor]:
+    """A model and its processor -> what the model takes for two images of noise: few blocks for a SETR.
+
+    Raises:
+        ValueError: the processor takes something else than images.
+    """
+    rng = np.random.default_rng(0)
+    if isinstance(model.config, SetrConfig):
+        patch, channels = model.config.patch_size, model.config.num_channels
+        return {"pixel_values": torch.from_numpy(rng.uniform(-1, 1, (2, channels, 5 * patch, 7 * patch))).float()}
+    check_takes_images(processor)
+    images = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)) for _ in range(2)]
+    asked = {name: value * len(images) for name, value in Task().inputs(processor).items()}
+    inputs = processor(images=images, return_tensors="pt", **asked)
+    taken = inspect.signature(model.forward).parameters
+    return {name: value for name, value in inputs.items() if name in taken and isinstance(value, torch.Tensor)}
+
+
+@torch.no_grad()
+def _differences(model: NamedOutputs, run: Run, sizes: Sizes, freedom: str) -> list[float]:
+    """The largest difference between file and model for each input that `freedom` promises."""
+    found = []
+    for inputs in sizes.others(freedom):
+        expected: list[Any] = list(model(**inputs))
+        found.append(max(difference(own, other) for own, other in zip(run(inputs), expected, strict=True)))
+    return found
