@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .any_vit.processor import EncryptingProcessor
     from .inference.checked_inputs import inputs_for
     from .inference.pipeline import SetrSegmentationPipeline
+    from .setr.block_cipher import BlockCipher, DenseCipher
+    from .setr.ciphers import register_cipher
     from .setr.client_embedding import ClientEmbedding
     from .setr.configuration_setr import SetrConfig
     from .setr.encrypted_image import EncryptedImage
@@ -33,8 +35,10 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 __all__ = [
+    "BlockCipher",
     "CiphertextError",
     "ClientEmbedding",
+    "DenseCipher",
     "EncryptedImage",
     "EncryptedInputs",
     "EncryptingProcessor",
@@ -54,13 +58,16 @@ __all__ = [
     "decrypt_model",
     "encrypt_model",
     "inputs_for",
+    "register_cipher",
     "rekey_model",
 ]
 
 # Each name is imported when it is first used: keys and encrypted images need no torch, which takes seconds to import.
 _MODULES = {
+    "BlockCipher": "setr.block_cipher",
     "CiphertextError": "setr.errors",
     "ClientEmbedding": "setr.client_embedding",
+    "DenseCipher": "setr.block_cipher",
     "EncryptedImage": "setr.encrypted_image",
     "EncryptedInputs": "any_vit.encrypted_inputs",
     "EncryptingProcessor": "any_vit.processor",
@@ -79,6 +86,7 @@ _MODULES = {
     "decrypt_model": "any_vit.model_encryption",
     "encrypt_model": "any_vit.model_encryption",
     "inputs_for": "inference.checked_inputs",
+    "register_cipher": "setr.ciphers",
     "rekey_model": "any_vit.model_encryption",
 }
 

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..setr.ciphers import CIPHERS
 from ..setr.counts import counted
 from .findings import Finding, worst
 
 _FAMILIES = ("embedding", "orthogonal", "matrix", "signed_permutation", "permutation")  # what leaks least comes first
-_EIGHT_BITS = ("signed_permutation", "permutation")
+_EIGHT_BITS = tuple(family for family in _FAMILIES if CIPHERS[family].acts_on_uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,12 @@ def advise(deployment: Deployment, findings: Sequence[Finding] = (), *, families
     not_tried = [each for each in fitting if each not in families]
     if not_tried:
         reasons.append(f"Of {', '.join(not_tried)} this audit says nothing: it did not try them here.")
+    for other in (each for each in families if each not in _FAMILIES):
+        reasons.append(
+            f"{other} is a family of your own: the general attacks were tried on it, and none that was made for it, "
+            "so that it is not recommended."
+        )
+        reasons += _what_it_leaks(other, findings)
     reasons.append(
         "Larger images leak more: send the smallest ones that still do the job, and audit at that size "
         "(benchmarks/input_size.py compares sizes)."

@@ -19,15 +19,16 @@ from ..setr.client_embedding import ClientEmbedding
 from ..setr.encryption_key import EncryptionKey
 from ..setr.image_inputs import PlainImage
 from ..setr.model_encryption import PatchProjection
-from ..setr.public_facts import EMBEDDING_FAMILY, KeyFacts, check_plain_model
+from ..setr.public_facts import EMBEDDING_FAMILY, KeyFacts, check_plain_model, key_families
 from .advice import Deployment, advise
-from .attack_table import FAMILIES, trials_of
+from .attack_table import ATTACKS, FAMILIES, trials_of
 from .embeddings import public_source
 from .findings import Finding, as_picture
 from .priors import priors_for
 from .report import AuditReport
 from .scene import Scene
 from .subject import Subject
+from .trial import Attack
 
 Budget = Literal["quick", "full"]
 COUNTS = {"quick": (1, 16), "full": (1, 4, 16, 64)}  # ciphertexts that an attacker has
@@ -45,6 +46,7 @@ def audit(
     key_in_use: KeyFacts | None = None,
     deployment: Deployment | None = None,
     budget: Budget = "quick",
+    extra_attacks: Sequence[Attack] = (),
     progress: bool = True,
 ) -> AuditReport:
     """A plain model and plain images -> what attackers recover from their ciphertexts, and advice.
@@ -55,7 +57,8 @@ def audit(
             largest that an attacker collects. For a model of videos a victim is an image, which is repeated, or a
             list of frames.
         processor: the model's; images have its number of channels.
-        families: the key families to try.
+        families: the key families to try. On a family of your own (`register_cipher`) the attacks on any linear map
+            are tried, and those on permutations where it acts on 8-bit pixels.
         prior_images: images of similar scenes that the attacker knows; never victims. The sample images of
             scikit-image and scikit-learn, and a formula that takes no image, are tried in any case.
         public_base: (L, hidden_size), the patch embedding of public weights near the model's: `load_embedding`. A
@@ -66,6 +69,8 @@ def audit(
             is public if `public_base` is given. The base of a model that is recognised as public always is.
         budget: "quick" ends in about two minutes on two cores for 16 images; "full" tries more numbers of ciphertexts,
             scores more reconstructions and trains networks.
+        extra_attacks: attacks of your own, tried beside those of this package; those that train are, too, with either
+            budget.
         progress: whether to show bars on stderr.
 
     Raises:
@@ -95,7 +100,8 @@ def audit(
         key_in_use=key_in_use,
         progress=progress,
     )
-    findings = _findings(scene, secret_keys, training=budget == "full")
+    chosen = [attack for attack in ATTACKS if budget == "full" or not attack.trains]
+    findings = _findings(scene, secret_keys, [*chosen, *extra_attacks])
     deployment = deployment or Deployment(
         base_is_public=public_base is not None, client_holds_file=True, float_transport=True
     )
@@ -116,9 +122,10 @@ def fresh_keys(families: Iterable[str], projection: PatchProjection) -> dict[str
     Raises:
         ValueError: an unknown family; lists the known ones.
     """
-    unknown = sorted(set(families) - set(FAMILIES))
+    known = (*key_families(), EMBEDDING_FAMILY)
+    unknown = sorted(set(families) - set(known))
     if unknown:
-        raise ValueError(f"expected families among {', '.join(FAMILIES)}, got {', '.join(unknown)}")
+        raise ValueError(f"expected families among {', '.join(known)}, got {', '.join(unknown)}")
 
     def fresh(family: str) -> EncryptionKey:
         is_embedding = family == EMBEDDING_FAMILY
@@ -127,10 +134,10 @@ def fresh_keys(families: Iterable[str], projection: PatchProjection) -> dict[str
     return {family: fresh(family) for family in families}
 
 
-def _findings(scene: Scene, secret_keys: Mapping[str, EncryptionKey], *, training: bool) -> list[Finding]:
+def _findings(scene: Scene, secret_keys: Mapping[str, EncryptionKey], attacks: Sequence[Attack]) -> list[Finding]:
     """Every attack, run one after the other."""
     findings = []
-    trials = list(trials_of(scene, secret_keys, training=training))
+    trials = list(trials_of(scene, secret_keys, attacks=attacks, training=True))
     for trial in (bar := tqdm(trials, desc="audit", unit="attack", disable=not scene.progress)):
         bar.set_postfix_str(f"{trial.family}: {trial.attack.name}")
         findings.append(trial.find())

@@ -25,7 +25,7 @@ class Target:
         self._scene = scene
         self._cipher = cipher_for(secret_key, patch_size=scene.patch_size, num_channels=scene.num_channels)
         self.family: str = secret_key.family
-        self.is_permutation = self.family in ("permutation", "signed_permutation")
+        self.is_permutation = self._cipher.acts_on_uint8
         self.is_signed = self.family != "permutation"
 
     def encrypt(self, grid: np.ndarray) -> np.ndarray:

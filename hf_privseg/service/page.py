@@ -20,6 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..catalog.datasets import PRESETS
 from ..catalog.street_images import FOLDER, STREET_CREDIT, STREET_IMAGES
 from ..reporting.project_urls import project_urls
+from ..setr.ciphers import CIPHERS
+from ..setr.keys import DEFAULT_FAMILY, FAMILIES
 from .api import Backend, UsedBackend, UsedGrant, read_image
 from .gradio_endpoint import CALL_PATH, MAX_CALLS, OPEN_PATHS, CallGuard, add_endpoint
 from .link_preview import LinkPreview
@@ -155,6 +157,7 @@ def _page(backend: Backend, model: str) -> str:
     return (
         page.replace("<!-- the model's name -->", html.escape(model))
         .replace("<!-- the project's links -->", _project_links())
+        .replace("<!-- the key families -->", family_options())
         .replace("<!-- the street images -->", _gallery() if service.is_public else "")
         .replace("<!-- the street images' credit -->", _linked(STREET_CREDIT) if service.is_public else "")
     )
@@ -162,6 +165,14 @@ def _page(backend: Backend, model: str) -> str:
 
 def _part(name: str) -> str:
     return (STATIC / f"{name}.html").read_text(encoding="utf-8")
+
+
+def family_options() -> str:
+    """The families of keys that a visitor makes; those on 8-bit pixels, which show most, come last."""
+    ordered = sorted(FAMILIES, key=lambda family: (CIPHERS[family].acts_on_uint8, family != DEFAULT_FAMILY))
+    return "".join(
+        f'<option value="{family}">{family}: {html.escape(CIPHERS[family].summary)}</option>' for family in ordered
+    )
 
 
 def _gallery() -> str:

@@ -21,6 +21,7 @@ from ..attacks.thumbnail import reconstruct_thumbnail
 from ..attacks.tools.blocks import LinearDecoder, to_grid, to_image
 from ..attacks.tools.priors import ImagePrior, image_prior, synthetic_prior
 from ..catalog.sample_images import SAMPLE_IMAGES
+from ..setr.ciphers import CIPHERS
 from ..setr.encrypted_image import EncryptedImage
 from .engine import SegmentationService
 
@@ -95,10 +96,11 @@ class ServerView:
             plain = self._service.model.setr.embeddings.patch_embeddings.projection.weight
             encrypted, base = (embedding_matrix(each.detach().cpu().numpy()) for each in (weight, plain))
             yield invert_ciphertexts(encrypted, base, self._prior.statistics), "With the public model", _PUBLIC
-        if image.family in ("permutation", "signed_permutation"):
-            signed = image.family == "signed_permutation"
+        cipher = CIPHERS[image.family]
+        if cipher.acts_on_uint8:
+            signed = image.family != "permutation"
             yield recover_permutation([grid], self._prior, signed=signed), "From this ciphertext alone", _PERMUTATION
-        if image.family in ("orthogonal", "matrix"):
+        elif not cipher.ends_in_zeros:
             yield reconstruct_orthogonal([grid], self._prior), "From this ciphertext alone", _ALIGNMENT
         yield reconstruct_thumbnail([grid], self._prior), "The thumbnail, from this ciphertext alone", _THUMBNAIL
 

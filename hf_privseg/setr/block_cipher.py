@@ -30,6 +30,7 @@ class BlockCipher(ABC):
 
     Attributes:
         family: the name that keys carry.
+        summary: what it does to a block, in a few words for whoever chooses a family.
         acts_on_uint8: whether `encrypt` takes 8-bit pixels as well, with a result bit-equal to the float form's.
         ends_in_zeros: whether ciphertext blocks end in zeros, which files leave out.
         patch_size: height and width of a block in pixels.
@@ -39,6 +40,7 @@ class BlockCipher(ABC):
     """
 
     family: ClassVar[str]
+    summary: ClassVar[str] = "a family of your own"
     acts_on_uint8: ClassVar[bool]
     ends_in_zeros: ClassVar[bool] = False
     patch_size: int

@@ -20,7 +20,8 @@ All of them protect visually and none is encryption in the cryptographic sense: 
 image, and each class says what that costs. For every family alike, a public embedding E gives the image away.
 """
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import re
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -31,9 +32,12 @@ from .counts import counted
 from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import EncryptionStateError, InvalidKeyError, KeyMismatchError
 from .keys import SecretKey
+from .public_facts import add_family, remove_family
 
 if TYPE_CHECKING:
     import torch
+
+_Cipher = TypeVar("_Cipher", bound=BlockCipher)
 
 _CONDITION = 10.0  # of the matrix family's E_enc, exactly
 _MAX_CONDITION = 100.0  # of a matrix that the user supplies
@@ -57,6 +61,7 @@ class PermutationCipher(BlockCipher):
     """
 
     family: ClassVar[str] = "permutation"
+    summary: ClassVar[str] = "reorders pixels, and the image stays recognisable"
     acts_on_uint8: ClassVar[bool] = True
 
     def _derive(self, key: SecretKey) -> None:
@@ -88,6 +93,7 @@ class SignedPermutationCipher(PermutationCipher):
     """
 
     family: ClassVar[str] = "signed_permutation"
+    summary: ClassVar[str] = "reorders pixels and inverts half of them, and the image stays recognisable"
     acts_on_uint8: ClassVar[bool] = True
 
     def _derive(self, key: SecretKey) -> None:
@@ -122,6 +128,7 @@ class OrthogonalCipher(DenseCipher):
     """
 
     family: ClassVar[str] = "orthogonal"
+    summary: ClassVar[str] = "rotates each block"
 
     def _derive(self, key: SecretKey) -> None:
         matrix = key.haar(self.block_length)
@@ -143,6 +150,7 @@ class MatrixCipher(DenseCipher):
     """
 
     family: ClassVar[str] = "matrix"
+    summary: ClassVar[str] = "the paper's general case"
 
     def _derive(self, key: SecretKey) -> None:
         q1, q2 = (key.haar(self.block_length, purpose) for purpose in ("q1", "q2"))
@@ -191,6 +199,7 @@ class EmbeddingCipher(DenseCipher):
     """
 
     family: ClassVar[str] = "embedding"
+    summary: ClassVar[str] = "what the model's patch embedding sees of a block, rotated"
     ends_in_zeros: ClassVar[bool] = True
 
     def _derive(self, key: ClientEmbedding) -> None:
@@ -232,6 +241,64 @@ CIPHERS: dict[str, type[BlockCipher]] = {
     cipher.family: cipher
     for cipher in (PermutationCipher, SignedPermutationCipher, OrthogonalCipher, MatrixCipher, EmbeddingCipher)
 }
+
+
+def register_cipher(cipher: type[_Cipher]) -> type[_Cipher]:
+    """Add a key family of one's own, in this process: the class of its cipher -> the same class, for a decorator.
+
+    Keys, processors, models and the audit then take its name as they take those of this package. Every process that
+    handles such a key or a model encrypted with one registers it; nothing of it travels with a checkpoint.
+
+    Args:
+        cipher: a subclass of `DenseCipher` or `BlockCipher` with the class attribute `family`.
+
+    Raises:
+        TypeError: no such class.
+        ValueError: the name has another form or is taken, or the cipher does not do what a cipher must: a weight is
+            encrypted so that encrypted blocks give what plain ones did, and decryption gives the image back.
+    """
+    if not (isinstance(cipher, type) and issubclass(cipher, BlockCipher)):
+        raise TypeError(f"expected a subclass of DenseCipher or BlockCipher, got {cipher!r:.80}")
+    family = getattr(cipher, "family", None)
+    if not isinstance(family, str) or not re.fullmatch("[a-z][a-z0-9_]{0,19}", family):
+        raise ValueError(
+            f"the attribute family of {cipher.__name__} is a name of 1 to 20 letters a-z, digits and _, got "
+            f"{family!r:.60}"
+        )
+    known = CIPHERS.get(family)
+    if known is not None and (known.__module__, known.__qualname__) != (cipher.__module__, cipher.__qualname__):
+        raise ValueError(f"the family {family!r} is that of {known.__name__}; choose another name")
+    add_family(family)  # or there would be no key to prove the cipher with
+    try:
+        _check_cipher(cipher)
+    except Exception:
+        if known is None:
+            remove_family(family)
+        raise
+    CIPHERS[family] = cipher
+    return cipher
+
+
+def _check_cipher(cipher: type[BlockCipher]) -> None:
+    """Raise ValueError where a cipher does not cancel in a patch embedding, or is not undone."""
+    made = cipher(SecretKey.generate(cipher.family), patch_size=4)
+    rng = np.random.default_rng(0)
+    rows, embedding = (rng.uniform(-1, 1, (64, made.block_length)) for _ in range(2))
+    levels = rng.integers(0, 256, (made.num_channels, 12, 20), np.uint8)
+    image = levels / 127.5 - 1
+    checks = [
+        (made._encrypt_blocks(rows) @ made.encrypt_rows(embedding).T, rows @ embedding.T, "b_hat E_hat = b E"),
+        (made.decrypt_rows(made.encrypt_rows(embedding)), embedding, "decrypt_rows(encrypt_rows(W)) = W"),
+        (made.decrypt(made.encrypt(image)), image, "decrypt(encrypt(image)) = image"),
+    ]
+    if cipher.acts_on_uint8:
+        found = made.encrypt(levels) / 127.5 - 1
+        checks.append((found, made.encrypt(image), "encrypt(levels) / 127.5 - 1 = encrypt(levels / 127.5 - 1)"))
+    for found, expected, what in checks:
+        if found.shape != expected.shape or not _nearly_equal(found, expected):
+            raise ValueError(
+                f"{cipher.__name__} is no cipher of a patch embedding: {what} does not hold up to rounding"
+            )
 
 
 def cipher_for(secret_key: EncryptionKey | bytes, *, patch_size: int, num_channels: int = 3) -> BlockCipher:

@@ -28,7 +28,7 @@ from .derivation import (
 )
 from .errors import InvalidKeyError
 from .private_file import PrivateFile
-from .public_facts import FAMILIES, FORMAT_VERSION, KeyFacts
+from .public_facts import FAMILIES, FORMAT_VERSION, KeyFacts, key_families
 
 DEFAULT_FAMILY = "orthogonal"
 
@@ -92,8 +92,8 @@ class SecretKey(PrivateFile):
             problem = f"does not begin with '{_PREFIX}.'"
         elif len(rest) != 2:
             problem = f"has {len(rest) + 1} parts, not 3"
-        elif rest[0] not in FAMILIES:
-            problem = f"names no known family (choose one of {', '.join(FAMILIES)})"
+        elif rest[0] not in key_families():
+            problem = f"names no known family (choose one of {', '.join(key_families())})"
         else:
             problem = _problem_in_base64url(rest[1])
         if problem:
@@ -180,7 +180,7 @@ class SecretKey(PrivateFile):
 
     @property
     def family(self) -> str:
-        """The key family, one of `FAMILIES`."""
+        """The key family, one of `key_families()`."""
         return self._family
 
     @property
@@ -294,8 +294,8 @@ def as_key(value: object) -> SecretKey:
 
 
 def _checked_family(family: str) -> str:
-    if family not in FAMILIES:
-        raise InvalidKeyError(f"unknown key family {family!r}; choose one of {', '.join(FAMILIES)}")
+    if family not in key_families():
+        raise InvalidKeyError(f"unknown key family {family!r}; choose one of {', '.join(key_families())}")
     return family
 
 

@@ -12,9 +12,28 @@ from typing import Protocol
 from .counts import counted
 from .errors import CiphertextError, EncryptionStateError, KeyMismatchError
 
-FAMILIES = ("permutation", "signed_permutation", "orthogonal", "matrix")  # of a SecretKey
+FAMILIES = ("permutation", "signed_permutation", "orthogonal", "matrix")  # of a SecretKey, those of this package
 EMBEDDING_FAMILY = "embedding"  # of a ClientEmbedding
 FORMAT_VERSION = 1
+
+_registered: list[str] = []
+
+
+def key_families() -> tuple[str, ...]:
+    """The families that a SecretKey may have: those of this package, and those that `register_cipher` has added."""
+    return (*FAMILIES, *_registered)
+
+
+def add_family(family: str) -> None:
+    """Make keys of a family possible, in this process. `register_cipher` calls it, once the cipher is proven."""
+    if family not in key_families():
+        _registered.append(family)
+
+
+def remove_family(family: str) -> None:
+    """Undo `add_family`."""
+    if family in _registered:
+        _registered.remove(family)
 
 
 @dataclass(frozen=True)
@@ -22,7 +41,7 @@ class KeyFacts:
     """What anyone may know of a key: two keys are the same where these facts are.
 
     Args:
-        family: the key family, one of `FAMILIES` or `EMBEDDING_FAMILY`.
+        family: the key family, one of `key_families()` or `EMBEDDING_FAMILY`.
         version: the format version of the key, `FORMAT_VERSION`.
         fingerprint: 16 lowercase hexadecimal characters.
 
@@ -35,9 +54,12 @@ class KeyFacts:
     fingerprint: str
 
     def __post_init__(self) -> None:
-        families = (*FAMILIES, EMBEDDING_FAMILY)
+        families = (*key_families(), EMBEDDING_FAMILY)
         if not isinstance(self.family, str) or self.family not in families:
-            raise ValueError(f"the family of a key is one of {', '.join(families)}, got {_shown_name(self.family)}")
+            raise ValueError(
+                f"the family of a key is one of {', '.join(families)}, got {_shown_name(self.family)}; see "
+                "register_cipher"
+            )
         if type(self.version) is not int or self.version != FORMAT_VERSION:
             raise ValueError(
                 f"the version of a key is the number {FORMAT_VERSION}, got {_described(self.version)}; a later "

@@ -15,8 +15,9 @@ from PIL import Image
 from helpers.paths import TESTS
 from hf_privseg import EncryptedImage, SecretKey, SetrImageProcessor
 from hf_privseg.service.embedding_file import embedding_from_bytes, embedding_to_bytes
+from hf_privseg.service.page import family_options
 from hf_privseg.setr.ciphers import cipher_for
-from hf_privseg.setr.keys import FAMILIES
+from hf_privseg.setr.keys import DEFAULT_FAMILY, FAMILIES
 
 HERE = TESTS
 STATIC = HERE.parent / "hf_privseg" / "service" / "static"
@@ -94,6 +95,13 @@ def test_invalid_keys_are_refused_without_repeating_them():
     assert "exactly 32 bytes" in node(message)
     message = message.replace("31)", "32), 'rot13'")
     assert "unknown key family 'rot13'; choose one of permutation, " in node(message)
+
+
+def test_the_page_offers_the_families_that_its_code_has():
+    assert node("return js.FAMILIES;") == list(FAMILIES)
+    offered = re.findall(r'<option value="(\w+)">', family_options())
+    assert sorted(offered) == sorted(FAMILIES)
+    assert offered[0] == DEFAULT_FAMILY
 
 
 @pytest.mark.parametrize("family", FAMILIES)
