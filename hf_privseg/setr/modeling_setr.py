@@ -30,6 +30,7 @@ from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, capture_ou
 
 from .configuration_setr import SetrConfig
 from .counts import counted
+from .fast_layers import conv_norm_relu, linear
 from .model_card import write_model_card
 from .model_encryption import EncryptableEmbedding
 from .patch_grid import check_on_grid
@@ -239,7 +240,7 @@ class SetrAttention(RecordedModule):
         """`(batch, tokens, hidden_size)` -> the same shape, and the attention weights where the backend gives them."""
         split_heads = (*hidden_states.shape[:-1], -1, self.head_dim)
         query, key, value = (
-            projection(hidden_states).view(split_heads).transpose(1, 2)
+            linear(projection, hidden_states).view(split_heads).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
@@ -247,7 +248,7 @@ class SetrAttention(RecordedModule):
         )
         dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
         attended, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling, **kwargs)
-        return self.o_proj(attended.reshape(hidden_states.shape)), weights
+        return linear(self.o_proj, attended.reshape(hidden_states.shape)), weights
 
 
 class SetrMLP(nn.Module):
@@ -261,7 +262,7 @@ class SetrMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(batch, tokens, hidden_size)` -> the same shape."""
-        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+        return linear(self.fc2, self.activation_fn(linear(self.fc1, hidden_states)))
 
 
 class SetrLayer(RecordedModule, GradientCheckpointingLayer):
@@ -297,7 +298,7 @@ class ConvNormReLU(nn.Module):
 
     def forward(self, feature_map: torch.Tensor) -> torch.Tensor:
         """`(batch, in_channels, h, w)` -> `(batch, out_channels, h, w)`, non-negative."""
-        return nn.functional.relu(self.bn(self.conv(feature_map)))
+        return conv_norm_relu(self.conv, self.bn, feature_map)
 
 
 def make_classifier(config: SetrConfig, in_channels: int) -> nn.Conv2d:

@@ -1,0 +1,87 @@
+"""Times of things that are compared: taken in turns, so that what else a machine does falls on all of them alike."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from hf_privseg.setr.configuration_setr import SetrConfig
+
+# Hidden size, layers, heads; "tiny" is for tests.
+ENCODERS = {"tiny": (32, 6, 2), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+
+
+def encoder_sizes(name: str) -> tuple[int, int, int]:
+    """Name of an encoder -> hidden size, layers, heads; raises ValueError where there is none of that name."""
+    if name not in ENCODERS:
+        raise ValueError(f"expected an encoder among {', '.join(ENCODERS)}, got {name}")
+    return ENCODERS[name]
+
+
+def setr_config(encoder: str, decoder: Any, *, size: int, num_labels: int) -> SetrConfig:
+    """The configuration of a SETR of published sizes, without auxiliary heads, which serve training alone."""
+    hidden_size, layers, heads = encoder_sizes(encoder)
+    return SetrConfig(
+        decoder_type=decoder, hidden_size=hidden_size, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=4 * hidden_size, image_size=size, use_auxiliary_head=False, num_labels=num_labels,
+    )  # fmt: skip
+
+
+def seconds_of(run: Callable[[], object]) -> Callable[[], float]:
+    """What does something -> what does it and returns the seconds that it took, on a GPU too."""
+
+    def timed() -> float:
+        _wait()
+        start = time.perf_counter()
+        run()
+        _wait()
+        return time.perf_counter() - start
+
+    return timed
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def interleaved(timed: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """{name: what returns the seconds that it took} -> {name: seconds of each round}, after one not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    for index in range(rounds + 1):
+        for name, run in timed.items():
+            taken = run()
+            if index:
+                seconds[name].append(taken)
+    return seconds
+
+
+def ratio(seconds: Sequence[float], reference: Sequence[float]) -> float:
+    """The median over the rounds of how many times longer the reference took."""
+    return statistics.median(theirs / ours for ours, theirs in zip(seconds, reference, strict=True))
+
+
+def machine() -> str:
+    """Processor or GPU, threads, load and versions, in one line."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    return (
+        f"{device}, {torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}"
+    )
+
+
+def _processor() -> str:
+    """The name of the processor, by its family and model where it has no telling name."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    name = facts.get("model name", platform.machine())
+    return f"{name} (family {facts.get('cpu family')}, model {facts.get('model')}), {os.cpu_count()} cores"

@@ -1,0 +1,112 @@
+"""Layers in evaluation mode, computed in the fastest way: the same parameters, the same results up to rounding.
+
+Nothing is stored and nothing is replaced: every forward pass reads the parameters as they are, so that encryption, key
+updates, saving, training and moving a model need not know of it. `model.train()` undoes it, `model.eval()` is it.
+
+A layer that something else watches or replaces (hooks, offloading, adapters, quantisation, a compiler) is called as it
+is.
+"""
+
+import time
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+_MIN_WIDTH = 256  # of a linear layer, below which the choice of a kernel is not worth its time
+_TOKENS, _ROUNDS = 512, 5  # of the measurement
+_CLEARLY_FASTER = 1.3  # so that noise does not decide, and every run on a machine decides alike
+
+
+def conv_norm_relu(conv: nn.Conv2d, norm: nn.BatchNorm2d, feature_map: torch.Tensor) -> torch.Tensor:
+    """`(batch, in_channels, h, w)` -> ReLU(norm(conv)), `(batch, out_channels, h, w)`.
+
+    In evaluation mode a batch norm is a factor and an offset a channel, which the convolution's weight takes up.
+
+    Args:
+        conv: without bias.
+        norm: with running statistics.
+        feature_map: of any layout, which the result has too.
+    """
+    if norm.training or not (_is_bare(conv, nn.Conv2d) and _is_bare(norm, nn.BatchNorm2d)):
+        return nn.functional.relu(norm(conv(feature_map)))
+    weight, bias = folded(conv.weight, norm)
+    # In place: nothing else holds the convolution's result.
+    return nn.functional.conv2d(feature_map, weight, bias, conv.stride, conv.padding).relu_()
+
+
+def folded(weight: torch.Tensor, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """A convolution's weight and the batch norm behind it -> weight and bias of one convolution, in the same dtype.
+
+    Computed in float32 at least; differentiable.
+    """
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    gain, offset, mean, variance = (
+        value.to(dtype)  # type: ignore[union-attr] # a norm with parameters and running statistics has all four
+        for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    )
+    scale = gain * torch.rsqrt(variance + norm.eps)
+    return (weight * scale.view(-1, 1, 1, 1)).to(weight.dtype), (offset - mean * scale).to(weight.dtype)
+
+
+def linear(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """`(batch, tokens, in_features)` -> `(batch, tokens, out_features)`.
+
+    PyTorch multiplies float32 matrices on a CPU with MKL, and convolves with oneDNN. On processors for which MKL is
+    slow the same product is computed as a convolution of 1 x 1, whose weight is the matrix itself, not copied.
+    """
+    if (
+        inputs.dtype == torch.float32
+        and inputs.device.type == "cpu"
+        and inputs.ndim == 3
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and isinstance(layer, nn.Linear)
+        and _is_bare(layer, nn.Linear)
+        and min(layer.weight.shape) >= _MIN_WIDTH
+        and convolution_is_faster()
+    ):
+        return _as_convolution(inputs, layer.weight, layer.bias)
+    found: torch.Tensor = layer(inputs)
+    return found
+
+
+def _as_convolution(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """A linear layer as a convolution of 1 x 1 over tokens that lie channels last, as they do anyway."""
+    columns = inputs.transpose(1, 2).unsqueeze(2)
+    return nn.functional.conv2d(columns, weight[:, :, None, None], bias).squeeze(2).transpose(1, 2)
+
+
+@cache
+def convolution_is_faster() -> bool:
+    """Whether this machine computes a linear layer clearly faster as a convolution; measured once a process."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    inputs, weight, bias = torch.ones(1, _TOKENS, 768), torch.ones(768, 768), torch.ones(768)
+    kernels: tuple[Callable[..., torch.Tensor], ...] = (nn.functional.linear, _as_convolution)
+    seconds: list[list[float]] = [[] for _ in kernels]
+    for _ in range(_ROUNDS + 1):
+        for kernel, taken in zip(kernels, seconds, strict=True):
+            start = time.perf_counter()
+            kernel(inputs, weight, bias)
+            taken.append(time.perf_counter() - start)
+    plain, convolution = (min(taken[1:]) for taken in seconds)
+    return plain > _CLEARLY_FASTER * convolution
+
+
+def _is_bare(layer: nn.Module, cls: type[nn.Module]) -> bool:
+    """Whether a layer is just what it was made as, so that its parameters say all that calling it would do."""
+    return (
+        type(layer) is cls
+        and type(layer.weight) is nn.Parameter
+        and not torch.compiler.is_compiling()
+        and "forward" not in vars(layer)
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and not (layer._backward_hooks or layer._backward_pre_hooks)
+        and not _has_any_global_hook()
+    )
+
+
+__all__ = ["conv_norm_relu", "convolution_is_faster", "folded", "linear"]
