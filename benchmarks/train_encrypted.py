@@ -11,14 +11,12 @@ It writes results.json and training.md; a killed run goes on where it was.
 """
 
 import json
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +46,6 @@ from hf_privseg.training.rows import read_row
 
 TRAINER = Path(__file__).parents[1] / "examples" / "train_setr.py"
 ALL, FEW = "plain, all augmentations", "plain, the same few"
-PACKAGES = ("hf-privseg", "torch", "transformers", "accelerate", "numpy")
 
 
 @dataclass(kw_only=True)
@@ -81,10 +78,6 @@ class Experiment:
             "dataset preset vit decoder split limit steps batch_size crop_size optimizer learning_rate precision seed"
         )
         facts = {name: getattr(args, name) for name in names.split()}
-        facts["versions"] = {name: version(name) for name in PACKAGES}
-        facts["machine"] = (
-            f"{platform.machine()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
-        )
         self.records = Records(self.folder / "results.json", facts, writes=True)
         self.accelerator = Accelerator(cpu=True)
 
@@ -224,6 +217,7 @@ def write_table(records: Records, folder: Path) -> None:
         cells,
     )
     lines = [f"{name}: {value}" for name, value in records.facts.items() if value is not None]
+    lines += records.made_with
     write_markdown(folder / "training.md", [table], lines)
     print_tables([table], "", lines)
 

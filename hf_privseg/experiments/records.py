@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from ..reporting.provenance import provenance, provenance_in_words
 from ..setr.files import write_whole
 from .arguments import ExperimentArguments
 from .plain_models import PlainModel
@@ -26,8 +27,9 @@ def experiment_facts(args: ExperimentArguments, dataset: Dataset) -> Json:
 
 
 class Records:
-    """The results of an experiment in one JSON file, {**facts, "models": {...}, "records": {name: row}}.
+    """The results of an experiment in a JSON file, {**facts, "models": {...}, "records": {name: row}, "runs": [...]}.
 
+    `runs` is the `provenance` of every process that added a row, so that a reader sees what made the figures.
     The file is written as a whole after every row. Several processes read it when they start, must wait for each other
     then, and hold the same rows; one of them writes.
 
@@ -44,10 +46,13 @@ class Records:
         self.path, self.facts, self.writes = path, facts, writes
         self.models: dict[str, dict[str, str]] = {}
         self.rows: dict[str, Json] = {}
+        self.runs: list[Json] = []
+        self._run = provenance()
         if path.exists():
             earlier = json.loads(path.read_text())
             self._compare({name: earlier.get(name) for name in facts}, facts)
             self.models, self.rows = earlier.get("models", {}), earlier.get("records", {})
+            self.runs = earlier.get("runs", [])
 
     def bind(self, plain: PlainModel) -> None:
         """Note a model and its facts.
@@ -62,12 +67,20 @@ class Records:
     def add(self, name: str, row: Json) -> None:
         """Keep a row of JSON values, with null in place of NaN, and write the file."""
         self.rows[name] = _without_nan(row)
+        if self._run not in self.runs:
+            self.runs.append(self._run)
         self.write()
+
+    @property
+    def made_with(self) -> list[str]:
+        """The runs in words, one line each."""
+        return [provenance_in_words(run) for run in self.runs]
 
     def write(self, **extra: Any) -> None:
         """Write the file, with further entries if given."""
         if self.writes:
-            write_json(self.path, {**self.facts, "models": self.models, "records": self.rows, **extra})
+            found = {"models": self.models, "records": self.rows, "runs": self.runs}
+            write_json(self.path, {**self.facts, **found, **extra})
 
     def _compare(self, found: Json, expected: Json, subject: str = "") -> None:
         different = {name: (found.get(name), value) for name, value in expected.items() if found.get(name) != value}

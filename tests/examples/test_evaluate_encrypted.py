@@ -260,6 +260,20 @@ def test_options_out_of_range_are_refused(options, message):
         ExperimentArguments(dataset="", **options)
 
 
+def test_the_file_tells_every_run_that_added_figures_and_none_that_added_nothing(tmp_path):
+    def run(*names):
+        records = Records(tmp_path / "results.json", {}, writes=True)
+        records._run = {"date": f"2026-01-0{len(names)}"}  # two real runs of one second are alike
+        for name in names:
+            records.add(name, {})
+        records.write()
+        return json.loads((tmp_path / "results.json").read_text())["runs"]
+
+    assert run("a", "b") == [{"date": "2026-01-02"}]
+    assert run() == [{"date": "2026-01-02"}]
+    assert run("c") == [{"date": "2026-01-02"}, {"date": "2026-01-01"}]
+
+
 def test_results_of_other_weights_under_one_name_are_refused(models, tmp_path):
     from hf_privseg.experiments.arguments import ExperimentArguments
     from hf_privseg.experiments.plain_models import plain_models
@@ -271,6 +285,8 @@ def test_results_of_other_weights_under_one_name_are_refused(models, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["records"] == {"row": {"mean_iou": None}}
     again = Records(tmp_path / "results.json", {"seed": 0}, writes=False)
     again.bind(plain)
+    assert again.rows == records.rows
+    assert again.runs == records.runs
     plain.model.get_parameter("decode_head.conv_seg.bias").data += 1
     with pytest.raises(ValueError, match=r"another experiment .model naive: weights_sha256 '[0-9a-f]{64}', not '"):
         again.bind(plain)
