@@ -5,6 +5,8 @@
     accelerate launch --config_file examples/accelerate_configs/multi_gpu.yaml examples/table2.py \
         --dataset path/to/cityscapes --preset cityscapes --split val --image_size 512 1024 --epochs 200 \
         --backbone microsoft/resnet-50 --mixed_precision bf16 --output_dir outputs/table2
+    python examples/table2.py --dataset data/camvid --preset camvid --image_size 176 240 --vit path/to/vit \
+        --cells plain rrp-16-0 rrp-16-60 rrp-16-90 rrp-16-75-fresh --seeds 0 --output_dir outputs/restricted
 
 A cell is a cipher with its block size, shf-4 to ffx-16, or plain. For each cell and seed an FCN is trained on images
 that are encrypted with a key K after augmentation, and then tested (Kiya et al. 2022, Table 2):
@@ -17,6 +19,11 @@ that are encrypted with a key K after augmentation, and then tested (Kiya et al.
 SETR with an encrypted embedding keeps its baseline; the cost of this method is the gap between baseline and correct K.
 A seed fixes keys, first weights, order and augmentation. The ciphertext in [0, 1] is normalised as plain images are,
 with mean = std = 0.5. --backbone resnet-18 and resnet-50 start from random weights, a folder or Hub id from its own.
+--vit trains SETR in place of the FCN, from a pretrained ViT.
+
+Two ciphers came after the paper: rrp-16-60, restricted random permutations that leave 60 % of the blocks and of the
+pixels of a block in place (Horio et al. 2024), where labels move with the blocks and the client puts the answer back;
+and any cipher with -fresh after it, a key of its own for every image in training and testing (Hirose et al. 2026).
 
 The script writes results.json, results.csv and results.md (the paper's table with mean and range over the seeds, the
 trainings, and which differences exceed those between seeds), and keeps each network in models/<cell>_<seed>. When the
@@ -42,8 +49,9 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hf_privseg import SetrImageProcessor
+from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.baselines import BLOCKWISE_CIPHERS, RESNETS, FcnConfig, FcnForSemanticSegmentation
+from hf_privseg.experiments.behind_cipher import behind_cipher
 from hf_privseg.experiments.records import Records
 from hf_privseg.experiments.seed_statistics import comparison, spread
 from hf_privseg.experiments.table2_cells import CELLS, CONDITIONS, Cell
@@ -69,6 +77,8 @@ class Arguments(DataArguments, OptimizationArguments):
     backbone: str = field(
         default="resnet-50", metadata={"help": f"{' or '.join(RESNETS)} from scratch, or a pretrained ResNet."}
     )
+    vit: str | None = field(default=None, metadata={"help": "Train SETR from this pretrained ViT, and no FCN."})
+    decoder: str = field(default="mla", metadata={"help": "Of SETR: naive, pup or mla."})
     output_stride: int = field(default=8, metadata={"help": "8, as published, or 16 or 32: coarser and faster."})
     cells: list[str] = field(default_factory=lambda: list(CELLS), metadata={"help": "Places of the table."})
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "A training each."})
@@ -91,6 +101,14 @@ class Arguments(DataArguments, OptimizationArguments):
                 raise ValueError(
                     f"expected --image_size to be multiples of the blocks of {cell.name}, got {self.image_size}"
                 )
+
+    @property
+    def network(self) -> str:
+        """What is trained, in words."""
+        if self.vit:
+            return f"SETR-{self.decoder.upper()} on {Path(self.vit).name} (pretrained)"
+        start = "from scratch" if self.backbone in RESNETS else "pretrained"
+        return f"FCN on {Path(self.backbone).name} ({start}), output stride {self.output_stride}"
 
 
 @dataclass
@@ -142,10 +160,19 @@ def start_accelerator(args: Arguments) -> Accelerator:
     )
 
 
-def build_model(args: Arguments, id2label: dict[int, str]) -> FcnForSemanticSegmentation:
-    """An FCN with a random or pretrained backbone and random heads, in the fastest memory layout for convolutions."""
-    fields: dict[str, Any] = {"output_stride": args.output_stride, "id2label": id2label}
-    fields["label2id"] = {name: index for index, name in id2label.items()}
+Network = FcnForSemanticSegmentation | SetrForSemanticSegmentation
+
+
+def build_model(args: Arguments, id2label: dict[int, str]) -> Network:
+    """An FCN with a random or pretrained backbone and random heads, in the fastest memory layout for convolutions.
+
+    Or a SETR without auxiliary heads, where a ViT is given.
+    """
+    fields: dict[str, Any] = {"id2label": id2label, "label2id": {name: index for index, name in id2label.items()}}
+    if args.vit:
+        fields |= {"decoder_type": args.decoder, "use_auxiliary_head": False, "drop_path_rate": 0.0}
+        return SetrForSemanticSegmentation.from_vit(args.vit, **fields)
+    fields["output_stride"] = args.output_stride
     if args.backbone in RESNETS:
         model = FcnForSemanticSegmentation(FcnConfig(backbone_config=RESNETS[args.backbone], **fields))
     else:
@@ -175,14 +202,13 @@ def is_over(progress: dict, total: int, args: Arguments) -> bool:
 
 
 def train_epoch(
-    accelerator: Accelerator, model, optimizer, scheduler, loader, encrypt, progress: dict, bar, args, folder: Path
+    accelerator: Accelerator, model, optimizer, scheduler, loader, cipher_of, progress: dict, bar, args, folder: Path
 ) -> None:
     """One pass over the loader, or the rest of one; it keeps `progress`, with which a killed run goes on."""
     started = time.monotonic() - progress["seconds"]
     for batch in remaining_batches(accelerator, loader, progress):
-        if encrypt is not None:
-            batch["pixel_values"] = encrypt(batch["pixel_values"])
-        loss = model(**batch).loss
+        with behind_cipher(model, cipher_of):
+            loss = model(**batch).loss
         accelerator.backward(loss)
         if args.max_grad_norm:
             accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
@@ -214,14 +240,14 @@ def train(cell: Cell, seed: int, run: Run) -> None:
     total = len(loader) * args.epochs
     scheduler = build_scheduler(optimizer, args, total)
     accelerator.register_for_checkpointing(scheduler)
-    encrypt = cell.encryption(cell.conditions[0], seed)
+    cipher_of = cell.cipher_of(cell.conditions[0], seed)
 
     progress = load_latest_checkpoint(accelerator, folder / "checkpoints")
     progress = progress or {"step": 0, "epoch": 0, "batches": 0, "loss_sum": 0.0, "seconds": 0.0, "history": []}
     silent = not accelerator.is_local_main_process
     bar = tqdm(total=total, initial=progress["step"], desc=f"train {cell.name}, seed {seed}", disable=silent)
     while not is_over(progress, total, args):
-        train_epoch(accelerator, model, optimizer, scheduler, loader, encrypt, progress, bar, args, folder)
+        train_epoch(accelerator, model, optimizer, scheduler, loader, cipher_of, progress, bar, args, folder)
         progress["history"].append(progress["loss_sum"] / max(progress["batches"], 1))
         progress |= {"epoch": progress["epoch"] + 1, "batches": 0, "loss_sum": 0.0}
     bar.close()
@@ -229,7 +255,8 @@ def train(cell: Cell, seed: int, run: Run) -> None:
     if accelerator.is_main_process:
         accelerator.unwrap_model(model).save_pretrained(folder, state_dict=state)
         size = {"height": args.image_size[0], "width": args.image_size[1]}
-        SetrImageProcessor(size=size, patch_size=cell.block_size).save_pretrained(folder)
+        patch_size = math.lcm(cell.block_size, accelerator.unwrap_model(model).config.patch_size if args.vit else 1)
+        SetrImageProcessor(size=size, patch_size=patch_size).save_pretrained(folder)
         facts = {"updates": progress["step"], "planned_updates": total, "minutes": progress["seconds"] / 60}
         (folder / "training.json").write_text(json.dumps(facts | {"loss": progress["history"]}))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -241,18 +268,18 @@ def evaluate(cell: Cell, seed: int, run: Run) -> None:
     folder = run.folder(cell, seed)
     training = json.loads((folder / "training.json").read_text())
     del training["loss"]
-    model = FcnForSemanticSegmentation.from_pretrained(folder).eval()
-    model = model.to(run.accelerator.device, memory_format=torch.channels_last)
+    network: type[Network] = SetrForSemanticSegmentation if run.args.vit else FcnForSemanticSegmentation
+    model: Any = network.from_pretrained(folder).eval()
+    model = model.to(
+        run.accelerator.device, memory_format=torch.preserve_format if run.args.vit else torch.channels_last
+    )
     processor = SetrImageProcessor.from_pretrained(folder)
     for condition in cell.conditions:
         name = record_name(cell, seed, condition)
         if name in run.records.rows:
             continue
-        encrypt = cell.encryption(condition, seed)
-        with run.accelerator.autocast():
-            result = evaluate_mean_iou(
-                model, processor, run.dataset, run.truth, run.accelerator, encrypt=encrypt, desc=name
-            )
+        with run.accelerator.autocast(), behind_cipher(model, cell.cipher_of(condition, seed)):
+            result = evaluate_mean_iou(model, processor, run.dataset, run.truth, run.accelerator, desc=name)
         row = {"cell": cell.name, "seed": seed, "condition": condition, "mean_iou": result["mean_iou"]}
         run.records.add(name, row | training | {"per_category_iou": result["per_category_iou"].tolist()})
 
@@ -290,28 +317,48 @@ def comparisons(found: Figures) -> list[str]:
     ]
 
 
-def paper_table(run: Run, found: Figures) -> ResultTable:
-    """The paper's table: one row a block size, three figures a cipher; the title states the budget."""
+def title(run: Run, found: Figures) -> str:
+    """What was trained and tested, the budget, and the baseline."""
     args = run.args
-    start = "from scratch" if args.backbone in RESNETS else "pretrained"
     batch = args.batch_size * run.accelerator.num_processes
     budget = f"{args.epochs} epochs in batches of {batch}"
     budget += f" or {args.max_minutes:g} minutes a training" if args.max_minutes else ""
     baseline = spread(found.get(("plain", "baseline"), {}).values()) or "not evaluated"
-    title = (
-        f"mIoU, {Path(args.dataset).name}, {args.split} (images: {len(run.dataset)}); FCN on "
-        f"{Path(args.backbone).name} ({start}), output stride {args.output_stride}, "
+    return (
+        f"mIoU, {Path(args.dataset).name}, {args.split} (images: {len(run.dataset)}); {args.network}, "
         f"{args.image_size[1]} x {args.image_size[0]} pixels, {budget}; mean (lowest to highest) of the seeds; "
         f"baseline {baseline}"
     )
+
+
+def paper_table(run: Run, found: Figures) -> ResultTable:
+    """The paper's table: one row a block size, three figures a cipher."""
     columns = list(product(BLOCKWISE_CIPHERS, CONDITIONS))
     header = ["block size", *(f"{cipher.upper()} {condition}" for cipher, condition in columns)]
-    sizes = sorted({Cell(name).block_size for name, _ in found if name != "plain"})
+    sizes = sorted({Cell(name).block_size for name, _ in found if Cell(name).is_of_the_paper})
     rows = [
         [str(size), *(spread(found.get((f"{cipher}-{size}", name), {}).values()) for cipher, name in columns)]
         for size in sizes
     ]
-    return ResultTable(title, header, rows)
+    return ResultTable(title(run, found), header, rows)
+
+
+def later_table(run: Run, found: Figures) -> ResultTable:
+    """What came after the paper: one row a cell."""
+    names = dict.fromkeys(name for name, _ in found if name != "plain" and not Cell(name).is_of_the_paper)
+    rows = [
+        [
+            cell.cipher.upper(),
+            str(cell.block_size),
+            f"{cell.fixed:.0%}" if cell.cipher == "rrp" else "",
+            "one an image" if cell.is_fresh else "one for all",
+            *(spread(found.get((cell.name, condition), {}).values()) for condition in CONDITIONS),
+        ]
+        for cell in sorted(
+            map(Cell, names), key=lambda cell: (cell.is_fresh, cell.cipher, cell.block_size, cell.fixed)
+        )
+    ]
+    return ResultTable(title(run, found), ["cipher", "block size", "kept in place", "keys", *CONDITIONS], rows)
 
 
 def training_table(run: Run, found: Figures) -> ResultTable:
@@ -331,8 +378,11 @@ def training_table(run: Run, found: Figures) -> ResultTable:
 def write_report(run: Run) -> tuple[list[ResultTable], list[str]]:
     """Write results.json, results.csv and results.md of all results so far -> tables and comparisons."""
     found, folder, dataset = figures(run), Path(run.args.output_dir), Path(run.args.dataset).name
-    tables, lines = [paper_table(run, found), training_table(run, found)], comparisons(found)
+    tables = [paper_table(run, found), later_table(run, found), training_table(run, found)]
+    tables = [table for table in tables if table.rows]
+    lines = comparisons(found)
     run.records.write(comparisons=lines)
+    lines = [*lines, *run.records.made_with]
     write_csv(folder / "results.csv", CSV_COLUMNS, ({"dataset": dataset} | row for row in run.records.rows.values()))
     write_markdown(folder / "results.md", tables, lines)
     return tables, lines

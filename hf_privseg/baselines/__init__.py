@@ -5,6 +5,7 @@ The network is trained and tested on encrypted images, where SETR is trained on 
 
 from .ciphers import BLOCKWISE_CIPHERS, BlockwiseCipher, FfxCipher, NpCipher, ShfCipher
 from .fcn import RESNETS, FcnConfig, FcnForSemanticSegmentation
+from .restricted import RestrictedCipher
 
 __all__ = [
     "BLOCKWISE_CIPHERS",
@@ -14,5 +15,6 @@ __all__ = [
     "FcnForSemanticSegmentation",
     "FfxCipher",
     "NpCipher",
+    "RestrictedCipher",
     "ShfCipher",
 ]

@@ -38,6 +38,7 @@ class BlockwiseCipher(ABC):
 
     Attributes:
         name: its name in tables.
+        moves_blocks: whether it moves whole blocks, so that answers have to be put back.
         block_size: height and width of a block in pixels.
         num_channels: channels of the image.
         block_length: L = num_channels * block_size**2.
@@ -45,6 +46,7 @@ class BlockwiseCipher(ABC):
     """
 
     name: ClassVar[str]
+    moves_blocks: ClassVar[bool] = False
 
     def __init__(self, secret_key: SecretKey | bytes, *, block_size: int, num_channels: int = 3) -> None:
         """Key of any family, and the geometry of the blocks -> cipher.
@@ -93,6 +95,14 @@ class BlockwiseCipher(ABC):
             InvalidImageError: size, channels, dtype or range do not fit.
         """
         return self.encrypt((pixel_values + 1) / 2) * 2 - 1
+
+    def move(self, maps: torch.Tensor) -> torch.Tensor:
+        """(..., height, width), such as labels -> the same as the blocks of the ciphertext lie; here as they are."""
+        return maps
+
+    def put_back(self, maps: torch.Tensor) -> torch.Tensor:
+        """The inverse of `move`, for what a network says of a ciphertext."""
+        return maps
 
     @abstractmethod
     def _derive(self, key: SecretKey) -> None:

@@ -18,8 +18,9 @@ from helpers.tiny_setr import pixels, tiny_model
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
-from hf_privseg import SetrImageProcessor
-from hf_privseg.baselines import FcnForSemanticSegmentation, FfxCipher, ShfCipher
+from hf_privseg import SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg.baselines import FcnForSemanticSegmentation, FfxCipher, RestrictedCipher, ShfCipher
+from hf_privseg.experiments.behind_cipher import behind_cipher
 from hf_privseg.experiments.plain_models import seeded_key
 from hf_privseg.experiments.seed_statistics import comparison, spread
 from hf_privseg.experiments.table2_cells import CELLS, CONDITIONS, Cell
@@ -154,6 +155,38 @@ def test_the_table_has_the_papers_shape_and_says_what_the_seeds_tell(first):
     assert [float(row["mean_iou"]) for row in rows] == [row["mean_iou"] for row in report["records"].values()]
 
 
+def test_setr_is_trained_behind_ciphers_that_came_after_the_paper(given, inputs, tmp_path):
+    cells = ("plain", "rrp-16-50", "rrp-16-75-fresh")
+    options = ("--vit", inputs / "vit", "--cells", *cells, "--seeds", 0, "--epochs", 1)
+    done = table2(given, tmp_path, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report, text = results(tmp_path), (tmp_path / "results.md").read_text()
+    records = report["records"]
+    assert list(records) == [f"{cell}: seed 0: {name}" for cell in cells for name in Cell(cell).conditions]
+    assert report["runs"][0]["machine"] in text
+    assert "SETR-MLA on vit (pretrained)" in text
+    assert "block size | SHF" not in text  # no cell of the paper's table
+    restricted, fresh = (
+        [f"{records[f'{cell}: seed 0: {name}']['mean_iou']:.4f}" for name in Cell(cell).conditions]
+        for cell in cells[1:]
+    )
+    assert f"| RRP | 16 | 50% | one for all | {' | '.join(restricted)} |" in text
+    assert f"| RRP | 16 | 75% | one an image | {' | '.join(fresh)} |" in text
+
+    folder = tmp_path / "models" / "rrp-16-50_0"
+    model, processor = SetrForSemanticSegmentation.from_pretrained(folder), SetrImageProcessor.from_pretrained(folder)
+    cipher_of = Cell("rrp-16-50").cipher_of("correct K", 0)
+    assert cipher_of is not None
+    metric = MeanIoU(3)
+    for row in load_segmentation_dataset(inputs / "data", split="val"):
+        seen = processor(row["image"], return_tensors="pt").pixel_values
+        cipher = cipher_of(seen[0])
+        answer = torch.nn.functional.interpolate(model(cipher.encrypt_centred(seen)).logits, (32, 48), mode="bilinear")
+        answer = torch.nn.functional.interpolate(cipher.put_back(answer), size=(48, 64), mode="bilinear")
+        metric.add(prediction=answer[0].argmax(0).numpy(), reference=np.array(row["annotation"]))
+    assert metric.compute()["mean_iou"] == pytest.approx(records["rrp-16-50: seed 0: correct K"]["mean_iou"], abs=2e-3)
+
+
 def without_minutes(row):
     return {name: value for name, value in row.items() if name != "minutes"}
 
@@ -228,15 +261,19 @@ def test_two_processes_share_the_images(given, tmp_path):
     [
         (
             ("--cells", "rot13-4"),
-            "expected a cell: plain, or one of shf|np|ffx with a block size as in shf-4, got 'rot13-4'",
+            "expected a cell: plain, one of shf|np|ffx with a block size as in shf-4, or rrp with a block size and a "
+            "percentage as in rrp-16-60; and maybe -fresh after it; got 'rot13-4'",
         ),
+        (("--cells", "rrp-16"), "got 'rrp-16'"),
+        (("--cells", "plain-fresh"), "got 'plain-fresh'"),
+        (("--cells", "rrp-16-101"), "got 'rrp-16-101'"),
         (("--cells", "shf"), "got 'shf'"),
         (("--cells", "plain", "np-7"), "to be multiples of the blocks of np-7, got [32, 48]"),
         (("--image_size", 32), "to be height and width, got [32]"),
         (("--batch_size", 17, "--cells", "plain"), "expected a batch of 17 images or more in train, got 16"),
         (("--optimizer", "lbfgs", "--cells", "plain"), "expected the optimizer adamw or sgd, got 'lbfgs'"),
     ],
-    ids=["cipher", "no block size", "block size", "one side", "batch", "optimizer"],
+    ids=["cipher", "no block size", "no share", "plain", "share", "block size", "one side", "batch", "optimizer"],
 )
 def test_what_cannot_be_run_is_refused(given, tmp_path, options, message):
     done = table2(given, tmp_path, *options)
@@ -250,18 +287,67 @@ def test_what_cannot_be_run_is_refused(given, tmp_path, options, message):
 def test_a_cell_knows_its_conditions_and_keys():
     assert CELLS == ("plain", "shf-4", "np-4", "ffx-4", "shf-16", "np-16", "ffx-16")
     assert (Cell("plain").block_size, Cell("ffx-16").block_size) == (1, 16)
-    image, cell = pixels(1, 32, 32), Cell("ffx-16")
-    expected = FfxCipher(seeded_key(6, "orthogonal"), block_size=16).encrypt_centred(image)
-    encrypt = cell.encryption("correct K", 3)
-    assert encrypt is not None
-    assert torch.equal(encrypt(image), expected)
-    other = FfxCipher(seeded_key(7, "orthogonal"), block_size=16).encrypt_centred(image)
-    encrypt = cell.encryption("random K'", 3)
-    assert encrypt is not None
-    assert torch.equal(encrypt(image), other)
-    assert not torch.equal(other, expected)
-    assert cell.encryption("No-Enc", 3) is None
-    assert Cell("plain").encryption("baseline", 3) is None
+    image, cell = pixels(1, 32, 32)[0], Cell("ffx-16")
+    for condition, number in (("correct K", 6), ("random K'", 7)):
+        cipher_of = cell.cipher_of(condition, 3)
+        assert cipher_of is not None
+        expected = FfxCipher(seeded_key(number, "orthogonal"), block_size=16).encrypt_centred(image)
+        assert torch.equal(cipher_of(image).encrypt_centred(image), expected)
+    assert cell.cipher_of("No-Enc", 3) is None
+    assert Cell("plain").cipher_of("baseline", 3) is None
+
+
+def test_a_cell_of_restricted_permutations_knows_its_shares():
+    image, cell = pixels(1, 32, 48)[0], Cell("rrp-16-60")
+    cipher_of = cell.cipher_of("correct K", 3)
+    assert cipher_of is not None
+    key = seeded_key(6, "orthogonal")
+    expected = RestrictedCipher(key, block_size=16, num_blocks=6, fixed_blocks=0.6, fixed_pixels=0.6)
+    assert torch.equal(cipher_of(image).encrypt_centred(image), expected.encrypt_centred(image))
+    assert (cell.conditions, cell.is_fresh, cell.is_of_the_paper) == (CONDITIONS, False, False)
+
+
+def test_a_fresh_cell_gives_every_image_a_key_of_its_own_and_the_same_one_again():
+    images, cell = pixels(2, 32, 48), Cell("rrp-16-75-fresh")
+    assert (cell.fixed, cell.is_fresh, cell.conditions) == (0.75, True, ("correct K", "No-Enc"))
+    assert not Cell("shf-4-fresh").is_of_the_paper
+    keys = []
+    for seed in (0, 1):
+        cipher_of = cell.cipher_of("correct K", seed)
+        assert cipher_of is not None
+        keys += [cipher_of(image).fingerprint for image in (*images, *images)]
+    assert keys[:2] == keys[2:4]
+    assert keys[4:6] == keys[6:8]
+    assert len(set(keys)) == 4
+
+
+def test_a_network_behind_a_cipher_sees_moved_blocks_and_labels_and_its_answer_is_put_back():
+    seen, model = [], tiny_model()
+    cipher_of = Cell("rrp-16-0").cipher_of("correct K", 0)
+    assert cipher_of is not None
+    images, labels = pixels(2, 64, 64), torch.randint(0, 5, (2, 64, 64), generator=torch.Generator().manual_seed(0))
+    cipher = cipher_of(images[0])
+    handle = model.setr.register_forward_pre_hook(
+        lambda _, args, inputs: seen.append((args, inputs)), with_kwargs=True
+    )
+    with behind_cipher(model, cipher_of), torch.no_grad():
+        answer = model(pixel_values=images, labels=labels)
+    handle.remove()
+    encrypted = torch.stack([cipher.encrypt_centred(image) for image in images])
+    given = [value for args, inputs in seen for value in (*args, *inputs.values()) if isinstance(value, torch.Tensor)]
+    assert any(torch.equal(value, encrypted) for value in given)
+    with torch.no_grad():
+        expected = model(pixel_values=encrypted, labels=cipher.move(labels))
+    torch.testing.assert_close(answer.loss, expected.loss)
+    whole = torch.nn.functional.interpolate(expected.logits, size=(64, 64), mode="bilinear")
+    torch.testing.assert_close(answer.logits, cipher.put_back(whole))
+    assert not torch.allclose(answer.logits, whole)
+
+    with behind_cipher(model, Cell("shf-16").cipher_of("correct K", 0)), torch.no_grad():
+        answer = model(pixel_values=images)
+    assert answer.logits.shape == expected.logits.shape  # blocks stay, so that nothing is resized
+    with torch.no_grad():
+        assert not torch.allclose(model(pixel_values=images).logits, answer.logits)  # and nothing remains afterwards
 
 
 def test_figures_of_seeds():
