@@ -19,7 +19,7 @@ from ..setr.keys import FAMILIES, SecretKey
 if TYPE_CHECKING:
     from ..setr.encryption_key import EncryptionKey
 
-KEY_VARIABLE = "PRIVSEG_KEY"
+KEY_VARIABLE, TOKEN_VARIABLE = "PRIVSEG_KEY", "PRIVSEG_TOKEN"
 
 
 def one_of(option: str, *, choices: Sequence[str], help: str) -> OptionInfo:

@@ -10,7 +10,7 @@ import typer
 
 from ..setr.public_facts import EMBEDDING_FAMILY
 from .jobs import Job, attempt
-from .options import Device, Dtype, Force, Images, Json, KeyFile, SkipExisting, one_of, read_key
+from .options import TOKEN_VARIABLE, Device, Dtype, Force, Images, Json, KeyFile, SkipExisting, one_of, read_key
 from .output import output_paths, prepare_output, print_shares, report, shares_of, wrote
 
 if TYPE_CHECKING:
@@ -111,7 +111,15 @@ def segment(
     device: Device = None,
     dtype: Dtype = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="With --server: file with the access token, where the service wants one.")
+        Path | None,
+        typer.Option(
+            help="With --server: file with the access token, where the service wants one; without it, "
+            f"{TOKEN_VARIABLE} is read."
+        ),
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(help="With --server: certificates (PEM) to trust, in place of those that this machine trusts."),
     ] = None,
     skip_existing: SkipExisting = False,
     force: Force = False,
@@ -131,9 +139,9 @@ def segment(
         raise typer.BadParameter(
             f"expected exactly one of --model and --server, got {got}", param_hint="--model / --server"
         )
-    if server is None and (patch_size, timeout, token_file) != (None, None, None):
+    if server is None and (patch_size, timeout, token_file, ca_file) != (None,) * 4:
         raise typer.BadParameter(
-            "--patch-size, --timeout and --token-file belong to --server; leave them out with --model"
+            "--patch-size, --timeout, --token-file and --ca-file belong to --server; leave them out with --model"
         )
     if server is not None and (max_pixels, device, dtype) != (None, None, None):
         raise typer.BadParameter("--max-pixels, --device and --dtype belong to --model; leave them out with --server")
@@ -167,7 +175,13 @@ def segment(
     else:
         size, seconds = patch_size or _PATCH_SIZE, timeout or _TIMEOUT_SECONDS
         source = service(
-            server, key_file, needs_key=key_is_needed, patch_size=size, timeout=seconds, token_file=token_file
+            server,
+            key_file,
+            needs_key=key_is_needed,
+            patch_size=size,
+            timeout=seconds,
+            token_file=token_file,
+            ca_file=ca_file,
         )
     with source as segmenter:
         _run(segmenter, targets, skip_existing=skip_existing, overwrite=force or skip_existing, as_json=as_json)

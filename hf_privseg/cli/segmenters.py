@@ -1,5 +1,6 @@
 """Where the segmentation maps of `privseg segment` come from: a service, or a model (`local_models`)."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from ..client import SegmentationClient, read_token
 from ..inference.tasks import Segmentation, Task
 from ..storage.images import is_ciphertext, plain_image
 from .jobs import attempt
-from .options import read_key
+from .options import TOKEN_VARIABLE, read_key
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,14 @@ class Segmenter:
 
 @contextmanager
 def service(
-    url: str, key_file: Path | None, *, needs_key: bool, patch_size: int, timeout: float, token_file: Path | None
+    url: str,
+    key_file: Path | None,
+    *,
+    needs_key: bool,
+    patch_size: int,
+    timeout: float,
+    token_file: Path | None,
+    ca_file: Path | None,
 ) -> Iterator[Segmenter]:
     """The model of a service, which is sent ciphertexts alone.
 
@@ -48,14 +56,15 @@ def service(
         needs_key: whether images are encrypted or decrypted here.
         patch_size: of the model, as its owner says.
         timeout: seconds for one image, with all attempts.
-        token_file: file with an access token, where the service wants one.
+        token_file: file with an access token; without it, the environment variable PRIVSEG_TOKEN may hold one.
+        ca_file: certificates that are trusted, in place of those that the machine trusts.
 
     Raises:
         As `read_key` and `read_token`, and as `SegmentationClient`.
     """
     key = read_key(key_file) if needs_key or key_file is not None else None
-    token = None if token_file is None else read_token(token_file)
-    with SegmentationClient(url, patch_size=patch_size, timeout=timeout, token=token) as client:
+    token = os.environ.get(TOKEN_VARIABLE) if token_file is None else read_token(token_file)
+    with SegmentationClient(url, patch_size=patch_size, timeout=timeout, token=token, ca_file=ca_file) as client:
         if key is not None:
             client.check_key(key)
         yield Segmenter(

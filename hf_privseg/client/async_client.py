@@ -1,6 +1,7 @@
 """The client for programs with an event loop: `await client.segment(image, key)`."""
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -39,8 +40,11 @@ class AsyncSegmentationClient:
         retries: int = 4,
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._calls = AsyncHttpCalls(url, timeout=timeout, retries=retries, headers=with_token(headers, token))
+        self._calls = AsyncHttpCalls(
+            url, timeout=timeout, retries=retries, headers=with_token(headers, token), ca_file=ca_file
+        )
         self._own_processor, self._patch_size = processor, patch_size
         self._lock = asyncio.Lock()
         self._info: ServiceInfo | None = None

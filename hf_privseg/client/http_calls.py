@@ -9,6 +9,7 @@ import importlib.util
 import os
 import random
 import re
+import ssl
 import threading
 import time
 from collections.abc import Coroutine, Mapping
@@ -148,14 +149,22 @@ class AsyncHttpCalls:
         timeout: seconds for one call, all its attempts and pauses together.
         retries: how often a call is tried again after a failure that may pass.
         headers: sent with every request, for instance the Authorization of a private Space.
+        ca_file: PEM file with the certificates that are trusted, in place of those that the machine trusts.
 
     Raises:
-        ValueError: an address of another form or with credentials in it, a header that cannot be sent, or numbers out
-            of range.
+        ValueError: an address of another form or with credentials in it, a header that cannot be sent, numbers out of
+            range, or a file without certificates.
+        OSError: the file cannot be read.
     """
 
     def __init__(
-        self, url: str, *, timeout: float = 120.0, retries: int = 4, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        *,
+        timeout: float = 120.0,
+        retries: int = 4,
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self.url = _checked_address(url)
         if not 0 < timeout < float("inf") or retries < 0:
@@ -166,6 +175,7 @@ class AsyncHttpCalls:
             headers={**own, **_checked_headers(headers or {})},
             follow_redirects=False,
             http2=importlib.util.find_spec("h2") is not None,
+            verify=True if ca_file is None else _trusting(ca_file),
         )
 
     async def send(self, call: Call) -> bytes:
@@ -203,6 +213,13 @@ class AsyncHttpCalls:
                             f"{self.url} answers with more than the {call.max_bytes} bytes expected of it"
                         )
         except httpx.TransportError as error:
+            untrusted = _untrusted_certificate(error)
+            if untrusted is not None:  # trying again does not help
+                raise ServiceError(
+                    f"the certificate of {self.url} is not trusted ({printable(untrusted)}), and nothing was sent; if "
+                    "the service has an authority of its own, give its certificate: --ca-file on the command line, "
+                    "ca_file= in Python"
+                ) from error
             attempts.remaining()
             reason = printable(str(error)) or type(error).__name__
             raise ServiceUnavailableError(
@@ -218,9 +235,15 @@ class HttpCalls:
     """
 
     def __init__(
-        self, url: str, *, timeout: float = 120.0, retries: int = 4, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        *,
+        timeout: float = 120.0,
+        retries: int = 4,
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._calls = AsyncHttpCalls(url, timeout=timeout, retries=retries, headers=headers)
+        self._calls = AsyncHttpCalls(url, timeout=timeout, retries=retries, headers=headers, ca_file=ca_file)
         self.url = self._calls.url
 
     def send(self, call: Call) -> bytes:
@@ -280,6 +303,23 @@ def printable(text: str, limit: int = 500) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text[:limit]).split())
 
 
+def _trusting(ca_file: str | os.PathLike[str]) -> ssl.SSLContext:
+    """A file of certificates -> the context that trusts them alone."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except ssl.SSLError as error:
+        raise ValueError(f"expected certificates in PEM form, got {os.fspath(ca_file)}, which holds none") from error
+
+
+def _untrusted_certificate(error: BaseException | None) -> str | None:
+    """Why a connection's certificate was refused, where that is what made it fail."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _checked_address(url: str) -> str:
     """An address -> the same without a slash at its end."""
     parts = urlsplit(url)
@@ -322,7 +362,10 @@ def _checked(status: int, headers: Mapping[str, str], content: bytes, url: str) 
         kind = NotFoundError if status == 404 else RequestRefusedError
         raise kind(f"refused by {url} (HTTP {status}): {reason}")
     if status in (401, 403):
-        raise ServiceError(f"{url} wants credentials (HTTP {status}); pass its access token, or other headers")
+        raise ServiceError(
+            f"{url} wants credentials (HTTP {status}); give its access token: --token-file or "
+            "PRIVSEG_TOKEN on the command line, token= in Python"
+        )
     if status == 413:
         raise RequestRefusedError(f"the upload is larger than {url} takes (HTTP 413); shrink the image first")
     raise ServiceError(f"{url} is no segmentation service of hf-privseg (HTTP {status}); check the address")

@@ -57,9 +57,11 @@ class SegmentationClient:
         retries: how often an image is tried again while the service is busy, fails or cannot be reached.
         token: the service's access token, where it wants one; `read_token` reads one from a file.
         headers: sent with every request, for instance the Authorization of a private Space.
+        ca_file: PEM file with the certificates that are trusted, in place of those that the machine trusts.
 
     Raises:
-        ValueError: an address of another form, or numbers out of range.
+        ValueError: an address of another form, numbers out of range, or a file without certificates.
+        OSError: the file of certificates cannot be read.
     """
 
     def __init__(
@@ -72,8 +74,11 @@ class SegmentationClient:
         retries: int = 4,
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        self._calls = HttpCalls(url, timeout=timeout, retries=retries, headers=with_token(headers, token))
+        self._calls = HttpCalls(
+            url, timeout=timeout, retries=retries, headers=with_token(headers, token), ca_file=ca_file
+        )
         self._own_processor, self._patch_size = processor, patch_size
         self._served: set[KeyFacts] = set()  # keys of tenants, which the service has confirmed
 

@@ -16,7 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from .bounded_json import object_from_file
 from .errors import HeaderError
 from .hub_files import model_file
-from .tensor_files import header_from_file
+from .tensor_files import TensorEntry, header_from_file
 
 _SHOWN = 3  # weights that a message lists
 Shape = tuple[int, ...]
@@ -60,7 +60,7 @@ def missing_weights(
         ValueError: a file is damaged, or holds weights of other shapes than the configuration says; names them.
         OSError: the files cannot be read.
     """
-    stored = _stored_shapes(name, options)
+    stored = {weight: entry.shape for weight, entry in stored_entries(name, options).items()}
     if not stored:
         return []
     model: Any = cls
@@ -81,8 +81,14 @@ def missing_weights(
     return [weight for weight in shapes if weight not in stored]
 
 
-def _stored_shapes(name: str | os.PathLike[str], options: Mapping[str, object]) -> dict[str, Shape]:
-    """{name of a weight: its shape} in all files of a checkpoint, by their headers alone."""
+def stored_entries(
+    name: str | os.PathLike[str], options: Mapping[str, object] = MappingProxyType({})
+) -> dict[str, TensorEntry]:
+    """{name of a weight: its entry} in all safetensors files of a checkpoint, by their headers alone.
+
+    Args:
+        name, options: as for `missing_weights`.
+    """
     single = model_file(name, SAFE_WEIGHTS_NAME, options)
     files = [single]
     if single is None:
@@ -92,4 +98,4 @@ def _stored_shapes(name: str | os.PathLike[str], options: Mapping[str, object]) 
             raise HeaderError(f"{index}: expected a weight_map of names, got {json.dumps(parts):.80}")
         files = [model_file(name, part, options) for part in sorted(set(parts.values()))]
     headers = [header_from_file(file) for file in files if file is not None]
-    return {weight: entry.shape for header in headers for weight, entry in header.tensors.items()}
+    return {weight: entry for header in headers for weight, entry in header.tensors.items()}

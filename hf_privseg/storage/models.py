@@ -14,7 +14,7 @@ from ..setr.files import new_folder
 from ..setr.image_processing_setr import SetrImageProcessor
 from ..setr.modeling_setr import SetrForSemanticSegmentation
 from ..setr.public_facts import check_processor_fits
-from ..setr.stored_weights import missing_weights
+from ..setr.stored_weights import missing_weights, stored_entries
 from .model_cards import carry_front_matter
 from .model_files import copy_licences, model_type, source_of
 
@@ -100,7 +100,7 @@ def save_model(
         processor: the model's.
         folder: the destination; `check_model_folder` says early whether it may be written.
         licence_from: what the model was loaded from; its LICENSE files are copied, and licence, data set and metrics
-            in its card.
+            in its card. Weights that it stores in half precision are stored so again, where that changes none of them.
         private: whether the folder is for its owner alone (mode 0700).
         overwrite: whether a model that is there is replaced.
 
@@ -108,10 +108,28 @@ def save_model(
         FileExistsError: `folder` holds something and `overwrite` is False.
     """
     with new_folder(folder, overwrite=overwrite, private=private) as temporary:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=_as_stored(model, source_of(licence_from)))
         processor.save_pretrained(temporary)
         if model.config.model_type != SetrConfig.model_type:  # which writes its card itself
             write_model_card(model, temporary)
         source = Path(source_of(licence_from))
         copy_licences(source, temporary)
         carry_front_matter(source, temporary)
+
+
+def _as_stored(model: PreTrainedModel, source: str) -> dict[str, torch.Tensor]:
+    """The weights of a model, in the half precision of its source where that holds their numbers exactly.
+
+    Checkpoints are stored in half precision and loaded in float32; an encryption changes one weight of them.
+    """
+    halves = {"F16": torch.float16, "BF16": torch.bfloat16}
+    stored = {weight: halves.get(entry.dtype) for weight, entry in stored_entries(source).items()}
+
+    def stored_form(name: str, value: torch.Tensor) -> torch.Tensor:
+        dtype = stored.get(name)
+        if dtype is None or value.dtype != torch.float32:
+            return value
+        half = value.to(dtype)
+        return half if torch.equal(half.float(), value) else value
+
+    return {name: stored_form(name, value) for name, value in model.state_dict().items()}

@@ -7,6 +7,7 @@ import stat
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from helpers.leaks import assert_no_secret
 from helpers.workplace import processor
@@ -199,3 +200,28 @@ def test_a_client_embedding_has_no_rekey_update(place):
     place.succeed("make-client-embedding", place.folder / "model", path)
     message = place.fail("make-rekey-update", place.folder / "next.rekey", "-k", place.key_file, "-n", path)
     assert "ClientEmbedding" in message
+
+
+def dtypes(folder):
+    return {name: value.dtype for name, value in load_file(folder / "model.safetensors").items()}
+
+
+def test_what_is_stored_in_half_precision_stays_so_but_for_the_encrypted_weight(place):
+    plain = SetrForSemanticSegmentation.from_pretrained(place.folder / "model")
+    halves = {name: v.half() if v.is_floating_point() else v for name, v in plain.state_dict().items()}
+    plain.save_pretrained(place.folder / "half", state_dict=halves)
+    processor().save_pretrained(place.folder / "half")
+    place.succeed("encrypt-model", place.folder / "half", place.folder / "encrypted", "-k", place.key_file)
+    stored, expected = dtypes(place.folder / "encrypted"), dtypes(place.folder / "half")
+    (encrypted,) = (name for name in stored if name.endswith("patch_embeddings.projection.weight"))
+    permuted = place.key.family in ("permutation", "signed_permutation")
+    assert stored == expected | ({} if permuted else {encrypted: torch.float32})
+    found, half = weights(place.folder / "encrypted"), weights(place.folder / "half")
+    assert all(torch.equal(value, half[name]) for name, value in found.items() if name != encrypted)
+    place.succeed("decrypt-model", place.folder / "encrypted", place.folder / "decrypted", "-k", place.key_file)
+    assert_same_weights(place.folder / "decrypted", place.folder / "half", 0 if permuted else 1e-6)
+
+
+@PERMUTATION
+def test_a_permuted_weight_stays_in_half_precision_too(place):
+    test_what_is_stored_in_half_precision_stays_so_but_for_the_encrypted_weight(place)

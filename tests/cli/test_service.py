@@ -182,7 +182,10 @@ def test_nobody_listening(run, tmp_path):
         (("one.png",), "exactly one of --model and --server, got neither"),
         (("encrypted", "one.png", "--server", "http://localhost"), "file 'encrypted' is a directory"),
         (("--model", "encrypted"), "Missing argument 'IMAGES...'"),
-        (("one.png", "--model", "encrypted", "--timeout", "9"), "--patch-size, --timeout and --token-file belong to"),
+        (
+            ("one.png", "--model", "encrypted", "--timeout", "9"),
+            "--patch-size, --timeout, --token-file and --ca-file belong to",
+        ),
     ],
     ids=["both", "neither", "a model among the images", "no image", "options of the other"],
 )
@@ -301,6 +304,9 @@ def test_a_tenant_with_a_token_is_served_and_another_is_not(run, materials, tmp_
     with running(service, tokens=tokens) as url:
         job: tuple[object, ...] = ("segment", "one.png", "--server", url, "-o", tmp_path / "map.png", "--force")
         assert "expected an access token of this service" in run(*job, "-k", tmp_path / "tenant.key")[2]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PRIVSEG_TOKEN", token)
+            assert run(*job, "-k", tmp_path / "tenant.key")[0] == 0
         job += ("--token-file", tmp_path / "token")
         code, _, err = run(*job, "-k", tmp_path / "tenant.key")
         assert code == 0, err

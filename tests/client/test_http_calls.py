@@ -5,13 +5,14 @@ import contextlib
 import multiprocessing
 import os
 import re
+import shutil
 import socket
 import threading
 import time
 
 import pytest
 
-from helpers.loopback import ScriptedService, fault, refusal, unused_address
+from helpers.loopback import ScriptedService, fault, make_certificate, refusal, unused_address
 from hf_privseg.client import http_calls
 from hf_privseg.client.http_calls import MAX_ANSWER_BYTES, AsyncHttpCalls, Attempts, Call, HttpCalls, NotFoundError
 from hf_privseg.setr.errors import RequestRefusedError, ServiceError, ServiceUnavailableError
@@ -209,7 +210,7 @@ def test_an_answer_may_be_as_large_as_expected_and_no_larger(service, send):
     ("answer", "kind", "message"),
     [
         (fault(status=413), RequestRefusedError, r"the upload is larger than {url} takes \(HTTP 413\); shrink the"),
-        (fault(status=401), ServiceError, r"{url} wants credentials \(HTTP 401\); pass its access token"),
+        (fault(status=401), ServiceError, r"{url} wants credentials \(HTTP 401\); give its access token"),
         (fault(status=404), ServiceError, r"{url} is no segmentation service of hf-privseg \(HTTP 404\); check"),
         (
             fault(status=307, location="http://elsewhere/\x1b[31m"),
@@ -285,3 +286,22 @@ def test_a_forked_process_has_an_event_loop_of_its_own(service):
     child.join(20)
     assert child.exitcode == 0
     assert len(service.requests) == 2
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_certificate_is_trusted_by_its_file_and_another_ends_the_call_at_once(tmp_path, send):
+    own, other = (make_certificate(tmp_path / name) for name in ("own", "other") if not (tmp_path / name).mkdir())
+    with ScriptedService(42, certificate=own) as service:
+        assert send(service.url, ca_file=own / "certificate.pem") == b"42"
+        for settings in ({}, {"ca_file": other / "certificate.pem"}):
+            with pytest.raises(ServiceError, match=rf"the certificate of {service.url} is not trusted \(self.signed"):
+                send(service.url, **settings)
+        assert len(service.requests) == 1  # nothing was sent, and nothing tried again
+
+
+def test_a_file_without_certificates(tmp_path):
+    (tmp_path / "empty.pem").write_text("nothing")
+    with pytest.raises(ValueError, match=r"expected certificates in PEM form, got .*empty\.pem, which holds none"):
+        HttpCalls("https://localhost", ca_file=tmp_path / "empty.pem")
+    with pytest.raises(FileNotFoundError):
+        HttpCalls("https://localhost", ca_file=tmp_path / "missing.pem")

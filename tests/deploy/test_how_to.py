@@ -68,7 +68,6 @@ def shell(tmp_path, monkeypatch):
     script.write_text(f"#!{sys.executable}\n{PRIVSEG.format(address=str(tmp_path / 'socket'))}")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "tls" / "certificate.pem"))
 
     def run(block):
         done = subprocess.run(["bash", "-ec", block], capture_output=True, text=True, check=False, timeout=300)

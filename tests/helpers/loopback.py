@@ -2,6 +2,8 @@
 
 import json
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -9,15 +11,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 
+def make_certificate(folder):
+    """A certificate for this machine that nobody has signed, and its key: certificate.pem and key.pem."""
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *names, *files]
+    subprocess.run(make, check=True, capture_output=True)
+    return folder
+
+
 class ScriptedService:
     """Has the routes of a service and answers as the test says, above all wrongly.
 
     `model` is what /v1/model says, `map` what /v1/segment returns, `embeddings` what is said of tenants by
     fingerprint. `faults` come first: each is a function of the request's handler that answers one request instead.
-    `requests` lists what came in: (method, path, headers, body).
+    `requests` lists what came in: (method, path, headers, body). `certificate` is a folder from `make_certificate`.
     """
 
-    def __init__(self, model=None, map=b"", embeddings=None):
+    def __init__(self, model=None, map=b"", embeddings=None, certificate=None):
         self.model, self.map, self.embeddings = model, map, embeddings or {}
         self.faults, self.requests = [], []
         service = self
@@ -34,6 +45,11 @@ class ScriptedService:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate / "certificate.pem", certificate / "key.pem")
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self.url = self.url.replace("http", "https")
 
     def __enter__(self):
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
