@@ -33,17 +33,22 @@ def setr_config(encoder: str, decoder: Any, *, size: int, num_labels: int) -> Se
     )  # fmt: skip
 
 
-def seconds_of(run: Callable[[], object]) -> Callable[[], float]:
+def seconds_of(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
     """What does something -> what does it and returns the seconds that it took, on a GPU too."""
 
     def timed() -> float:
         _wait()
-        start = time.perf_counter()
+        start = clock()
         run()
         _wait()
-        return time.perf_counter() - start
+        return clock() - start
 
     return timed
+
+
+def processor_seconds_of(run: Callable[[], object]) -> Callable[[], float]:
+    """The same in seconds of processor time of all threads, where there is no GPU."""
+    return seconds_of(run, time.perf_counter if torch.cuda.is_available() else time.process_time)
 
 
 def _wait() -> None:
@@ -52,10 +57,13 @@ def _wait() -> None:
 
 
 def interleaved(timed: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """{name: what returns the seconds that it took} -> {name: seconds of each round}, after one not counted."""
+    """{name: what returns the seconds that it took} -> {name: seconds of each round}, after one not counted.
+
+    Every other round runs backwards, so that nobody always comes first.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for index in range(rounds + 1):
-        for name, run in timed.items():
+        for name, run in list(timed.items())[:: -1 if index % 2 else 1]:
             taken = run()
             if index:
                 seconds[name].append(taken)
