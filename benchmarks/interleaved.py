@@ -1,7 +1,6 @@
 """Times of things that are compared: taken in turns, so that what else a machine does falls on all of them alike."""
 
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.reporting.provenance import provenance, provenance_in_words
 from hf_privseg.setr.configuration_setr import SetrConfig
 
 # Hidden size, layers, heads; "tiny" is for tests.
@@ -75,21 +75,10 @@ def ratio(seconds: Sequence[float], reference: Sequence[float]) -> float:
     return statistics.median(theirs / ours for ours, theirs in zip(seconds, reference, strict=True))
 
 
-def machine() -> str:
-    """Processor or GPU, threads, load and versions, in one line."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    return (
-        f"{device}, {torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}"
-    )
-
-
-def _processor() -> str:
-    """The name of the processor, by its family and model where it has no telling name."""
-    try:
-        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-    name = facts.get("model name", platform.machine())
-    return f"{name} (family {facts.get('cpu family')}, model {facts.get('model')}), {os.cpu_count()} cores"
+def report(output: str, tables: Sequence[ResultTable], *notes: str) -> None:
+    """Write the tables as Markdown and print them, with where they come from."""
+    load = f"load of the machine at the end: {os.getloadavg()[0]:.1f}"
+    lines = [f"{provenance_in_words(provenance())}; {load}", *notes]
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    write_markdown(Path(output), tables, lines)
+    print_tables(tables, "Notes", lines)

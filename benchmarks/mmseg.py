@@ -29,12 +29,12 @@ from unittest import mock
 import numpy as np
 import torch
 from costs import flops_of
-from interleaved import encoder_sizes, interleaved, machine, ratio, seconds_of, setr_config
+from interleaved import encoder_sizes, interleaved, ratio, report, seconds_of, setr_config
 from torch import nn
 
 from hf_privseg import SetrForSemanticSegmentation
 from hf_privseg.convert import convert_checkpoint
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable
 from hf_privseg.setr import fast_layers, modeling_setr
 from hf_privseg.training.arguments import parse_arguments, run_script
 
@@ -269,10 +269,7 @@ def main() -> None:
     tables = [ResultTable(title, _HEADER, [row for row, _ in found])]
     if args.means:
         tables.append(means_table(args))
-    lines = [machine(), skipped or f"mmsegmentation's environment: {found[0][1]}"]
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    write_markdown(Path(args.output), tables, lines)
-    print_tables(tables, "Notes", lines)
+    report(args.output, tables, skipped or f"mmsegmentation's environment: {found[0][1]}")
 
 
 if __name__ == "__main__":

@@ -2,23 +2,22 @@
 
     python benchmarks/overhead.py --output outputs/overhead.md
 
-Both run in turns, and each turn starts with the other one. Times are seconds of processor time (on a GPU of the clock),
-so that other programs on the machine count little; the ratio is the median over the turns. Modules, floating-point
-operations and peak memory are compared as well, and a difference ends the run.
+Both run in turns, and each turn starts with the other one. Times are seconds of processor time (on a GPU of the
+clock), so that other programs on the machine count little; the ratio is the median over the turns. Modules,
+floating-point operations and peak memory are compared as well, and a difference ends the run.
 """
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
 
 import torch
 from costs import flops_of, peak_bytes
-from interleaved import interleaved, machine, processor_seconds_of, ratio, setr_config
+from interleaved import interleaved, processor_seconds_of, ratio, report, setr_config
 
 from hf_privseg import SecretKey, SetrForSemanticSegmentation
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable
 from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.training.arguments import parse_arguments, run_script
 
@@ -95,10 +94,7 @@ def main() -> None:
     args = parse_arguments(Arguments, description=__doc__)
     rows = [row(args, decoder, family) for decoder in args.decoders for family in args.families]
     title = f"{args.encoder}, {args.size} x {args.size}, batch {args.batch}, medians of {args.rounds} turns"
-    tables, lines = [ResultTable(title, _HEADER, rows)], [machine()]
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    write_markdown(Path(args.output), tables, lines)
-    print_tables(tables, "Notes", lines)
+    report(args.output, [ResultTable(title, _HEADER, rows)])
 
 
 if __name__ == "__main__":
