@@ -5,8 +5,10 @@ the key, so the audit draws keys of its own. The images are the victims; the att
 All figures are lower bounds (`summary.EXPLANATION`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,11 +26,12 @@ from .advice import Deployment, advise
 from .attack_table import ATTACKS, FAMILIES, trials_of
 from .embeddings import public_source
 from .findings import Finding, as_picture
+from .kept_findings import KeptFindings
 from .priors import priors_for
 from .report import AuditReport
 from .scene import Scene
 from .subject import Subject
-from .trial import Attack
+from .trial import Attack, Trial
 
 Budget = Literal["quick", "full"]
 COUNTS = {"quick": (1, 16), "full": (1, 4, 16, 64)}  # ciphertexts that an attacker has
@@ -47,6 +50,8 @@ def audit(
     deployment: Deployment | None = None,
     budget: Budget = "quick",
     extra_attacks: Sequence[Attack] = (),
+    findings_file: Path | None = None,
+    max_minutes: float | None = None,
     progress: bool = True,
 ) -> AuditReport:
     """A plain model and plain images -> what attackers recover from their ciphertexts, and advice.
@@ -71,11 +76,14 @@ def audit(
             scores more reconstructions and trains networks.
         extra_attacks: attacks of your own, tried beside those of this package; those that train are, too, with either
             budget.
+        findings_file: where findings are kept as they come; an audit that was stopped goes on with the same file.
+        max_minutes: no attack begins later than that; the report then says how many are left.
         progress: whether to show bars on stderr.
 
     Raises:
         EncryptionStateError: the model is encrypted.
-        ValueError: no images, or of several sizes; a victim among the prior images; an unknown family or budget.
+        ValueError: no images, or of several sizes; a victim among the prior images; an unknown family or budget; a
+            file with the findings of another audit.
     """
     check_plain_model(
         key_facts(model),
@@ -101,7 +109,9 @@ def audit(
         progress=progress,
     )
     chosen = [attack for attack in ATTACKS if budget == "full" or not attack.trains]
-    findings = _findings(scene, secret_keys, [*chosen, *extra_attacks])
+    trials = list(trials_of(scene, secret_keys, attacks=[*chosen, *extra_attacks], training=True))
+    kept = None if findings_file is None else KeptFindings(findings_file, scene)
+    findings = _findings(trials, kept, max_minutes, progress=progress)
     deployment = deployment or Deployment(
         base_is_public=public_base is not None, client_holds_file=True, float_transport=True
     )
@@ -113,6 +123,7 @@ def audit(
         advice=advise(deployment, findings, families=families),
         original=as_picture(scene.images[0]),
         public_source=None if public is None else public[0],
+        num_left=len(trials) - len(findings),
     )
 
 
@@ -134,13 +145,20 @@ def fresh_keys(families: Iterable[str], projection: PatchProjection) -> dict[str
     return {family: fresh(family) for family in families}
 
 
-def _findings(scene: Scene, secret_keys: Mapping[str, EncryptionKey], attacks: Sequence[Attack]) -> list[Finding]:
-    """Every attack, run one after the other."""
-    findings = []
-    trials = list(trials_of(scene, secret_keys, attacks=attacks, training=True))
-    for trial in (bar := tqdm(trials, desc="audit", unit="attack", disable=not scene.progress)):
+def _findings(
+    trials: Sequence[Trial], kept: KeptFindings | None, max_minutes: float | None, *, progress: bool
+) -> list[Finding]:
+    """Every attack, run one after the other until the time is over; those of an earlier run are not run again."""
+    findings, end = [], time.monotonic() + 60 * (float("inf") if max_minutes is None else max_minutes)
+    for trial in (bar := tqdm(trials, desc="audit", unit="attack", disable=not progress)):
         bar.set_postfix_str(f"{trial.family}: {trial.attack.name}")
-        findings.append(trial.find())
+        finding = None if kept is None else kept.of(trial)
+        if finding is None and time.monotonic() < end:
+            finding = trial.find()
+            if kept is not None:
+                kept.add(finding)
+        if finding is not None:
+            findings.append(finding)
     return findings
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..setr.counts import counted
 from ..setr.files import write_whole
 from .advice import Advice
 from .findings import Finding, worst
@@ -23,6 +24,7 @@ class AuditReport:
         advice: the recommended family, with what it still leaks.
         original: (height, width, 3) uint8, the first victim as the plain model sees it.
         public_source: what the public weights are called that the model's patch embedding equals; None for none.
+        num_left: attacks that were not run, since the time was over.
     """
 
     subject: Mapping[str, str | int | float]
@@ -30,6 +32,7 @@ class AuditReport:
     advice: Advice
     original: np.ndarray
     public_source: str | None = None
+    num_left: int = 0
 
     @property
     def verdict(self) -> str:
@@ -45,6 +48,12 @@ class AuditReport:
         overall = worst(self.findings)
         alone = worst(f for f in self.findings if f.attacker in ("ciphertexts", "server"))
         sentences = []
+        if self.num_left:
+            num_all = self.num_left + len(self.findings)
+            sentences.append(
+                f"This audit is not complete: {self.num_left} of {counted(num_all, 'attack')} were not run, and they "
+                "may recover more than is said here."
+            )
         if self.public_source is not None:
             sentences.append(
                 f"This model protects nothing: its patch embedding is that of {self.public_source}, and anyone who "
@@ -61,7 +70,8 @@ class AuditReport:
         """Everything but the pictures, in values that JSON knows."""
         advice = {"family": self.advice.family, "reasons": list(self.advice.reasons)}
         rows = [finding.to_dict() for finding in self.findings]
-        return {"verdict": self.verdict, "subject": dict(self.subject), "advice": advice, "findings": rows}
+        facts = {"verdict": self.verdict, "attacks_left": self.num_left, "subject": dict(self.subject)}
+        return {**facts, "advice": advice, "findings": rows}
 
     def to_json(self, path: str | Path) -> None:
         """Write `to_dict` to a file."""

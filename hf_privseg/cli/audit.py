@@ -1,11 +1,13 @@
 """The command `privseg audit`: what attackers recover from images that are encrypted for a model."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..setr.keys import FAMILIES
+from .failures import complain
 from .options import Device, Force, Json, KeyFile, Model, one_of, read_key
 from .output import prepare_output, report
 
@@ -71,6 +73,9 @@ def audit(
     transport: Annotated[
         str, one_of("--transport", choices=("float", "8-bit"), help="What clients can send.")
     ] = "float",
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0, help="Begin no attack later than that; the same command goes on later.")
+    ] = None,
     device: Device = None,
     key_file: KeyFile = None,
     force: Force = False,
@@ -79,7 +84,8 @@ def audit(
     """Measure what attackers recover from images that are encrypted for MODEL, and recommend a key family.
 
     It is for the owner: it takes the plain model (or an encrypted one with its key) and plain images of the kind that
-    clients will send, all of one size. It makes keys of its own. It needs the extra `attacks`:
+    clients will send, all of one size. It makes keys of its own. Every finding is kept as it comes: after an
+    interruption there is a report of what was found, and the same command goes on. It needs the extra `attacks`:
     `pip install 'hf-privseg[attacks]'`.
     """
     from ..any_vit.model_encryption import decrypt_model
@@ -91,13 +97,17 @@ def audit(
     from ..storage.vision_models import load_any_model
 
     similar = [] if prior_images is None else [prior_images]
-    prepare_output([output / "report.html", output / "report.json"], force=force)
+    kept = output / "findings.jsonl"  # there while an audit is not complete
+    if force:
+        kept.unlink(missing_ok=True)
+    prepare_output([output / "report.html", output / "report.json"], force=force or kept.exists())
     network, processor = load_any_model(model, device=device)
     read: Callable[[Path], PlainImage] = Path if isinstance(processor, SetrImageProcessor) else read_image
     key_in_use = key_facts(network)
     if key_in_use is not None:
         decrypt_model(network, read_key(key_file))
-    result = run_audit(
+    run = partial(
+        run_audit,
         network,
         [read(path) for path in _evenly(_image_files(images), limit)],
         processor=processor,
@@ -111,15 +121,35 @@ def audit(
             float_transport=transport == "float",
         ),
         budget="full" if budget == "full" else "quick",
+        findings_file=kept,
     )
-    result.to_html(output / "report.html")
-    result.to_json(output / "report.json")
+    try:
+        result = run(max_minutes=max_minutes)
+    except KeyboardInterrupt:
+        result = run(max_minutes=0, progress=False)  # of what was found
+        _write(result, output)
+        complain("stopped", f"{result.verdict} {_goes_on(output)}")
+        raise SystemExit(130) from None
+    _write(result, output)
+    if not result.num_left:
+        kept.unlink()
     advice = result.advice
     report(result.to_dict(), *result.verdict_sentences, advice.recommendation, *advice.reasons, as_json=as_json)
     _print_table(result, to_stderr=as_json)
     typer.echo(
-        f"Wrote {output / 'report.html'} (every attack, with pictures) and {output / 'report.json'}.", err=as_json
+        f"Wrote {output / 'report.html'} (every attack, with pictures) and {output / 'report.json'}."
+        + (f" {_goes_on(output)}" if result.num_left else ""),
+        err=as_json,
     )
+
+
+def _write(result: "AuditReport", output: Path) -> None:
+    result.to_html(output / "report.html")
+    result.to_json(output / "report.json")
+
+
+def _goes_on(output: Path) -> str:
+    return f"The same command goes on with what is kept in {output}, and --force begins anew."
 
 
 def _public_embedding(public_base: Path, model: str) -> "np.ndarray":
