@@ -60,7 +60,13 @@ from hf_privseg.training.grid_crops import GridCrops
 from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.label_statistics import TABLE_HEADER, LabelStatistics
 from hf_privseg.training.log import TrainingLog
-from hf_privseg.training.loop import build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
+from hf_privseg.training.loop import (
+    WaitingTime,
+    build_optimizer,
+    build_scheduler,
+    remaining_batches,
+    with_synchronized_norms,
+)
 from hf_privseg.training.rows import check_encryption
 
 WHITENING_IMAGES = 64  # of the training split, whose blocks a whitened patch embedding is made for
@@ -293,8 +299,9 @@ def train_epoch(
 ) -> None:
     """One pass over the loader, or the rest of one; it keeps `progress`, with which a killed run goes on."""
     model.train()
-    losses: list[float] = []  # of the batches that make the next update, each the mean over all processes
-    for batch in remaining_batches(accelerator, loader, progress):
+    losses: list[torch.Tensor] = []  # of this process, of the batches that make the next update
+    waiting = WaitingTime()
+    for batch in waiting.measured(remaining_batches(accelerator, loader, progress)):
         with accelerator.accumulate(model):
             loss = model(**batch).loss
             accelerator.backward(loss)
@@ -302,19 +309,21 @@ def train_epoch(
                 accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
-        losses.append(accelerator.reduce(loss.detach(), reduction="mean").item())
+        losses.append(loss.detach())
         progress["batches"] += 1
-        progress["loss_sum"] += losses[-1]
         if not accelerator.sync_gradients:
             continue
+        loss_sum = accelerator.reduce(torch.stack(losses).sum(), reduction="mean").item()  # one exchange an update
+        progress["loss_sum"] += loss_sum
         scheduler.step()
         progress["step"] += 1
-        figures = {"loss": sum(losses) / len(losses), "lr": scheduler.get_last_lr()[0]}
+        figures = {"loss": loss_sum / len(losses), "lr": scheduler.get_last_lr()[0]}
         losses.clear()
-        accelerator.log(figures, step=progress["step"])
+        accelerator.log(figures | {"waiting": waiting.share}, step=progress["step"])
         log.add({"step": progress["step"]} | figures)
         bar.update()
-        bar.set_postfix(epoch=progress["epoch"], loss=f"{progress['loss_sum'] / progress['batches']:.4f}")
+        mean = progress["loss_sum"] / progress["batches"]
+        bar.set_postfix(epoch=progress["epoch"], loss=f"{mean:.4f}", waiting=f"{waiting.share:.1%}")
         if progress["step"] >= bar.total:
             return
         if progress["step"] % args.checkpoint_every == 0:

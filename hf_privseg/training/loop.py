@@ -1,5 +1,6 @@
 """Pieces of a training loop. The loops themselves are visible in examples/train_setr.py and examples/table2.py."""
 
+import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from .arguments import OptimizationArguments
 
 Batch = dict[str, torch.Tensor]
 Model = TypeVar("Model", bound=torch.nn.Module)
+Item = TypeVar("Item")
 
 
 def build_optimizer(
@@ -78,6 +80,32 @@ def remaining_batches(accelerator: Accelerator, loader: DataLoaderShard, progres
     batches = accelerator.skip_first_batches(loader, progress["batches"])
     batches.set_epoch(progress["epoch"])
     return _with_random_state_kept(batches)
+
+
+class WaitingTime:
+    """How much of a loop's time passes while it waits for its next batch."""
+
+    def __init__(self) -> None:
+        self._waited, self._whole = 0.0, 0.0
+
+    @property
+    def share(self) -> float:
+        """In [0, 1], of all the time of the loops so far, up to the last batch that they took."""
+        return self._waited / self._whole if self._whole else 0.0
+
+    def measured(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """The batches as they are, with an eye on the clock."""
+        iterator, left, missing = iter(batches), time.perf_counter(), object()
+        while True:
+            asked = time.perf_counter()
+            batch: Any = next(iterator, missing)
+            came = time.perf_counter()
+            self._waited += came - asked
+            self._whole += came - left
+            left = came
+            if batch is missing:
+                return
+            yield batch
 
 
 def _with_random_state_kept(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from hf_privseg.training.arguments import OptimizationArguments
-from hf_privseg.training.loop import build_scheduler, remaining_batches
+from hf_privseg.training.loop import WaitingTime, build_scheduler, remaining_batches
 
 
 class Stream(torch.utils.data.IterableDataset):
@@ -45,3 +45,23 @@ def test_a_run_that_is_shorter_than_its_warm_up_still_ends_at_zero(warmup, total
         scheduler.step()
         found.append(scheduler.get_last_lr()[0])
     assert found == pytest.approx(rates, abs=1e-6)
+
+
+def test_the_share_of_waiting_is_that_of_the_time_between_batches(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    def batches():
+        for number in range(3):
+            clock[0] += 1  # until the batch is there
+            yield number
+
+    waiting, taken = WaitingTime(), []
+    assert waiting.share == 0
+    for number in waiting.measured(batches()):
+        taken.append(number)
+        if number == 1:
+            assert waiting.share == (1 + 1) / (1 + 3 + 1)
+        clock[0] += 3  # of work with it
+    assert taken == [0, 1, 2]
+    assert waiting.share == 3 / (3 + 9)
