@@ -1,4 +1,4 @@
-"""SETR against mmsegmentation 1.2.2 with the same weights: seconds of a forward pass, in turns, and their ratios.
+"""SETR against mmsegmentation 1.2.2 with the same weights: seconds of a forward pass, in turns, and ratios.
 
     python -m venv build/mmseg
     build/mmseg/bin/pip install torch==2.14.1 mmsegmentation==1.2.2 mmengine==0.10.7 mmcv-lite==2.1.0 ftfy
@@ -6,20 +6,18 @@
 
 The peer runs in its own environment and process, with the same number of threads and in inference mode. It draws the
 model and the image; ours is converted from its checkpoint, and must give its logits. Both are timed in float32 and in
-bfloat16. Without the peer, ours is timed alone. `--means` adds a table of what each means of speed brings: the whole
-without it, or with its alternative, beside the whole.
+bfloat16, in seconds of processor time, so that other programs on the machine count little. Without the peer, ours is
+timed alone. `--means` adds a table of what each means of speed brings: the whole without it, or with its alternative,
+beside the whole.
 
 "products alone" is a bound: the floating-point operations of ours, at the rate at which PyTorch multiplies a float32
 matrix of a linear layer by itself in the same turns.
 """
 
 import copy
-import json
-import os
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,7 +27,8 @@ from unittest import mock
 import numpy as np
 import torch
 from costs import flops_of
-from interleaved import encoder_sizes, interleaved, ratio, report, seconds_of, setr_config
+from interleaved import encoder_sizes, interleaved, processor_seconds_of, ratio, report, setr_config
+from peer_process import PeerProcess, reason_to_skip
 from torch import nn
 
 from hf_privseg import SetrForSemanticSegmentation
@@ -61,51 +60,13 @@ class Arguments:
     means: bool = field(default=False, metadata={"help": "Also measure what each means of speed brings."})
 
 
-class Peer:
-    """mmsegmentation in a process of its own; `versions` are what it runs with."""
-
-    def __init__(self, python: Path, folder: Path, encoder: str, decoder: str, args: Arguments):
-        hidden_size, layers, heads = encoder_sizes(encoder)
-        sizes = {"hidden_size": hidden_size, "layers": layers, "heads": heads}
-        model = {"decoder": decoder, **sizes, "size": args.size, "classes": args.num_labels}
-        request = {"folder": str(folder), "threads": args.threads, "batch": args.batch, "model": model}
-        script = Path(__file__).parent / "peers" / "setr_of_mmseg.py"
-        command = [str(python), str(script), json.dumps(request)]
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self.versions: dict[str, str] = json.loads(self._answer())
-
-    def seconds(self, dtype: str) -> float:
-        """One forward pass."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{dtype}\n")
-        self._process.stdin.flush()
-        return float(self._answer())
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"mmsegmentation ended with exit code {self._process.wait()}; its message stands above")
-        return line
-
-
-def reason_to_skip(peer: str | None) -> str | None:
-    """Why mmsegmentation is not measured; None where it is."""
-    if peer is None:
-        return "mmsegmentation is skipped: no --peer (the head of this file makes one)"
-    if not Path(peer).exists():
-        return f"mmsegmentation is skipped: there is no {peer} (the head of this file makes one)"
-    tried = subprocess.run([peer, "-c", "import mmengine, mmcv"], capture_output=True, text=True)
-    if tried.returncode:
-        return f"mmsegmentation is skipped: {peer} has none ({tried.stderr.strip().splitlines()[-1]:.120})"
-    return None
+def started(python: Path, folder: Path, encoder: str, decoder: str, args: Arguments) -> PeerProcess:
+    """mmsegmentation with a model, which it writes into the folder with an image and its logits."""
+    hidden_size, layers, heads = encoder_sizes(encoder)
+    sizes = {"hidden_size": hidden_size, "layers": layers, "heads": heads}
+    model = {"decoder": decoder, **sizes, "size": args.size, "classes": args.num_labels}
+    request = {"folder": str(folder), "threads": args.threads, "batch": args.batch, "model": model}
+    return PeerProcess(python, "setr_of_mmseg.py", request)
 
 
 def in_dtype(model: SetrForSemanticSegmentation, dtype: str) -> SetrForSemanticSegmentation:
@@ -124,9 +85,9 @@ def forward(model: SetrForSemanticSegmentation, pixels: torch.Tensor, mode: Call
 
 def compare(encoder: str, decoder: str, args: Arguments, python: Path | None) -> tuple[list[str], str]:
     """An encoder and a decoder -> their row of the table, and the peer's versions, or an empty text without it."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        peer = None if python is None else Peer(python, folder, encoder, decoder, args)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        peer = None if python is None else stack.enter_context(started(python, folder, encoder, decoder, args))
         if peer is None:
             model, pixels = drawn(encoder, decoder, args)
             cells = ["-", "-"]
@@ -136,17 +97,15 @@ def compare(encoder: str, decoder: str, args: Arguments, python: Path | None) ->
             with torch.inference_mode():
                 difference = (model(pixel_values=pixels).logits - expected).abs().max().item()
             cells = [f"{difference:.1e}", f"{expected.abs().max().item():.1f}"]
-    timed: dict[str, Callable[[], float]] = {}
-    for dtype in DTYPES:
-        if peer is not None:
-            timed[f"peer {dtype}"] = partial(peer.seconds, dtype)
-        timed[dtype] = seconds_of(partial(forward, in_dtype(model, dtype), pixels))
-    product = one_product(model.config.hidden_size)
-    timed["product"] = seconds_of(product)
-    passes = flops_of(partial(forward, model, pixels)) / flops_of(product)
-    seconds = interleaved(timed, args.rounds)
-    if peer is not None:
-        peer.close()
+        timed: dict[str, Callable[[], float]] = {}
+        for dtype in DTYPES:
+            if peer is not None:
+                timed[f"peer {dtype}"] = partial(peer.seconds, dtype)
+            timed[dtype] = processor_seconds_of(partial(forward, in_dtype(model, dtype), pixels))
+        product = one_product(model.config.hidden_size)
+        timed["product"] = processor_seconds_of(product)
+        passes = flops_of(partial(forward, model, pixels)) / flops_of(product)
+        seconds = interleaved(timed, args.rounds)
 
     def both(dtype: str) -> list[str]:
         theirs = f"{median(seconds[f'peer {dtype}']):.3f}" if peer else "-"
@@ -238,8 +197,10 @@ def without_each(model: SetrForSemanticSegmentation, pixels: torch.Tensor) -> di
         with context():
             forward(model, pixels, mode)
 
-    timed = {name: seconds_of(partial(run, context)) for name, context in contexts.items()}
-    return timed | {"no_grad instead of inference_mode": seconds_of(partial(run, nullcontext, torch.no_grad))}
+    timed = {name: processor_seconds_of(partial(run, context)) for name, context in contexts.items()}
+    return timed | {
+        "no_grad instead of inference_mode": processor_seconds_of(partial(run, nullcontext, torch.no_grad))
+    }
 
 
 def means_table(args: Arguments) -> ResultTable:
@@ -261,11 +222,13 @@ def main() -> None:
     """Measures, then writes and prints the tables."""
     args = parse_arguments(Arguments, description=__doc__)
     torch.set_num_threads(args.threads)
-    skipped = reason_to_skip(args.peer)
+    skipped = reason_to_skip(args.peer, "mmsegmentation", "mmengine, mmcv")
     python = None if skipped or args.peer is None else Path(args.peer).absolute()
     pairs = [(encoder, decoder) for encoder in args.encoders for decoder in args.decoders]
     found = [compare(*pair, args, python) for pair in pairs]
-    title = f"A forward pass at {args.size} x {args.size}, batch {args.batch}, medians of {args.rounds} turns"
+    title = (
+        f"A forward pass at {args.size} x {args.size}, batch {args.batch}, processor time, medians of {args.rounds}"
+    )
     tables = [ResultTable(title, _HEADER, [row for row, _ in found])]
     if args.means:
         tables.append(means_table(args))

@@ -2,14 +2,18 @@
 
 import importlib
 
+import numpy as np
 import pytest
 import torch
 from costs import flops_of, peak_bytes
 from interleaved import interleaved, ratio
+from PIL import Image
 
 from helpers.paths import ROOT
+from helpers.tiny_setr import randomize, tiny_model
+from hf_privseg import SetrImageProcessor
 
-PEER = ROOT / "build/mmseg/bin/python"
+PEER, OPENVINO = (ROOT / "build" / name / "bin/python" for name in ("mmseg", "openvino"))
 
 
 @pytest.fixture
@@ -82,3 +86,57 @@ def test_overhead_of_encryption(run):
         [decoder, family] for decoder in ("naive", "pup", "mla") for family in ("orthogonal", "matrix")
     ]
     assert all(0.2 < float(row[-1]) < 5 for row in rows[2:])
+
+
+@pytest.mark.slow
+def test_exported_files_give_the_classes_of_the_model(run, tmp_path):
+    randomize(tiny_model("mla", image_size=32), seed=3).save_pretrained(tmp_path / "model")
+    SetrImageProcessor(patch_size=4).save_pretrained(tmp_path / "model")
+    for kind in ("images", "annotations"):
+        (tmp_path / "data" / kind / "test").mkdir(parents=True)
+    for index in range(2):
+        image = Image.fromarray(np.random.default_rng(index).integers(0, 256, (32, 48, 3), np.uint8))
+        image.save(tmp_path / f"data/images/test/{index}.png")
+        image.convert("L").point(lambda level: level // 52).save(tmp_path / f"data/annotations/test/{index}.png")
+    (tmp_path / "data/classes.json").write_text('{"classes": ["a", "b", "c", "d", "e"]}')
+    options = ["--dataset", tmp_path / "data", "--model", tmp_path / "model", "--height", 32, "--rounds", 1]
+    rows, text = run("exported", *options, *(["--openvino", OPENVINO] if OPENVINO.exists() else []))
+    found = {row[0]: row for row in rows[2:]}
+    assert list(found)[:5] == [
+        "PyTorch, float32", "PyTorch, bfloat16", "torch.compile, float32", "onnxruntime, float32",
+        "onnxruntime, int8 products",
+    ]  # fmt: skip
+    assert ("OpenVINO, float32" in found) == ("is skipped" not in text)
+    same = [name for name in found if name.endswith("float32")]
+    assert all(found[name][2] == "0.00%" and found[name][1] == found["PyTorch, float32"][1] for name in same)
+    assert all(float(found[name][2].rstrip("%")) < 20 for name in found)
+    assert float(found["onnxruntime, int8 products"][3]) < float(found["onnxruntime, float32"][3])
+    assert all(float(row[4]) > 0 for row in found.values())
+
+
+@pytest.mark.slow
+def test_cost_by_size(run, tmp_path):
+    options = ["--encoders", "tiny", "--sizes", 32, 64, "--batches", 1, 2, "--plot", tmp_path / "cost.png"]
+    rows, _ = run("cost_by_size", *options)
+    assert [row[1:3] for row in rows[2:]] == [["32", "1"], ["32", "2"], ["64", "1"], ["64", "2"]]
+    flops, memory = ([float(row[column]) for row in rows[2:]] for column in (3, 7))
+    assert flops[1] == pytest.approx(2 * flops[0], abs=0.1)
+    assert flops[2] > 4 * flops[0]
+    assert memory[3] >= memory[2] >= memory[0]
+    assert Image.open(tmp_path / "cost.png").width > 500
+    rows, _ = run("cost_by_size", *options, "--minutes", 0)
+    assert [row[4] for row in rows[2:]] == ["left out: time"] * 4
+
+
+@pytest.mark.slow
+def test_everything_on_a_gpu_runs_on_the_cpu_in_small(run):
+    options = ["--encoders", "tiny", "--sizes", 64, "--batches", 1, 2, "--tenants", 2, 4, "--cipher_images", 2]
+    rows, text = run("gpu", *options, "--train_batches", 2, "--rounds", 2, "--compile", "False")
+    assert [line for line in text.splitlines() if line.endswith(":")] == [
+        "Inference:", "Encryption of 2 images, 64 x 64, float32:", "Batches of mixed keys in bfloat16, 64 x 64:",
+        "Training with AdamW, memory beside weights and optimizer:",
+    ]  # fmt: skip
+    assert sum(row[0] == "tiny" for row in rows) == 4 + 2 + 1
+    training = rows[-1]
+    assert 0 < float(training[6].rstrip("%")) < 100
+    assert float(training[7]) > 0.1

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.tiny_setr import DECODERS, FP64, make_key, pixels, projection, tiny_model
 from hf_privseg import SetrForSemanticSegmentation
@@ -170,3 +171,9 @@ def test_a_convolution_is_taken_where_it_is_clearly_faster(monkeypatch, seconds,
     ticks = iter([tick for _ in range(6) for second in seconds for tick in (0.0, second)])
     monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     assert measure() is expected
+
+
+def test_the_measurement_computes_where_others_only_count():
+    with FlopCounterMode(display=False) as counter:
+        measure()
+    assert counter.get_total_flops() == 0
