@@ -6,12 +6,18 @@ blocks, rotated. AMUSE (Tong et al. 1990) and SOBI (Belouchrani et al. 1997) sep
 second moments at several distances. They assume that the sources are independent; here the attacker's own images take
 the place of that assumption.
 
-- The blocks of the ciphertexts and those of the attacker's images are cut to their leading principal components,
-  whitened, and rotated to the eigenvectors of the correlations with the right and the lower neighbour. The components
-  that go on smoothly into the next block come first.
+- The principal components of the blocks of the ciphertexts and of those of the attacker's images are whitened, and
+  rotated to the eigenvectors of the correlations with the right and the lower neighbour. The components that go on
+  smoothly into the next block come first, and so many of these canonical variates are kept.
+- Components of small variance are mostly noise to the alignment. A sharp cut leaves them out. That is best where
+  variances tell of the key alone; where they are nearly equal, as those of z are under an embedding that was made to
+  whiten blocks, it keeps arbitrary components. A soft cut weighs components of variance v by (v / (v + w))^q, with the
+  variance w at the cut. A small q is best where variances are nearly equal, a large one where they are about those of
+  plain blocks.
 - `alignment.py` finds what remains of the key, and a linear estimate from the prior leads back to pixels.
-- The number of components that are kept changes which of them are mistaken, but hardly how many. The mean of the
-  estimates with several numbers is therefore better than each of them (`components.consensus`).
+- Another cut changes which components are mistaken, but hardly how many. The mean of the estimates with several cuts
+  is therefore better than most of them. How far the aligned moments agree with the prior's tells which cuts suit the
+  key, and weighs them (`components.consensus`).
 
 The attack applies to
 
@@ -21,9 +27,9 @@ The attack applies to
 - the `embedding` family, b_hat = b U S Q^T with E = U S V^T. These numbers are a rotation of z, so the attack has the
   same result.
 
-Assumptions: all blocks share one key; the attacker has images, best of similar scenes. The leading components of the
-ciphertexts span about the same space as those of the plain blocks. This holds for keys of small condition and for
-trained embeddings, because the variances of natural images fall much faster.
+Assumptions: all blocks share one key; the attacker has images, best of similar scenes. The components of large
+variance of the ciphertexts span about the same space as those of the plain blocks. This holds for keys of small
+condition and for trained embeddings, because the variances of natural images fall much faster.
 
 Cost: that of `orthogonal.py` for each estimate, which is seconds.
 """
@@ -34,10 +40,13 @@ import numpy as np
 
 from .tools.alignment import NEAREST, neighbour_covariances
 from .tools.blocks import LinearDecoder
-from .tools.components import Components, consensus, mean_and_covariance, principal_components, reconstruct
+from .tools.components import Components, consensus, estimate_of, mean_and_covariance, principal_components
 from .tools.priors import ImagePrior
 
-NUM_COMPONENTS = (48, 64, 72, 80, 96)
+NUM_COMPONENTS = (48, 80)
+EXPONENTS = (0.5, 1.0, 2.0)
+MAX_WHITENED = 384
+BLOCKS_PER_COMPONENT = 3  # more components than that would be whitened noise of sampling
 
 
 def reconstruct_canonical(
@@ -48,31 +57,41 @@ def reconstruct_canonical(
     Args:
         ciphertexts: of any family, or z = b E, or ciphertexts of the embedding family; sixteen or more.
         prior: of the attacker's images, which must not be the victims.
-        num_components: how many principal components are whitened, in each of the estimates.
+        num_components: where the principal components are cut, and how many canonical variates are kept. Each number
+            gives one estimate with a sharp cut, and one with a soft cut for each of `EXPONENTS`.
 
     Raises:
         ValueError: no ciphertext has 3 x 3 blocks or more.
     """
-    moments = mean_and_covariance(ciphertexts)
-    most = min(ciphertexts[0].shape[-1], len(prior.statistics.mean))
-    numbers = sorted({min(number, most) for number in num_components})  # larger ones would repeat an estimate
-    estimates = [_reconstruct(ciphertexts, moments, prior, number) for number in numbers]
-    return consensus(estimates, moments, prior.statistics.mean)
-
-
-def _reconstruct(
-    ciphertexts: Sequence[np.ndarray], moments: tuple[np.ndarray, np.ndarray], prior: ImagePrior, num_components: int
-) -> LinearDecoder:
-    statistics = prior.statistics
-    seen = principal_components(*moments, num_components, whitening=1.0)
-    known = principal_components(statistics.mean, statistics.covariance, len(seen.axes.T), whitening=1.0)
-    seen = seen.first(len(known.axes.T))
+    statistics, moments = prior.statistics, mean_and_covariance(ciphertexts)
+    num_blocks = sum(grid.shape[0] * grid.shape[1] for grid in ciphertexts)
+    most = min(MAX_WHITENED, max(1, num_blocks // BLOCKS_PER_COMPONENT))
+    seen = principal_components(*moments, most, whitening=1.0)
+    known = principal_components(statistics.mean, statistics.covariance, seen.axes.shape[1], whitening=1.0)
+    seen = seen.first(known.axes.shape[1])
     correlations = np.sum(neighbour_covariances(seen.of_grids(ciphertexts), NEAREST), axis=0)
     own = known.axes.T @ (statistics.right + statistics.below) @ known.axes
-    return reconstruct(_canonical(seen, correlations), ciphertexts, _canonical(known, own), prior)
+    estimates = []
+    for weights, number in _cuts(1 / np.sum(seen.axes**2, axis=0), num_components):
+        variates, own_variates = _variates(seen, correlations, weights), _variates(known, own, weights)
+        estimates.append(estimate_of(variates.first(number), ciphertexts, own_variates.first(number), prior))
+    return consensus(estimates, moments, statistics.mean)
 
 
-def _canonical(components: Components, correlations: np.ndarray) -> Components:
-    """Whitened components and their correlations (m, m) with neighbours -> the same, rotated to canonical variates."""
-    order = np.linalg.eigh(correlations + correlations.T)[1][:, ::-1]
-    return Components(components.mean, components.axes @ order, components.covariance)
+def _cuts(variances: np.ndarray, numbers: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+    """Falling variances (m,) of components and where to cut them -> weights of leading ones, number of variates."""
+    cuts = []
+    for number in sorted({min(number, len(variances)) for number in numbers}):  # larger ones would repeat an estimate
+        cuts.append((np.ones(number), number))
+        if number < len(variances):
+            soft = variances / (variances + variances[number - 1])
+            cuts += [(soft**exponent, number) for exponent in EXPONENTS]
+    return cuts
+
+
+def _variates(whitened: Components, correlations: np.ndarray, weights: np.ndarray) -> Components:
+    """Whitened components, their correlations (m, m) with neighbours, weights of leading ones -> canonical variates."""
+    size = len(weights)
+    both = (correlations + correlations.T)[:size, :size]
+    order = np.linalg.eigh(weights[:, None] * both * weights)[1][:, ::-1]
+    return Components(whitened.mean, (whitened.axes[:, :size] * weights) @ order, whitened.covariance)
