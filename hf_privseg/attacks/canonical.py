@@ -90,7 +90,7 @@ def _cuts(variances: np.ndarray, numbers: Sequence[int]) -> list[tuple[np.ndarra
 
 
 def _variates(whitened: Components, correlations: np.ndarray, weights: np.ndarray) -> Components:
-    """Whitened components, their correlations (m, m) with neighbours, weights of leading ones -> canonical variates."""
+    """Whitened components, their correlations (m, m) with neighbours, weights of leading ones -> variates."""
     size = len(weights)
     both = (correlations + correlations.T)[:size, :size]
     order = np.linalg.eigh(weights[:, None] * both * weights)[1][:, ::-1]
