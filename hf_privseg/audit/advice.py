@@ -87,8 +87,9 @@ def advise(deployment: Deployment, findings: Sequence[Finding] = (), *, families
         "(benchmarks/input_size.py compares sizes)."
     )
     reasons.append(
-        "One image that the provider has in plain and encrypted decodes the others under any family: change keys when "
-        "that may have happened. The segmentation maps are not hidden."
+        "One image that the provider has in plain and encrypted decodes the others under any family. A fresh key for "
+        "every image ends neither that nor the attacks on what the server computes, which no key changes. The "
+        "segmentation maps are not hidden."
     )
     return Advice(family, tuple(reasons), deployment.base_is_public)
 

@@ -9,10 +9,10 @@ from . import attacks_on_ciphertexts as ciphertexts
 from . import attacks_with_a_base as base
 from . import attacks_with_more as more
 from . import baselines
+from .findings import ANY_FAMILY
 from .scene import Scene
 from .target import Target
 from .trial import (
-    ANY_FAMILY,
     Attack,
     Trial,
     each_prior_and_count,

@@ -16,6 +16,12 @@ ATTACKERS = {
     "public base": "public weights near the model's",
 }
 
+ANY_FAMILY = "any"  # of attacks on what no key changes
+
+# Not what an attacker has, but what an owner may do: the row of `verdicts` for a key that serves one image alone.
+FRESH_KEYS = "fresh keys"
+FRESH_KEYS_IN_WORDS = "one ciphertext a key, and what no key changes: the provider, with a fresh key for every image"
+
 # The least high-pass correlation of each level. A 1/16 thumbnail alone scores about .1.
 LEVELS = {0.6: "the images", 0.3: "recognisable objects", 0.15: "blurred outlines", -1.0: "a thumbnail"}
 
@@ -65,8 +71,26 @@ def worst(findings: Iterable[Finding]) -> Finding | None:
     return max(found, key=lambda finding: finding.metrics["hp"], default=None)
 
 
+def under_fresh_keys(findings: Iterable[Finding], family: str | None = None) -> list[Finding]:
+    """What the provider finds without further help even if every image has a key of its own.
+
+    That is what takes one ciphertext, and what depends on no key, such as the attacks on what the server computes,
+    from any number of images.
+
+    Args:
+        findings: of an audit.
+        family: the one that the images are encrypted with; None for any.
+    """
+    provider = [finding for finding in findings if finding.attacker in ("ciphertexts", "server")]
+    return [
+        finding
+        for finding in provider
+        if finding.family == ANY_FAMILY or (finding.num_images <= 1 and family in (None, finding.family))
+    ]
+
+
 def verdicts(findings: Sequence[Finding]) -> list[tuple[str, str, Finding]]:
-    """[(family, what the attacker has, the worst finding)], in the order of `ATTACKERS`."""
+    """[(family, what the attacker has, the worst finding)], in the order of `ATTACKERS`, then with `FRESH_KEYS`."""
     families = list(dict.fromkeys(finding.family for finding in findings))
     rows = []
     for family in families:
@@ -74,6 +98,9 @@ def verdicts(findings: Sequence[Finding]) -> list[tuple[str, str, Finding]]:
             found = worst(f for f in findings if (f.family, f.attacker) == (family, attacker))
             if found is not None:
                 rows.append((family, attacker, found))
+        found = worst(under_fresh_keys(findings, family)) if family != ANY_FAMILY else None
+        if found is not None:
+            rows.append((family, FRESH_KEYS, found))
     return rows
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..setr.counts import counted
 from ..setr.files import write_whole
 from .advice import Advice
-from .findings import Finding, worst
+from .findings import Finding, under_fresh_keys, worst
 from .page import render_page
 
 
@@ -64,6 +64,9 @@ class AuditReport:
         sentences.append(f"Recovered, in the worst case: {_described(overall)}.")
         if alone is not None:
             sentences.append(f"By the provider without further help: {_described(alone)}.")
+        fresh = worst(under_fresh_keys(self.findings))
+        if fresh is not None:
+            sentences.append(f"By the provider if every image had a key of its own: {_described(fresh)}.")
         return sentences
 
     def to_dict(self) -> dict[str, object]:

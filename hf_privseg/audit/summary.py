@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .findings import ATTACKERS, Finding, verdicts
+from .findings import ATTACKERS, FRESH_KEYS, FRESH_KEYS_IN_WORDS, Finding, verdicts
 
 # Of each metric: the head of its column, and how its value is written.
 METRICS = {
@@ -61,8 +61,9 @@ def short_worst_cases(findings: Sequence[Finding]) -> tuple[list[str], list[list
 
 def worst_cases(findings: Sequence[Finding]) -> tuple[list[str], list[list[str]]]:
     """Findings -> column heads and a row of text for each family and each thing that an attacker may have."""
+    words = ATTACKERS | {FRESH_KEYS: FRESH_KEYS_IN_WORDS}
     rows = [
-        [family, ATTACKERS[attacker], found.level, found.attack, f"{found.metrics['hp']:.2f}"]
+        [family, words[attacker], found.level, found.attack, f"{found.metrics['hp']:.2f}"]
         for family, attacker, found in verdicts(findings)
     ]
     return ["family", "the attacker has", "recovered", "attack", "hp"], rows

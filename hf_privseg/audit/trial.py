@@ -10,11 +10,10 @@ import numpy as np
 from ..attacks.tools.blocks import to_image
 from ..attacks.tools.priors import ImagePrior
 from ..attacks.tools.statistics import BlockStatistics
-from .findings import Finding, as_picture
+from .findings import ANY_FAMILY, Finding, as_picture
 from .scene import Scene
 from .target import Target
 
-ANY_FAMILY = "any"
 _EMPTY = np.zeros((0, 0))
 NO_PRIOR = ImagePrior("", BlockStatistics(np.zeros(0), _EMPTY, _EMPTY, _EMPTY), 0)
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
-from helpers.attack_victims import PATCH_SIZE, encrypt, key_of, prior, victim
+from helpers.attack_victims import PATCH_SIZE, cipher, embedding, encrypt, key_of, prior, victim
 from hf_privseg.attacks.known_plaintext import fit_rotation, match_traces, regress
+from hf_privseg.attacks.tools.blocks import as_rows, to_grid, to_image
 from hf_privseg.attacks.tools.metrics import psnr
 
 PERMUTATIONS = ["permutation", "signed_permutation"]
@@ -21,6 +23,24 @@ def test_a_few_blocks_give_away_a_permutation(family):
     assert not found.ambiguous.any()
     other = victim("coffee")
     np.testing.assert_allclose(found.decode(encrypt(other, family)), other, atol=1e-6)
+
+
+def test_a_fresh_key_for_every_image_does_not_stop_one_known_image_at_the_server():
+    known, other = victim(), victim("coffee")
+    encrypted = [
+        to_grid(cipher("orthogonal", n).encrypt(torch.from_numpy(to_image(grid, PATCH_SIZE))).numpy(), PATCH_SIZE)
+        for n, grid in ((7, known), (8, other))
+    ]
+    pairs = list(zip((known, other), encrypted, strict=True))
+    keys = [np.linalg.lstsq(as_rows([grid]), as_rows([seen]), rcond=None)[0] for grid, seen in pairs]
+    of_server = [
+        grid @ np.linalg.solve(key, embedding()) for grid, key in zip(encrypted, keys, strict=True)
+    ]  # z = b_hat E_hat
+    moments = prior().statistics
+    through_z = regress(known, of_server[0], moments).decode(of_server[1])
+    through_ciphertexts = regress(known, encrypted[0], moments).decode(encrypted[1])
+    assert psnr(through_z, other) > 25
+    assert psnr(through_ciphertexts, other) < 15  # the control: another key
 
 
 def test_a_permutation_is_found_through_noise():

@@ -12,9 +12,18 @@ from PIL import Image
 from rich.console import Console
 
 from hf_privseg.audit.advice import Deployment, advise
-from hf_privseg.audit.findings import ATTACKERS, Finding, as_picture, verdicts, worst
+from hf_privseg.audit.findings import (
+    ATTACKERS,
+    FRESH_KEYS,
+    FRESH_KEYS_IN_WORDS,
+    Finding,
+    as_picture,
+    under_fresh_keys,
+    verdicts,
+    worst,
+)
 from hf_privseg.audit.report import AuditReport
-from hf_privseg.audit.summary import short_worst_cases, table_rows
+from hf_privseg.audit.summary import short_worst_cases, table_rows, worst_cases
 from hf_privseg.reporting.tables import terminal_table
 
 PICTURE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
@@ -73,6 +82,28 @@ def test_verdicts_go_by_family_and_by_what_the_attacker_has():
         ("permutation", "server"),
     ]
     assert found[1][2] is rows[1]
+
+
+def test_fresh_keys_leave_what_takes_one_ciphertext_and_what_no_key_changes():
+    one, four = finding(0.3, "ciphertexts", num_images=1), finding(0.8, "ciphertexts")
+    of_z = finding(0.4, family="any", num_images=64)
+    rest = [finding(0.9, "known plaintext", num_images=1), finding(0.95, "baseline", num_images=1)]
+    rest.append(finding(0.6, "ciphertexts", family="permutation", num_images=1))
+    assert under_fresh_keys([one, four, of_z, *rest]) == [one, of_z, rest[-1]]
+    assert under_fresh_keys([one, four, of_z, *rest], "orthogonal") == [one, of_z]
+
+    rows = {(family, attacker): found.metrics["hp"] for family, attacker, found in verdicts([one, four, of_z, *rest])}
+    assert rows["orthogonal", "ciphertexts"] == 0.8
+    assert rows["orthogonal", FRESH_KEYS] == 0.4
+    assert rows["permutation", FRESH_KEYS] == 0.6
+    assert ("any", FRESH_KEYS) not in rows
+    head, cells = worst_cases([one, four])
+    fresh = ["orthogonal", FRESH_KEYS_IN_WORDS, "recognisable objects", "an attack", "0.30"]
+    assert (len(head), cells[-1]) == (5, fresh)
+    assert report([one, four]).verdict.endswith(
+        "By the provider if every image had a key of its own: recognisable objects (orthogonal, an attack: hp 0.30)."
+    )
+    assert "key of its own" not in report([four, *rest[:2]]).verdict
 
 
 def test_the_sentence_names_the_worst_and_what_the_provider_gets_alone():
