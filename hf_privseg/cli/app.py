@@ -28,7 +28,7 @@ from .images import encrypt
 from .info import info
 from .keys import keygen, make_client_embedding
 from .models import apply_rekey_update, decrypt_model, encrypt_model, make_rekey_update, rekey
-from .options import KEY_VARIABLE
+from .options import KEY_VARIABLE, key_from_standard_input
 from .segment import segment
 from .service import serve
 
@@ -86,6 +86,7 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; ends in SystemExit with an exit code that the top of this file explains."""
+    key_from_standard_input.cache_clear()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _silence_transformers()
     warnings.showwarning = lambda message, *_, **__: complain("warning", message)

@@ -1,12 +1,14 @@
 """The arguments and options that several commands of `privseg` share, and where a secret key is read from.
 
-A key comes from a file (`--key-file`) or the environment variable PRIVSEG_KEY, never from an argument: arguments stay
-in the shell's history, and other users of the machine see them.
+A key comes from a file (`--key-file`), standard input or the environment variable PRIVSEG_KEY, never from an argument:
+arguments stay in the shell's history, and other users of the machine see them.
 """
 
 import os
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +21,7 @@ from ..setr.keys import FAMILIES, SecretKey
 if TYPE_CHECKING:
     from ..setr.encryption_key import EncryptionKey
 
+STANDARD_INPUT = Path("-")
 KEY_VARIABLE, TOKEN_VARIABLE = "PRIVSEG_KEY", "PRIVSEG_TOKEN"
 
 
@@ -43,7 +46,10 @@ ModelFolder = Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for 
 KeyFile = Annotated[
     Path | None,
     typer.Option(
-        "--key-file", "-k", help=f"File with the secret key or client embedding; without it, {KEY_VARIABLE} is read."
+        "--key-file",
+        "-k",
+        help="File with the secret key or client embedding, or - for one from standard input; without it, "
+        f"{KEY_VARIABLE} is read.",
     ),
 ]
 Images = Annotated[
@@ -85,6 +91,8 @@ def read_key(key_file: Path | None) -> "EncryptionKey":
         InvalidKeyError: there is none, or it is no key. The message never repeats what was found.
         OSError: the file cannot be read.
     """
+    if key_file == STANDARD_INPUT:
+        return key_from_standard_input()
     if key_file is not None:
         if not key_file.exists():  # said before the imports, which take seconds
             raise FileNotFoundError(
@@ -101,6 +109,22 @@ def read_key(key_file: Path | None) -> "EncryptionKey":
             f"expected a key, got none; give --key-file or set {KEY_VARIABLE} (privseg keygen makes a key)"
         )
     return SecretKey.from_env(KEY_VARIABLE)
+
+
+@cache
+def key_from_standard_input() -> "EncryptionKey":
+    """The key that another program hands over, such as a key store: read once a command.
+
+    Raises:
+        InvalidKeyError: something else came; the message never repeats it.
+    """
+    from ..setr.client_embedding import ClientEmbedding
+    from ..setr.encryption_key import key_from_bytes
+
+    try:
+        return key_from_bytes(sys.stdin.buffer.read(ClientEmbedding._max_file_bytes))
+    except InvalidKeyError as error:
+        raise InvalidKeyError(f"standard input: {error}") from None
 
 
 def has_key(key_file: Path | None) -> bool:

@@ -26,6 +26,16 @@ def as_encryption_key(value: object) -> EncryptionKey:
     return as_key(value)
 
 
+def key_from_bytes(content: bytes) -> EncryptionKey:
+    """What a key's or a client embedding's file holds -> what is in it; for keys that come from elsewhere than a file.
+
+    Raises:
+        InvalidKeyError: it is neither; the message repeats nothing of it.
+    """
+    kind = ClientEmbedding if content[8:9] == b"{" else SecretKey
+    return kind._from_file_content(content)
+
+
 def key_from_file(path: str | os.PathLike[str]) -> EncryptionKey:
     """Path of a key's or a client embedding's file -> what is in it; the content decides, not the name.
 

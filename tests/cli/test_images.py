@@ -1,5 +1,6 @@
 """`privseg encrypt`: the files that it writes, and what it refuses."""
 
+import io
 import os
 import shutil
 
@@ -99,3 +100,23 @@ def test_encrypt_refuses(place, names, output, message):
     images = [place.folder / name for name in names]
     assert message in place.fail("encrypt", *images, "-o", place.folder / output, "-k", place.key_file)
     assert (place.folder / "there" / "a.encrypted.safetensors").stat().st_size == 0
+
+
+def test_a_key_from_standard_input_is_read_once_and_never_shown(place, monkeypatch):
+    model, image = place.encrypted_model(), place.folder / "image.png"
+
+    def given(content):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    given(place.key_file.read_bytes())
+    place.succeed("encrypt", image, "--model", model, "-o", place.folder / "sent", "-k", "-")
+    place.succeed("encrypt", image, "--model", model, "-o", place.folder / "expected", "-k", place.key_file)
+    (sent,), (expected,) = ((place.folder / name).iterdir() for name in ("sent", "expected"))
+    assert sent.read_bytes() == expected.read_bytes()
+    given(place.key_file.read_bytes())
+    place.succeed("segment", image, "--model", model, "-o", place.folder / "map.png", "-k", "-")
+    given(place.key_file.read_bytes()[:-3])
+    message = place.fail("encrypt", image, "--model", model, "-o", place.folder / "none", "-k", "-")
+    assert message.startswith("error: standard input: a key's text form is")
+    given(b"")
+    assert "standard input: " in place.fail("encrypt", image, "--model", model, "-o", place.folder / "none", "-k", "-")

@@ -1,4 +1,4 @@
-"""The commands in docs/how-to/deploy.md, run one after the other as they stand."""
+"""The commands in docs/how-to/deploy.md and keys.md, run one after the other as they stand."""
 
 import contextlib
 import io
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from PIL import Image
 from helpers import preloaded
 from helpers.paths import ROOT
 from helpers.tiny_setr import tiny_model
-from hf_privseg import SetrImageProcessor
+from hf_privseg import SecretKey, SetrImageProcessor
 from hf_privseg.cli.app import main
 
 pytest.importorskip("fastapi")
@@ -32,7 +33,9 @@ PRIVSEG = """
 import json, os, socket, sys
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
-connection.sendall(json.dumps([os.getcwd(), sys.argv[1:]]).encode() + b"\\n")
+given = sys.stdin.read() if "-" in sys.argv else ""
+key = os.environ.get("PRIVSEG_KEY", "")
+connection.sendall(json.dumps([os.getcwd(), sys.argv[1:], key, given]).encode() + b"\\n")
 code, out, err = json.loads(connection.makefile().read())
 sys.stdout.write(out)
 sys.stderr.write(err)
@@ -44,11 +47,16 @@ class Command(socketserver.StreamRequestHandler):
     """Runs one command of `privseg` for a shell."""
 
     def handle(self):
-        folder, arguments = json.loads(self.rfile.readline())
+        folder, arguments, key, given = json.loads(self.rfile.readline())
         out, err, code = io.StringIO(), io.StringIO(), 0
         os.chdir(folder)
         try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with (
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(err),
+                mock.patch.dict(os.environ, {"PRIVSEG_KEY": key} if key else {}),
+                mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode()))),
+            ):
                 main(arguments)
         except SystemExit as ended:
             code = int(ended.code or 0)
@@ -100,6 +108,31 @@ def test_from_a_model_to_a_service_with_two_tenants(shell, tmp_path):
     assert Image.open(tmp_path / "maps" / "image.segmentation.png").size == (96, 64)
     assert any('"height": 64, "width": 96, "shares"' in text for text in outputs)
     assert len(list((tmp_path / "data" / "embeddings").iterdir())) == 1
+
+
+BEFORE_THE_LIFE_OF_A_KEY = """
+privseg keygen secret.key
+privseg encrypt-model my_model encrypted_model --key-file secret.key
+privseg keygen clinic-b.key
+privseg encrypt-model my_model for_clinic_b --key-file clinic-b.key
+mkdir -p data
+privseg tenant add data/embeddings for_clinic_b > b.fingerprint
+privseg token add data/tokens.json clinic-b --fingerprint "$(cat b.fingerprint)" > b.token
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is missing")
+def test_the_life_of_a_key(shell, tmp_path):
+    shell(BEFORE_THE_LIFE_OF_A_KEY)
+    page = (ROOT / "docs" / "how-to" / "keys.md").read_text()
+    for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL):
+        shell(block.replace("| python -c", f"| {sys.executable} -c"))
+    sent = [(tmp_path / folder / "image.encrypted.safetensors").read_bytes() for folder in ("sent", "sent2", "sent3")]
+    assert sent[0] == sent[1] == sent[2]
+    served = {path.name.partition(".")[0] for path in (tmp_path / "data" / "embeddings").iterdir()}
+    assert served == {SecretKey.from_file(tmp_path / "next.key").fingerprint}
+    assert "clinic-b" not in (tmp_path / "data" / "tokens.json").read_text()
 
 
 def wait_for(server):
