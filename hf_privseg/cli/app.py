@@ -26,7 +26,7 @@ from .export import export
 from .failures import DEBUG_VARIABLE, complain, holds_key, show_failure
 from .images import encrypt
 from .info import info
-from .keys import keygen, make_client_embedding
+from .keys import fit_transform_code, keygen, make_client_embedding
 from .models import apply_rekey_update, decrypt_model, encrypt_model, make_rekey_update, rekey
 from .options import KEY_VARIABLE, key_from_standard_input
 from .segment import segment
@@ -35,6 +35,7 @@ from .service import serve
 _COMMANDS: dict[Callable[..., None], str] = {
     keygen: "privseg keygen secret.key",
     make_client_embedding: "privseg make-client-embedding default client.embedding",
+    fit_transform_code: "privseg fit-transform-code default data/camvid client.embedding --preset camvid",
     encrypt_model: "privseg encrypt-model default encrypted_model --key-file secret.key",
     encrypt: "privseg encrypt *.jpg --model encrypted_model -o encrypted -k secret.key",
     encrypt_dataset: "privseg encrypt-dataset data/mine data/encrypted --split train --flips -k secret.key",

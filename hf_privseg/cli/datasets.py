@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, KeyFile, read_key
+from .options import (
+    AnnotationColumn,
+    AnnotationPattern,
+    ClassFile,
+    IgnoreLabels,
+    ImageColumn,
+    Json,
+    KeyFile,
+    LabelMapFile,
+    Preset,
+    ReduceLabels,
+    Revision,
+    Source,
+    read_key,
+)
 from .output import report
 
 _WARNING = (
@@ -17,7 +31,7 @@ _WARNING = (
 
 
 def encrypt_dataset(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder or Hub id of a data set, as in training.")],
+    source: Source,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the ciphertexts; may exist.")],
     key_file: KeyFile = None,
     split: Annotated[str, typer.Option("--split", help="Split to encrypt, under its name in OUTPUT.")] = "train",
@@ -32,27 +46,15 @@ def encrypt_dataset(
     flips: Annotated[
         bool, typer.Option("--flips", help="Also encrypt each image mirrored, which nobody can do afterwards.")
     ] = False,
-    preset: Annotated[
-        str | None, typer.Option(help="Known data set: its classes, and how its labels mean them.")
-    ] = None,
-    id2label: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Names of the classes.  [default: SOURCE's classes.json]")
-    ] = None,
-    label_map: Annotated[
-        str | None, typer.Option(metavar="FILE", help="JSON file {stored label: class, or null for void}.")
-    ] = None,
-    ignore_label: Annotated[
-        list[int] | None, typer.Option(help="Stored label without class; may be repeated.")
-    ] = None,
-    reduce_labels: Annotated[
-        bool | None, typer.Option("--reduce-labels", help="Stored 0 is background, k is class k - 1.")
-    ] = None,
-    image_column: Annotated[str, typer.Option(help="Column of the images.")] = "image",
-    annotation_column: Annotated[str, typer.Option(help="Column of the segmentation maps.")] = "annotation",
-    annotation_pattern: Annotated[
-        str | None, typer.Option(help="Names of a folder's segmentation maps without suffix, as in {stem}_mask.")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")] = None,
+    preset: Preset = None,
+    id2label: ClassFile = None,
+    label_map: LabelMapFile = None,
+    ignore_label: IgnoreLabels = None,
+    reduce_labels: ReduceLabels = None,
+    image_column: ImageColumn = "image",
+    annotation_column: AnnotationColumn = "annotation",
+    annotation_pattern: AnnotationPattern = None,
+    revision: Revision = None,
     as_json: Json = False,
 ) -> None:
     """Encrypt a split of a labelled data set, so that a server trains an encrypted model on it and sees no image.

@@ -78,6 +78,36 @@ Dtype = Annotated[
     ),
 ]
 Family = Annotated[str, one_of("--family", choices=FAMILIES, help="Key family of the key.")]
+Source = Annotated[
+    str,
+    typer.Argument(metavar="SOURCE", help="Folder or Hub id of a data set with segmentation maps, as in training."),
+]
+Preset = Annotated[str | None, typer.Option(help="Known data set: its classes, and how its labels mean them.")]
+ClassFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Names of the classes.  [default: SOURCE's classes.json]")
+]
+LabelMapFile = Annotated[
+    str | None, typer.Option(metavar="FILE", help="JSON file {stored label: class, or null for void}.")
+]
+IgnoreLabels = Annotated[list[int] | None, typer.Option(help="Stored label without class; may be repeated.")]
+ReduceLabels = Annotated[
+    bool | None, typer.Option("--reduce-labels", help="Stored 0 is background, k is class k - 1.")
+]
+ImageColumn = Annotated[str, typer.Option(help="Column of the images.")]
+AnnotationColumn = Annotated[str, typer.Option(help="Column of the segmentation maps.")]
+AnnotationPattern = Annotated[
+    str | None, typer.Option(help="Names of a folder's segmentation maps without suffix, as in {stem}_mask.")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")]
+BitsPerBlock = Annotated[
+    float | None,
+    typer.Option(
+        "--bits-per-block",
+        min=0,
+        help="Round what is sent to about so many bits a block, for small uploads: exactness is given up. It needs a "
+        "client embedding of privseg fit-transform-code, which prints what its rates cost.",
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print one JSON object to standard output, and everything else to standard error."),

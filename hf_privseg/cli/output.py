@@ -87,10 +87,20 @@ def write_secret(secret: "EncryptionKey", path: Path, *, force: bool) -> None:
     try:
         secret.to_file(path, overwrite=force)
     except FileExistsError:
-        raise FileExistsError(
-            f"{path} exists, and whatever was encrypted with a key that it holds would be lost with it; choose "
-            "another path, or overwrite it with --force"
-        ) from None
+        raise _existing_secret(path) from None
+
+
+def refuse_existing_secret(path: Path, *, force: bool) -> None:
+    """Raise what `write_secret` would raise, before the work whose result it is to write."""
+    if path.exists() and not force:
+        raise _existing_secret(path)
+
+
+def _existing_secret(path: Path) -> FileExistsError:
+    return FileExistsError(
+        f"{path} exists, and whatever was encrypted with a key that it holds would be lost with it; choose another "
+        "path, or overwrite it with --force"
+    )
 
 
 def wrote(paths: Sequence[Path], num_skipped: int) -> str:

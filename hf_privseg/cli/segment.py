@@ -10,7 +10,19 @@ import typer
 
 from ..setr.public_facts import EMBEDDING_FAMILY
 from .jobs import Job, attempt
-from .options import TOKEN_VARIABLE, Device, Dtype, Force, Images, Json, KeyFile, SkipExisting, one_of, read_key
+from .options import (
+    TOKEN_VARIABLE,
+    BitsPerBlock,
+    Device,
+    Dtype,
+    Force,
+    Images,
+    Json,
+    KeyFile,
+    SkipExisting,
+    one_of,
+    read_key,
+)
 from .output import output_paths, prepare_output, print_shares, report, shares_of, wrote
 
 if TYPE_CHECKING:
@@ -86,6 +98,7 @@ def segment(
         list[str] | None,
         typer.Option(metavar="CLASS", help="With --task panoptic: make one segment of all of this class, as of sky."),
     ] = None,
+    bits_per_block: BitsPerBlock = None,
     patch_size: Annotated[
         int | None,
         typer.Option(
@@ -143,6 +156,8 @@ def segment(
         raise typer.BadParameter(
             "--patch-size, --timeout, --token-file and --ca-file belong to --server; leave them out with --model"
         )
+    if server is None and bits_per_block is not None:
+        raise typer.BadParameter("--bits-per-block makes uploads small, which --model has none of; leave it out")
     if server is not None and (max_pixels, device, dtype) != (None, None, None):
         raise typer.BadParameter("--max-pixels, --device and --dtype belong to --model; leave them out with --server")
     if server is not None and (task, threshold, fuse or None) != ("semantic", None, None):
@@ -182,6 +197,7 @@ def segment(
             timeout=seconds,
             token_file=token_file,
             ca_file=ca_file,
+            bits_per_block=bits_per_block,
         )
     with source as segmenter:
         _run(segmenter, targets, skip_existing=skip_existing, overwrite=force or skip_existing, as_json=as_json)

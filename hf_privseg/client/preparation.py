@@ -99,17 +99,26 @@ class Preparation:
             )
         return as_encryption_key(secret_key)
 
-    def encrypt(self, image: AnyImage, key: EncryptionKey) -> EncryptedImage:
+    def encrypt(self, image: AnyImage, key: EncryptionKey, bits_per_block: float | None = None) -> EncryptedImage:
         """One image, of any kind that `SetrImageProcessor` takes -> the encrypted image.
 
+        Args:
+            image: a plain one.
+            key: the client's.
+            bits_per_block: of the compact form; None encrypts exactly.
+
         Raises:
+            ValueError: the key is not fitted for so many bits.
             InvalidImageError: no image, or one that is too large for the service.
             ServiceError: the service asks for settings that would show too much.
         """
         check_processor_fits(self.processor, self._info, model=f"the model of {self._url}")
         levels = self.processor.to_levels(cast(PlainImage, image))
         self._check_sizes((levels.shape[-2], levels.shape[-1]))
-        return cast(EncryptedImage, self.processor.encrypt(levels, key, input_data_format="channels_first"))
+        encrypted = self.processor.encrypt(
+            levels, key, input_data_format="channels_first", bits_per_block=bits_per_block
+        )
+        return cast(EncryptedImage, encrypted)
 
     def call(self, encrypted: EncryptedImage) -> Call:
         """The request that has an encrypted image segmented.

@@ -17,7 +17,7 @@ service does not serve.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -114,24 +114,40 @@ class SegmentationClient:
         """
         self._check_key(as_encryption_key(secret_key).facts)
 
-    def encrypt(self, image: AnyImage, secret_key: EncryptionKey | bytes) -> EncryptedImage:
+    def encrypt(
+        self, image: AnyImage, secret_key: EncryptionKey | bytes, *, bits_per_block: float | None = None
+    ) -> EncryptedImage:
         """One image, of any kind that `SetrImageProcessor` takes -> what `segment` sends; nothing is sent yet.
 
+        Args:
+            image: a plain image.
+            secret_key: that of the service's model, or of a tenant.
+            bits_per_block: rounds what is sent to about so many bits a block, for which the key must be a client
+                embedding with a transform code.
+
         Raises:
+            ValueError: the key is not fitted for so many bits.
             KeyMismatchError: the service does not serve this key.
             InvalidKeyError, InvalidImageError: no key, or no image.
             ServiceError: the service gives no answer, or asks for settings that would show too much.
         """
         key = as_encryption_key(secret_key)
         self._check_key(key.facts)
-        return self._preparation.encrypt(image, key)
+        return self._preparation.encrypt(image, key, bits_per_block)
 
-    def segment(self, image: AnyImage, secret_key: EncryptionKey | bytes | None = None) -> np.ndarray:
+    def segment(
+        self,
+        image: AnyImage,
+        secret_key: EncryptionKey | bytes | None = None,
+        *,
+        bits_per_block: float | None = None,
+    ) -> np.ndarray:
         """One image, encrypted image, or path of either -> (height, width) uint8 class indices, at the image's size.
 
         Args:
             image: a plain image is encrypted first; an encrypted one is sent as it is.
             secret_key: that of the service's model, or of a tenant; only plain images need it.
+            bits_per_block: as for `encrypt`; an encrypted image is sent as it is.
 
         Raises:
             EncryptionStateError: a plain image without a key.
@@ -143,14 +159,19 @@ class SegmentationClient:
         """
         encrypted = self._preparation.opened(image)
         if encrypted is None:
-            encrypted = self.encrypt(image, self._preparation.key(secret_key))
+            encrypted = self.encrypt(image, self._preparation.key(secret_key), bits_per_block=bits_per_block)
         else:
             self._check_key(encrypted.facts, subject="the encrypted image")
         content = self._calls.send(self._preparation.call(encrypted))
         return self._preparation.segmentation_map(content, encrypted)
 
     def segment_each(
-        self, images: Sequence[AnyImage], secret_key: EncryptionKey | bytes | None = None, *, concurrency: int = 4
+        self,
+        images: Sequence[AnyImage],
+        secret_key: EncryptionKey | bytes | None = None,
+        *,
+        concurrency: int = 4,
+        bits_per_block: float | None = None,
     ) -> Iterator[tuple[int, np.ndarray | Exception]]:
         """Images as `segment` takes them -> (position, segmentation map or error), each as soon as it is there.
 
@@ -161,6 +182,7 @@ class SegmentationClient:
             images: of any sizes.
             secret_key: as for `segment`.
             concurrency: how many images are under way at once, at least 1.
+            bits_per_block: as for `segment`.
 
         Raises:
             KeyMismatchError, InvalidKeyError, ServiceError: as `segment`, where not a single image can succeed.
@@ -170,7 +192,8 @@ class SegmentationClient:
             self._check_key(secret_key.facts)
         pool = ThreadPoolExecutor(concurrency)
         try:
-            tasks = {pool.submit(self.segment, image, secret_key): index for index, image in enumerate(images)}
+            send = partial(self.segment, secret_key=secret_key, bits_per_block=bits_per_block)
+            tasks = {pool.submit(send, image): index for index, image in enumerate(images)}
             for task in as_completed(tasks):
                 index = tasks.pop(task)  # so that the task can be freed, and the map in it
                 try:
@@ -192,11 +215,12 @@ class SegmentationClient:
         *,
         concurrency: int = 4,
         progress: bool = True,
+        bits_per_block: float | None = None,
     ) -> list[np.ndarray]:
         """Images as `segment` takes them -> their segmentation maps in the same order.
 
         Args:
-            images, secret_key, concurrency: as for `segment_each`.
+            images, secret_key, concurrency, bits_per_block: as for `segment_each`.
             progress: whether a progress bar is shown on stderr.
 
         Raises:
@@ -204,7 +228,7 @@ class SegmentationClient:
             KeyMismatchError, InvalidKeyError, ServiceError: as `segment_each`.
         """
         images = [images] if is_single(images) else list(images)
-        each = self.segment_each(images, secret_key, concurrency=concurrency)
+        each = self.segment_each(images, secret_key, concurrency=concurrency, bits_per_block=bits_per_block)
         return all_maps(images, dict(shown(each, len(images), wanted=progress)))
 
     def close(self) -> None:

@@ -191,6 +191,8 @@ class MatrixCipher(DenseCipher):
 class EmbeddingCipher(DenseCipher):
     """Send r numbers a block: b_hat = [b A, 0], W_hat = [W A^+T, 0], with A (L, r) of a `ClientEmbedding`.
 
+    With a transform code T, A T takes the place of A, and T^-1 A^+ that of A^+.
+
     A^+ is the pseudo-inverse of A; r is the rank of the model's patch embedding E, and A A^+ E = E. The zeros fill a
     block to its L numbers, so that image and weight keep their shapes. Exact up to rounding, and well conditioned
     whatever E is, as the rows of A^+ E are orthonormal. What b A shows, and what bounds it: `ClientEmbedding`.
@@ -211,7 +213,12 @@ class EmbeddingCipher(DenseCipher):
                 "with the model, and the processor of the model, that it was made from"
             )
         self._padding = self.block_length - key.shape[1]
-        self._set_matrix(np.linalg.pinv(key.matrix), key.matrix)
+        self._uncoded, inverse = key.matrix, np.linalg.pinv(key.matrix)
+        if key.code is None:
+            self._set_matrix(inverse, key.matrix)
+        else:
+            transform = key.code.transform
+            self._set_matrix(np.linalg.solve(transform, inverse), key.matrix @ transform)
 
     def _encrypt_blocks(self, rows: Any) -> Any:
         return _padded(super()._encrypt_blocks(rows), self._padding)
@@ -225,7 +232,7 @@ class EmbeddingCipher(DenseCipher):
     def encrypt_rows(self, rows: np.ndarray) -> np.ndarray:
         plain, encrypted = rows.astype(np.float64), super().encrypt_rows(rows)
         is_in_span = _nearly_equal(encrypted @ self._inverse.T, plain)  # always so where r = L
-        has_orthonormal_rows = _nearly_equal(self._inverse @ self._inverse.T, plain.T @ plain)  # those of E_hat
+        has_orthonormal_rows = _nearly_equal(self._uncoded @ self._uncoded.T, plain.T @ plain)  # those of A^+ E
         if not (is_in_span and has_orthonormal_rows):
             raise KeyMismatchError(
                 f"the client embedding of fingerprint {self.fingerprint} was made from another patch embedding than "

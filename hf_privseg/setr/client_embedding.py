@@ -7,10 +7,13 @@ The patch embedding E (L x hidden_size) of rank r has the thin singular value de
 
 The file form is safetensors with "matrix", A, float64 (L, r), and "fingerprint_key", uint8 (32,). Its metadata entry
 "privseg_client_embedding" is a JSON object with exactly the entries format, family, version, fingerprint, patch_size
-and num_channels. The public fingerprint is the first 8 bytes of the stream of `derivation` from the 32 random bytes
-with label "hf-privseg/v1/embedding/fingerprint/<d>", where d is the hexadecimal SHA-256 over
-"<patch_size>,<num_channels>,<r>," and the little-endian numbers of A, row by row. Without the random bytes nobody can
-use the fingerprint to test a guess of A or E.
+and num_channels. With a transform code (`transform_code`) it also has "code_transform" (r, r), "code_steps" (n,) and
+"code_bits" (n,), float64; the client then sends b A T, and the server's part is T^-1 Q V^T.
+
+The public fingerprint is the first 8 bytes of the stream of `derivation` from the 32 random bytes with label
+"hf-privseg/v1/embedding/fingerprint/<d>", where d is the hexadecimal SHA-256 over "<patch_size>,<num_channels>,<r>,"
+and the little-endian numbers of A, row by row, then those of the transform code, array by array. Without the random
+bytes nobody can use the fingerprint to test a guess of A or E.
 """
 
 import hashlib
@@ -29,6 +32,7 @@ from .keys import SecretKey
 from .private_file import PrivateFile
 from .public_facts import EMBEDDING_FAMILY, FORMAT_VERSION, KeyFacts, check_plain_model
 from .tensor_files import arrays_from_bytes, arrays_to_bytes, header_from_bytes
+from .transform_code import TransformCode
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +41,7 @@ _T = TypeVar("_T")
 _FORMAT = 1
 _ENTRY = "privseg_client_embedding"
 _HEADER = ("format", "family", "version", "fingerprint", "patch_size", "num_channels")
+_CODE = ("transform", "steps", "bits")  # of a transform code
 _FINGERPRINT_KEY_BYTES = 32
 _RANK_TOLERANCE = 2.0**-23  # the rounding of a float32 weight: below it a singular value is noise
 
@@ -64,14 +69,20 @@ class ClientEmbedding(PrivateFile):
     Two client embeddings are equal where all numbers are; the hash is that of the fingerprint.
     """
 
-    __slots__ = ("__fingerprint_key", "__matrix", "_fingerprint", "_memo", "num_channels", "patch_size")
+    __slots__ = ("__code", "__fingerprint_key", "__matrix", "_fingerprint", "_memo", "num_channels", "patch_size")
 
     _privseg_kind: ClassVar[str] = "client embedding"
     _loss: ClassVar[str] = "whatever was encrypted with a client embedding or key that it holds would be lost with it"
     _max_file_bytes: ClassVar[int] = 2**28  # A of 5792 x 5792 numbers
 
     def __init__(
-        self, matrix: "np.ndarray | torch.Tensor", fingerprint_key: bytes, *, patch_size: int, num_channels: int
+        self,
+        matrix: "np.ndarray | torch.Tensor",
+        fingerprint_key: bytes,
+        *,
+        patch_size: int,
+        num_channels: int,
+        code: TransformCode | None = None,
     ) -> None:
         """The parts of a file -> the client embedding; users call `generate` or `from_file`.
 
@@ -79,6 +90,7 @@ class ClientEmbedding(PrivateFile):
             matrix: A, (num_channels * patch_size**2, r) float64, an array or a tensor.
             fingerprint_key: 32 random bytes.
             patch_size, num_channels: geometry of the patch embedding.
+            code: for r numbers, with which images may be sent in few bits.
 
         Raises:
             InvalidKeyError: a part of the wrong form; the message shows no number of the matrix.
@@ -91,7 +103,12 @@ class ClientEmbedding(PrivateFile):
         if not isinstance(fingerprint_key, bytes) or len(fingerprint_key) != _FINGERPRINT_KEY_BYTES:
             came = f"{len(fingerprint_key)}" if isinstance(fingerprint_key, bytes) else type(fingerprint_key).__name__
             raise InvalidKeyError(f"fingerprint_key is {_FINGERPRINT_KEY_BYTES} bytes, got {came}")
-        self.__matrix, self.__fingerprint_key = numbers, fingerprint_key
+        if code is not None and len(code.transform) != numbers.shape[1]:
+            raise InvalidKeyError(
+                f"the transform code of a client embedding is for its {numbers.shape[1]} numbers, got one for "
+                f"{len(code.transform)}"
+            )
+        self.__matrix, self.__fingerprint_key, self.__code = numbers, fingerprint_key, code
         self.patch_size, self.num_channels = patch_size, num_channels
         self._fingerprint = self._derived_fingerprint()
         self._memo: dict[Hashable, Any] = {}
@@ -128,6 +145,11 @@ class ClientEmbedding(PrivateFile):
         geometry = {"patch_size": projection.patch_size, "num_channels": projection.num_channels}
         return cls(matrix, fingerprint_key, **geometry)
 
+    def with_code(self, code: TransformCode) -> "ClientEmbedding":
+        """The same client's part with a transform code: another client embedding, with a fingerprint of its own."""
+        geometry = {"patch_size": self.patch_size, "num_channels": self.num_channels}
+        return ClientEmbedding(self.__matrix, secrets.token_bytes(_FINGERPRINT_KEY_BYTES), **geometry, code=code)
+
     @property
     def family(self) -> str:
         """The key family, "embedding"; no `SecretKey` has it."""
@@ -159,6 +181,11 @@ class ClientEmbedding(PrivateFile):
         """A, (L, r) float64, not a copy of it. It *is* the secret: never log it, never change it."""
         return self.__matrix
 
+    @property
+    def code(self) -> TransformCode | None:
+        """The transform code, a part of the secret; None where there is none."""
+        return self.__code
+
     def remember(self, name: Hashable, make: Callable[[], _T]) -> _T:
         """make(), called once for this object and `name`; the result lives as long as the object."""
         if name not in self._memo:
@@ -169,6 +196,8 @@ class ClientEmbedding(PrivateFile):
         """The content of the file. It *is* the secret: never log it."""
         values = (_FORMAT, self.family, self.version, self.fingerprint, self.patch_size, self.num_channels)
         arrays = {"matrix": self.__matrix, "fingerprint_key": np.frombuffer(self.__fingerprint_key, np.uint8)}
+        if self.__code is not None:
+            arrays |= {f"code_{name}": getattr(self.__code, name) for name in _CODE}
         return arrays_to_bytes(arrays, {_ENTRY: json.dumps(dict(zip(_HEADER, values, strict=True)))})
 
     @classmethod
@@ -179,12 +208,13 @@ class ClientEmbedding(PrivateFile):
             InvalidKeyError: anything else: a key, another format, wrong entries or types, changed numbers.
         """
         header, arrays = _parsed(data)
+        codes = {f"code_{name}": arrays[f"code_{name}"] for name in _CODE if f"code_{name}" in arrays}
         problem = None
         if not isinstance(header, dict) or set(header) != set(_HEADER):
             problem = f"entries {sorted(header) if isinstance(header, dict) else type(header).__name__!r:.160}"
         elif [header[name] for name in _HEADER[:3]] != [_FORMAT, EMBEDDING_FAMILY, FORMAT_VERSION]:
             problem = f"{ ({name: header[name] for name in _HEADER[:3]})!r:.160}"
-        elif set(arrays) != {"matrix", "fingerprint_key"} or arrays["fingerprint_key"].dtype != np.uint8:
+        elif set(arrays) - set(codes) != {"matrix", "fingerprint_key"} or arrays["fingerprint_key"].dtype != np.uint8:
             problem = f"the tensors {sorted(arrays)!r:.160}"
         if problem:
             raise InvalidKeyError(
@@ -193,7 +223,7 @@ class ClientEmbedding(PrivateFile):
             )
         fingerprint_key = arrays["fingerprint_key"].tobytes()
         geometry = {name: header[name] for name in ("patch_size", "num_channels")}
-        embedding = cls(arrays["matrix"], fingerprint_key, **geometry)
+        embedding = cls(arrays["matrix"], fingerprint_key, **geometry, code=_code_of(codes))
         if embedding.fingerprint != header["fingerprint"]:
             raise InvalidKeyError(
                 "the numbers of the client embedding are not those that were written (its fingerprint differs); copy "
@@ -223,6 +253,9 @@ class ClientEmbedding(PrivateFile):
         numbers = np.ascontiguousarray(self.__matrix)
         digest = hashlib.sha256(f"{self.patch_size},{self.num_channels},{numbers.shape[1]},".encode())
         digest.update(numbers.astype("<f8").tobytes())
+        if self.__code is not None:
+            for name in _CODE:
+                digest.update(np.ascontiguousarray(getattr(self.__code, name), "<f8").tobytes())
         label = f"{NAMESPACE}/{EMBEDDING_FAMILY}/fingerprint/{digest.hexdigest()}"
         return stream_bytes(pseudorandom_key(self.__fingerprint_key), label, 8).hex()
 
@@ -251,6 +284,37 @@ def _check_matrix(matrix: np.ndarray, length: int) -> None:
         )
     if not np.isfinite(matrix).all():
         raise InvalidKeyError("the matrix of a client embedding is finite, but this one has infinite numbers or NaN")
+
+
+def _code_of(arrays: dict[str, np.ndarray]) -> TransformCode | None:
+    """The arrays of a transform code by their names in a file -> the code; None where there are none."""
+    if not arrays:
+        return None
+    try:
+        return TransformCode(*(arrays[f"code_{name}"] for name in _CODE))
+    except KeyError as error:
+        raise InvalidKeyError(
+            f"the transform code of the client embedding lacks {error}; copy the file again"
+        ) from None
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise InvalidKeyError(f"the transform code of the client embedding is damaged: {error}") from None
+
+
+def step_for(secret_key: object, bits_per_block: float | None) -> float | None:
+    """The step with which images under this key take so many bits a block; None where no bits are asked for.
+
+    Raises:
+        ValueError: the key has no transform code, or not for so many bits.
+    """
+    if bits_per_block is None:
+        return None
+    code = secret_key.code if is_client_embedding(secret_key) else None
+    if code is None:
+        raise ValueError(
+            "bits_per_block needs a client embedding with a transform code, got a key without one; make it with "
+            "privseg fit-transform-code, and encrypt the model with it"
+        )
+    return code.step_for(bits_per_block)
 
 
 def _parsed(data: bytes) -> tuple[Any, dict[str, np.ndarray]]:

@@ -37,6 +37,7 @@ class EncryptedImage(CiphertextFile):
         original_size: (height, width) of the plain image; what post-processing takes as target size.
         valid_region: (height, width) at the top left that the plain image covers.
         version: format version of the key.
+        step: of the compact form, whose pixels are multiples of it and take few bytes; None of every other image.
 
     Raises:
         CiphertextError: a fact of the wrong type or range, or pixels that do not fit the facts.
@@ -52,6 +53,7 @@ class EncryptedImage(CiphertextFile):
     original_size: tuple[int, int]
     valid_region: tuple[int, int]
     version: int = FORMAT_VERSION
+    step: float | None = None
 
     def __post_init__(self) -> None:
         _check_facts({name: getattr(self, name) for name in FACTS})
@@ -60,6 +62,7 @@ class EncryptedImage(CiphertextFile):
         if is_tensor(self.pixels):
             object.__setattr__(self, "pixels", to_array(self.pixels))
         _check_pixels(self.pixels, self.family, self.patch_size, self.valid_region)
+        _check_step(self.step, self.pixels.dtype)
 
     @property
     def facts(self) -> KeyFacts:
@@ -81,9 +84,11 @@ class EncryptedImage(CiphertextFile):
 
         Float pixels are rounded to 16 bits: they change by at most half the scale, max |pixels| / 65534, and the
         image that `from_bytes` returns then keeps its values through further round trips, up to float32 rounding.
+        The compact form, which was rounded when it was made, comes back bit for bit.
         """
         facts = {name: getattr(self, name) for name in FACTS}
-        return ImageContainer.of(self.pixels, facts, ends_in_zeros=CIPHERS[self.family].ends_in_zeros).to_bytes()
+        ends_in_zeros = CIPHERS[self.family].ends_in_zeros
+        return ImageContainer.of(self.pixels, facts, ends_in_zeros=ends_in_zeros, step=self.step).to_bytes()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, max_pixels: int | None = None) -> "EncryptedImage":
@@ -105,7 +110,7 @@ class EncryptedImage(CiphertextFile):
         _check_facts(facts)
         ends_in_zeros = CIPHERS[facts["family"]].ends_in_zeros
         pixels = container.pixels(patch_size=facts["patch_size"], ends_in_zeros=ends_in_zeros, max_pixels=max_pixels)
-        image = cls(pixels=pixels, **facts)
+        image = cls(pixels=pixels, **facts, step=container.step)
         if not container.is_intact():
             raise CiphertextError(
                 "the pixels were changed after encryption (their SHA-256 is not the one in the header): by lossy "
@@ -215,6 +220,15 @@ def _is_size(value: object) -> bool:
     if not isinstance(value, tuple | list) or len(value) != 2:
         return False
     return all(type(side) is int and side > 0 for side in value) and value[0] * value[1] <= MAX_PIXELS
+
+
+def _check_step(step: object, dtype: np.dtype) -> None:
+    """Refuse a step that is neither None nor a positive float of float pixels."""
+    if step is not None and (dtype.kind != "f" or not isinstance(step, float) or not 0 < step < np.inf):
+        raise CiphertextError(
+            f"the step of an encrypted image is a positive float, and only float pixels have one, got {step!r:.80} "
+            f"and {dtype} pixels"
+        )
 
 
 def _check_pixels(pixels: Any, family: str, patch_size: int, valid_region: tuple[int, int]) -> None:

@@ -7,7 +7,9 @@ file forms, told apart by their first bytes:
     otherwise      safetensors; "values" (channels, height, width), uint8, or int16 with "scale" float32 (1,) and
                    pixels = values * scale; the header is the metadata entry "privseg".
                    Of the family "embedding", "values" are (height / patch_size, width / patch_size, r):
-                   of each block, flattened (channel, row, column), the first r numbers; the others are 0
+                   of each block, flattened (channel, row, column), the first r numbers; the others are 0.
+                   In the compact form, "packed" uint8 (n,) and the header entry "packed" are in place of "values":
+                   `packed_integers` restores the values from the one, and the other is their shape
 
 The permutation families have 8-bit pixels. The header is a JSON object with exactly these entries:
 
@@ -15,6 +17,7 @@ The permutation families have 8-bit pixels. The header is a JSON object with exa
     family          key family           version      format version of the key
     fingerprint     of the key              patch_size   side of a block in pixels
     num_channels    only where it is not 3
+    packed          only in the compact form: the shape of the values, three numbers
     original_size   [height, width] of the plain image before the processor resized it
     valid_region    [height, width] of the part, at the top left, that the image covers; the rest is padding up to the
                     next multiple of patch_size
@@ -27,6 +30,7 @@ attackers: it is not keyed. Nothing in a container is secret, and nothing is eve
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +42,7 @@ from .bounded_json import parse_json
 from .counts import counted
 from .errors import CiphertextError, HeaderError
 from .image_inputs import levels_to_pillow
+from .packed_integers import packed, unpacked
 from .setting_checks import MAX_CHANNELS
 from .stored_pixels import check_num_pixels, digest_of, restored, stored, with_zeros, without_zeros
 from .tensor_files import arrays_from_bytes, arrays_to_bytes, header_from_bytes
@@ -53,6 +58,7 @@ _FOREIGN = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BM
 _KINDS = (  # of the tensors in a safetensors form: dtype and number of dimensions
     {"values": ("U8", 3)},
     {"values": ("I16", 3), "scale": ("F32", 1)},
+    {"packed": ("U8", 1), "scale": ("F32", 1)},
 )
 
 
@@ -69,20 +75,32 @@ class ImageContainer:
     arrays: tuple[np.ndarray, ...]
 
     @classmethod
-    def of(cls, pixels: np.ndarray, facts: Mapping[str, Any], *, ends_in_zeros: bool) -> "ImageContainer":
-        """(channels, height, width) pixels and the FACTS about them -> what their file holds."""
+    def of(
+        cls, pixels: np.ndarray, facts: Mapping[str, Any], *, ends_in_zeros: bool, step: float | None = None
+    ) -> "ImageContainer":
+        """(channels, height, width) pixels and the FACTS about them -> what their file holds.
+
+        With a `step`, of which the pixels are multiples, it is the compact form.
+        """
         header: dict[str, Any] = {"format": _FORMAT, **{name: facts[name] for name in FACTS}}
         if len(pixels) != 3:
             header["num_channels"] = len(pixels)
-        arrays = stored(pixels)
+        arrays = stored(pixels, step)
         if ends_in_zeros:
             arrays = (without_zeros(arrays[0], facts["patch_size"]), *arrays[1:])
+        if step is not None:
+            header["packed"] = list(arrays[0].shape)
         return cls({**header, "sha256": digest_of(*arrays)}, arrays)
 
     @property
     def num_channels(self) -> int:
         """Channels of the image, as the header says."""
         return int(self.header.get("num_channels", 3))
+
+    @property
+    def step(self) -> float | None:
+        """The step of the quantiser in the compact form, else None."""
+        return float(self.arrays[1][0]) if "packed" in self.header else None
 
     def pixels(self, *, patch_size: int, ends_in_zeros: bool, max_pixels: int) -> np.ndarray:
         """The encrypted pixels, (channels, height, width).
@@ -114,6 +132,9 @@ class ImageContainer:
             buffer = io.BytesIO()
             levels_to_pillow(self.arrays[0]).save(buffer, "PNG", pnginfo=info)
             return buffer.getvalue()
+        if "packed" in self.header:
+            values, scale = self.arrays
+            return arrays_to_bytes({"packed": packed(values), "scale": scale}, {_ENTRY: text})
         names = ("values", "scale")[: len(self.arrays)]
         return arrays_to_bytes(dict(zip(names, self.arrays, strict=True)), {_ENTRY: text})
 
@@ -123,12 +144,13 @@ class ImageContainer:
 
         Args:
             data: the content.
-            max_pixels: of a PNG file, whose size is read before it is decoded; the size of other files bounds them.
+            max_pixels: of a PNG file and of a compact form, whose sizes are read before they are decoded; the size of
+                other files bounds them.
 
         Raises:
             CiphertextError: another format, no header, another version, too large or damaged.
         """
-        return _read_png(data, max_pixels) if data.startswith(_PNG) else _read_safetensors(data)
+        return _read_png(data, max_pixels) if data.startswith(_PNG) else _read_safetensors(data, max_pixels)
 
 
 def _read_png(data: bytes, max_pixels: int) -> ImageContainer:
@@ -136,7 +158,9 @@ def _read_png(data: bytes, max_pixels: int) -> ImageContainer:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:  # reads the size and decodes nothing yet
             check_num_pixels(3, image.height, image.width, max_pixels)
             image.load()  # the first frame, should there be several; `image.text` would decode them all
-            header = _parsed_header(image.info.get(_ENTRY))
+            header = _parsed_header(image.info.get(_ENTRY), max_pixels)
+            if "packed" in header:
+                raise CiphertextError("expected 8-bit pixels in a PNG file, got a header of the compact form")
             mode = PNG_MODES.get(header.get("num_channels", 3))
             if mode is None:
                 raise CiphertextError(
@@ -151,7 +175,7 @@ def _read_png(data: bytes, max_pixels: int) -> ImageContainer:
     return ImageContainer(header, (np.ascontiguousarray(levels),))
 
 
-def _read_safetensors(data: bytes) -> ImageContainer:
+def _read_safetensors(data: bytes, max_pixels: int) -> ImageContainer:
     other = next((name for magic, name in _FOREIGN.items() if data.startswith(magic)), None)
     if other:
         raise CiphertextError(
@@ -165,21 +189,23 @@ def _read_safetensors(data: bytes) -> ImageContainer:
         kinds = {name: (entry.dtype, len(entry.shape)) for name, entry in found.tensors.items()}
         if _ENTRY not in found.metadata or kinds not in _KINDS:
             raise CiphertextError(
-                "expected a safetensors file with 'values' (U8, or I16 and a 'scale' F32; 3 dimensions) and a "
-                f"'privseg' header, got {kinds!r:.200}; it is no encrypted image"
+                "expected a safetensors file with 'values' (U8, or I16 and a 'scale' F32; 3 dimensions), or 'packed' "
+                f"(U8) and a 'scale' F32, and a 'privseg' header, got {kinds!r:.200}; it is no encrypted image"
             )
-        header = _parsed_header(found.metadata[_ENTRY])
+        header = _parsed_header(found.metadata[_ENTRY], max_pixels)
         arrays = arrays_from_bytes(data)
     except HeaderError as error:
         raise CiphertextError(f"the safetensors file is truncated or damaged ({error}); transfer it again") from error
     scale = arrays.get("scale")
     if scale is not None and (scale.size != 1 or not 0 < scale[0] < np.inf):
         raise CiphertextError(f"the scale of an encrypted image is one positive number, got {scale.tolist()!r:.80}")
-    values = arrays["values"]
+    if ("packed" in header) != ("packed" in arrays):
+        raise CiphertextError("expected the shape of packed numbers in the header, and of no others; it is damaged")
+    values = unpacked(arrays["packed"], tuple(header["packed"])) if "packed" in arrays else arrays["values"]
     return ImageContainer(header, (values,) if scale is None else (values, scale))
 
 
-def _parsed_header(text: object) -> dict[str, Any]:
+def _parsed_header(text: object, max_pixels: int) -> dict[str, Any]:
     """JSON text from a file -> the header, its entries complete; the values in FACTS are checked elsewhere."""
     if not isinstance(text, str):
         raise CiphertextError(
@@ -199,7 +225,7 @@ def _parsed_header(text: object) -> dict[str, Any]:
             "a later version of this package may have written it"
         )
     expected = {"format", *FACTS, "sha256"}
-    if set(header) - {"num_channels"} != expected:
+    if set(header) - {"num_channels", "packed"} != expected:
         odd = sorted(expected.symmetric_difference(header))
         raise CiphertextError(f"the header's entries should be {sorted(expected)}; missing or unknown: {odd!r:.200}")
     num_channels = header.get("num_channels", 3)
@@ -207,4 +233,9 @@ def _parsed_header(text: object) -> dict[str, Any]:
         raise CiphertextError(
             f"num_channels of an encrypted image is an int from 1 to {MAX_CHANNELS}, got {num_channels!r:.80}"
         )
+    shape = header.get("packed", [1, 1, 1])
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
+        raise CiphertextError(f"the shape of packed numbers is three positive ints, got {shape!r:.80}")
+    if math.prod(shape) > 3 * max_pixels:
+        raise CiphertextError(f"expected at most {3 * max_pixels} packed numbers, got {math.prod(shape):.6g}")
     return header

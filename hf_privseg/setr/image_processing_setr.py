@@ -20,6 +20,7 @@ from transformers.image_utils import ChannelDimension, PILImageResampling, SizeD
 from .arrays import to_array
 from .centring import CENTRED, Centring, check_channels, refuse_secret_key, with_channels
 from .ciphers import cipher_for
+from .client_embedding import step_for
 from .encrypted_image import EncryptedImage, check_ciphertexts, is_encrypted_image
 from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import EncryptionStateError, InvalidImageError
@@ -33,6 +34,7 @@ from .processor_settings import ImagesOnGrid, SetrImageProcessorKwargs, check_se
 from .public_facts import KeyFacts
 from .segmentation_map_inputs import IGNORE_INDEX, check_ignore_index, segmentation_maps_to_indices
 from .setting_checks import check_settings
+from .stored_pixels import rounded
 
 OnePlainImage = TypeVar("OnePlainImage", bound=PlainImage)
 
@@ -192,7 +194,12 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
     ) -> EncryptedImage | list[EncryptedImage]: ...
 
     def encrypt(
-        self, images: PlainImage | Sequence[PlainImage], secret_key: EncryptionKey | bytes, **kwargs: Any
+        self,
+        images: PlainImage | Sequence[PlainImage],
+        secret_key: EncryptionKey | bytes,
+        *,
+        bits_per_block: float | None = None,
+        **kwargs: Any,
     ) -> EncryptedImage | list[EncryptedImage]:
         """One image -> `EncryptedImage`, a list or batch of images -> list: to be kept, sent and processed keyless.
 
@@ -202,16 +209,19 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
         Args:
             images: one image, or a list or batch of them.
             secret_key: its family chooses the cipher.
+            bits_per_block: rounds what is sent to about so many bits a block, and gives exactness up for it. Only a
+                client embedding with a transform code can.
             **kwargs: settings that replace the processor's own for this call.
 
         Raises:
-            As `preprocess`.
+            As `preprocess`, and ValueError for bits that the key is not fitted for.
         """
         if any(map(is_encrypted_image, _as_list(images))):
             raise EncryptionStateError(
                 "expected plain images, got an EncryptedImage: encrypting twice would ruin it; use it as it is"
             )
         key = as_encryption_key(secret_key)
+        step = step_for(key, bits_per_block)
         batch = self._on_grid(images, None, kwargs)
         batch.centring.check_encryptable()
         cipher = cipher_for(key, patch_size=batch.grid.patch_size, num_channels=batch.num_channels)
@@ -219,16 +229,18 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
             pixels = batch.map(cipher.encrypt)
         else:
             pixels = batch.map(lambda stack: cipher.encrypt(self._centred(stack, batch.centring)))
+        arrays = [(to_array(each), None) if step is None else rounded(to_array(each), step) for each in pixels]
         encrypted = [
             EncryptedImage(
-                pixels=to_array(each),
+                pixels=array,
+                step=its_step,
                 family=cipher.family,
                 fingerprint=key.fingerprint,
                 patch_size=cipher.patch_size,
                 original_size=size,
                 valid_region=batch.grid.valid_region(size),
             )
-            for each, size in zip(pixels, batch.original_sizes, strict=True)
+            for (array, its_step), size in zip(arrays, batch.original_sizes, strict=True)
         ]
         return encrypted[0] if is_single(images) else encrypted
 

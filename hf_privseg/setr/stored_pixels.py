@@ -10,12 +10,25 @@ from .errors import CiphertextError
 _INT16_MAX = 32767
 
 
-def stored(array: np.ndarray) -> tuple[np.ndarray, ...]:
-    """(channels, height, width) uint8 -> the same array; float32 -> int16 values and the float32 scale, (1,)."""
+def rounded(array: np.ndarray, step: float) -> tuple[np.ndarray, float]:
+    """(channels, height, width) float32 -> the nearest multiples of `step`, and the step as a float32 has it.
+
+    The step is larger where the numbers would have more than 16 bits.
+    """
+    largest = float(np.abs(array).max())
+    step = float(np.float32(max(step, largest / _INT16_MAX)))
+    return restored(stored(array, step)), step
+
+
+def stored(array: np.ndarray, step: float | None = None) -> tuple[np.ndarray, ...]:
+    """(channels, height, width) uint8 -> the same array; float32 -> int16 values and the float32 scale, (1,).
+
+    The scale is `step`, or else the smallest that 16 bits allow.
+    """
     if array.dtype == np.uint8:
         return (array,)
     largest = float(np.abs(array).max())
-    scale = np.float32(largest / _INT16_MAX) or np.float32(1.0)
+    scale = np.float32(step or largest / _INT16_MAX) or np.float32(1.0)
     values = np.rint(array.astype(np.float64) / np.float64(scale)).clip(-_INT16_MAX, _INT16_MAX)
     return values.astype(np.int16), np.array([scale], np.float32)
 

@@ -18,6 +18,7 @@ from helpers.loopback import Relay, ScriptedService, fault, refusal, running, se
 from helpers.second_copy import second_copy
 from helpers.tiny_setr import tiny_model
 from hf_privseg import (
+    ClientEmbedding,
     EncryptedImage,
     EncryptionStateError,
     InvalidImageError,
@@ -32,6 +33,7 @@ from hf_privseg.inference.segmentation import segment_image
 from hf_privseg.service import Limits, SegmentationService
 from hf_privseg.setr.errors import PartialFailureError, RequestRefusedError, ServiceError, ServiceUnavailableError
 from hf_privseg.setr.image_encrypter import ImageEncrypter
+from hf_privseg.setr.transform_code import TransformCode
 
 pytest.importorskip("fastapi")
 SIZE = (70, 93)  # height, width of the image: five by six patches
@@ -100,6 +102,23 @@ def test_a_service_returns_the_map_that_its_model_gives_here(family, image):
     assert segmentation_map.dtype == np.uint8
     assert len(np.unique(segmentation_map)) == 3
     np.testing.assert_array_equal(segmentation_map, local_map(engine, key, image))
+
+
+def test_a_service_takes_the_compact_form_as_it_is(image):
+    plain = tiny_model("mla", patch_size=16, image_size=64)
+    embedding = ClientEmbedding.generate(plain)
+    transform = np.random.default_rng(0).normal(size=(embedding.shape[1],) * 2)
+    embedding = embedding.with_code(TransformCode(transform, np.array([0.1, 1.0]), np.array([200.0, 50.0])))
+    engine = SegmentationService(plain.encrypt_model(embedding), SetrImageProcessor())
+    sent = engine.processor.encrypt(image, embedding, bits_per_block=100)
+    expected = segment_image(engine.model, engine.processor, EncryptedImage.from_bytes(sent.to_bytes()))
+    with running(engine) as url, SegmentationClient(url) as client:
+        assert client.encrypt(image, embedding, bits_per_block=100).to_bytes() == sent.to_bytes()
+        (found,) = client.segment_batch([image], embedding, bits_per_block=100, progress=False)
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(client.segment(sent), expected)
+        with pytest.raises(ValueError, match="bits_per_block from 50 to 200"):
+            client.segment(image, embedding, bits_per_block=7)
 
 
 def test_images_encrypted_images_and_paths_of_both_are_one(client, engine, key, image, tmp_path):

@@ -31,12 +31,19 @@ from hf_privseg.setr.errors import CiphertextError, InvalidImageError, InvalidKe
 from hf_privseg.setr.image_inputs import image_to_levels
 from hf_privseg.setr.public_facts import FAMILIES
 from hf_privseg.setr.rekey_update import RekeyUpdate
+from hf_privseg.setr.transform_code import TransformCode
 from hf_privseg.storage.inspection import inspect
 
 MAX_SECONDS = 5  # for one input, on a busy machine
 KEYS = {family: SecretKey(bytes(range(32)), family) for family in FAMILIES}
 OTHER = SecretKey(bytes(32), "orthogonal")
 PHOTO = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+
+
+def with_code(embedding):
+    """A client embedding -> the same with a transform code."""
+    transform = np.random.default_rng(0).normal(size=(embedding.shape[1],) * 2)
+    return embedding.with_code(TransformCode(transform, np.array([0.5, 1.0]), np.array([100.0, 20.0])))
 
 
 class Target:
@@ -76,6 +83,7 @@ class Container(Target):
         self.sound = [processor.encrypt([PHOTO], key)[0].to_bytes() for key in KEYS.values()]
         embedding = ClientEmbedding.generate(tiny_model())
         self.sound.append(processor.encrypt([PHOTO], embedding)[0].to_bytes())
+        self.sound.append(processor.encrypt([PHOTO], with_code(embedding), bits_per_block=60)[0].to_bytes())
 
     def make(self, rng):
         data = rng.choice(self.sound)
@@ -141,10 +149,11 @@ class Embedding(Target):
 
     def __init__(self, folder):
         super().__init__(folder)
-        self.sound = ClientEmbedding.generate(tiny_model()).to_bytes()
+        embedding = ClientEmbedding.generate(tiny_model())
+        self.sound = [embedding.to_bytes(), with_code(embedding).to_bytes()]
 
     def make(self, rng):
-        return mutated_safetensors(self.sound, rng)
+        return mutated_safetensors(rng.choice(self.sound), rng)
 
     def parse(self, data):
         ClientEmbedding.from_bytes(data)

@@ -6,6 +6,7 @@ import hmac
 import json
 import pickle
 import stat
+from typing import Any
 
 import numpy as np
 import pytest
@@ -335,7 +336,7 @@ def test_the_fingerprint_covers_the_numbers_and_cannot_be_tested_without_the_ran
     prk = hmac.digest(b"hf-privseg/v1", secret, "sha256")
     label = f"hf-privseg/v1/embedding/fingerprint/{digest}".encode() + (1).to_bytes(4, "big")
     assert embedding.fingerprint == hmac.digest(prk, label, "sha256")[:8].hex()
-    geometry = {"patch_size": 4, "num_channels": 3}
+    geometry: dict[str, Any] = {"patch_size": 4, "num_channels": 3}
     same = ClientEmbedding(matrix, secret, **geometry)
     assert same == embedding
     assert hash(same) == hash(embedding)
