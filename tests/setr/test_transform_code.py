@@ -187,7 +187,7 @@ def test_what_is_sent_is_a_function_of_z_alone(model, embedding):
     for blocks in (plain, plain + blind):
         rows = cipher_for(embedding, patch_size=4).encrypt(blocks.reshape(3, 4, 4))
         sent.append(np.rint(rows / 0.25))
-    assert np.array_equal(*sent)
+    assert np.array_equal(sent[0], sent[1])
     assert sent[0].any()
 
 
