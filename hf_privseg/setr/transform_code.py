@@ -8,7 +8,7 @@ direction, and the directions are uncorrelated, so that one uniform quantiser is
     T = W U         W = F^(1/2), and the columns of U are the eigenvectors of W C W, largest first
 
 It is the Karhunen-Loeve transform of W-weighted y. A quantiser of one step for all directions is reverse water-filling
-at high rates; directions whose spread is below the step become zeros by themselves.
+at high rates; directions whose spread is far below the step become zeros by themselves.
 """
 
 from dataclasses import dataclass

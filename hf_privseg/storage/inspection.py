@@ -107,7 +107,9 @@ def _of_key(path: Path) -> dict[str, object]:
 
 def _of_client_embedding(path: Path) -> dict[str, object]:
     embedding = ClientEmbedding.from_file(path)
-    facts = {"block_length": embedding.shape[0], "numbers_sent": embedding.shape[1]}
+    facts: dict[str, object] = {"block_length": embedding.shape[0], "numbers_sent": embedding.shape[1]}
+    if embedding.code is not None:
+        facts["bits_per_block"] = {"least": embedding.code.bits[-1], "most": embedding.code.bits[0]}
     return {"kind": "client embedding", **embedding.facts.to_dict(), **facts}
 
 
@@ -140,7 +142,13 @@ def _of_encrypted_image(path: Path) -> dict[str, object]:
             "give its folder"
         ) from error
     sizes = {"size": image.pixels.shape[1:], "original_size": image.original_size, "valid_region": image.valid_region}
-    facts = {"kind": "encrypted image", **image.facts.to_dict(), "patch_size": image.patch_size}
+    facts: dict[str, object] = {
+        "kind": "encrypted image",
+        **image.facts.to_dict(),
+        "patch_size": image.patch_size,
+    }
+    if image.step is not None:
+        facts["step"] = image.step  # of the compact form
     return facts | {name: {"height": size[0], "width": size[1]} for name, size in sizes.items()}
 
 

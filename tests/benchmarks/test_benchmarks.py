@@ -9,7 +9,7 @@ from PIL import Image
 
 from helpers.example_runs import run_here
 from helpers.tiny_setr import tiny_model
-from hf_privseg import SetrImageProcessor
+from hf_privseg import ClientEmbedding, SetrImageProcessor
 from hf_privseg.catalog.sample_images import sample_image
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_samples")]
@@ -106,6 +106,25 @@ def labelled(folder):
             image.save(folder / "data/images" / split / path.name)
             image.convert("L").point(lambda level: level // 52).save(folder / "data/annotations" / split / path.name)
     (folder / "data/classes.json").write_text(json.dumps({"classes": list("abcde")}))
+
+
+@pytest.mark.usefixtures("labelled")
+def test_fewer_bits(run, folder):
+    options = ["--dataset", "data", "--model", "model", "--limit", "2", "--num_prior", "2", "--qualities", "50", "5"]
+    with pytest.raises(ValueError, match="expected bits_per_block from"):
+        run("fewer_bits", *options, "--bits", "1e6", "--output_dir", "fewer")
+    code = ClientEmbedding.from_file(folder / "fewer/client.embedding").code
+    assert code is not None
+    bits = code.bits
+    run("fewer_bits", *options, "--bits", bits[1], bits[-2], "--output_dir", "fewer")
+    records = json.loads((folder / "fewer/results.json").read_text())["records"]
+    assert len(records) == 2 * 5
+    fine, coarse = (records[f"{number:g} bits: 0"] for number in (bits[1], bits[-2]))
+    assert fine["hp"] > coarse["hp"]
+    assert fine["bits"] > coarse["bits"]
+    assert records["JPEG 50: 0"]["hp"] > records["JPEG 5: 0"]["hp"]
+    assert "| JPEG 5 | " in (folder / "fewer/fewer_bits.md").read_text()
+    assert Image.open(folder / "fewer/fewer_bits.png").size == (900, 600)
 
 
 @pytest.mark.usefixtures("labelled")

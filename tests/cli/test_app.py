@@ -8,7 +8,7 @@ import pytest
 COMMANDS = [
     "keygen", "encrypt-model", "decrypt-model", "rekey", "make-rekey-update", "apply-rekey-update", "encrypt",
     "segment", "info", "demo", "convert", "make-client-embedding", "audit", "serve",
-    "encrypt-dataset",
+    "encrypt-dataset", "fit-transform-code",
 ]  # fmt: skip
 
 

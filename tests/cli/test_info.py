@@ -2,14 +2,23 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from helpers.leaks import assert_no_secret
 from helpers.workplace import IMAGE_SIZE
-from hf_privseg import RekeyUpdate, SecretKey, SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor
+from hf_privseg import (
+    ClientEmbedding,
+    RekeyUpdate,
+    SecretKey,
+    SetrConfig,
+    SetrForSemanticSegmentation,
+    SetrImageProcessor,
+)
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.setr.keys import FAMILIES
+from hf_privseg.setr.transform_code import TransformCode
 
 every_family = pytest.mark.parametrize("place", FAMILIES, ids=FAMILIES, indirect=True)
 
@@ -135,3 +144,9 @@ def test_info_tells_a_client_embedding_by_its_content_and_shows_no_secret(place)
     assert (told["block_length"], told["numbers_sent"]) == (48, 32)
     assert told["fingerprint"] == written["fingerprint"]
     assert "matrix" not in str(told)
+    assert "bits_per_block" not in told
+    embedding = ClientEmbedding.from_file(path)
+    code = TransformCode(np.eye(32), np.array([0.5, 1.0]), np.array([99.0, 9.0]))
+    embedding.with_code(code).to_file(path, overwrite=True)
+    told = json.loads(place.succeed("info", path, "--json"))
+    assert told["bits_per_block"] == {"least": 9.0, "most": 99.0}
