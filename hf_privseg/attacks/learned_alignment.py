@@ -60,6 +60,7 @@ def refine_orthogonal(
     num_keys: int = NUM_KEYS,
     budget: Budget = BUDGET,
     seed: int = 0,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> RefinedAlignment:
     """Encrypted grids (down, across, L), all of one key, and an image prior -> decoder.
@@ -70,6 +71,7 @@ def refine_orthogonal(
         num_keys: own keys to rehearse under, a tenth of them held out.
         budget: of the network's training.
         seed: of keys, groups, crops and weights.
+        device: where the network is trained.
         progress: called with the number of steps done, of num_keys + budget.steps: keys rehearsed, then updates.
 
     Raises:
@@ -100,6 +102,7 @@ def refine_orthogonal(
         observe_held_out=_observe(decoders[:num_held_out]),
         budget=budget,
         seed=seed,
+        device=device,
         progress=None if progress is None else lambda step, found: progress(num_keys + step),
     )
     return RefinedAlignment(aligned, inverter)

@@ -126,6 +126,7 @@ def train_inverter(
     length: int | None = None,
     budget: Budget | None = None,
     seed: int = 0,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> LearnedInverter:
     """Plain grids (down, across, L) of the attacker's own and a way to see them -> trained inverter.
@@ -143,6 +144,7 @@ def train_inverter(
         length: L, where the grids have more than pixels: (down, across, L + any), all of which `observe` gets.
         budget: how long to train; `Budget()` by default.
         seed: of crops, keys and weights.
+        device: where the network is trained; what is seen is made by the processor, and the result runs there.
         progress: called with the number of updates and the PSNR on the held-out images, at each check.
 
     Raises:
@@ -160,7 +162,7 @@ def train_inverter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         seen = np.concatenate([part.reshape(-1, part.shape[-1]) for _, part in held_out])
-        network = _Refiner(torch.from_numpy(seen).float(), start_error**0.5, length, budget)
+        network = _Refiner(torch.from_numpy(seen).float(), start_error**0.5, length, budget).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=budget.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, budget.steps)
     linear_psnr = best_psnr = _psnr(network, linear, held_out)
@@ -178,13 +180,15 @@ def train_inverter(
                 best, best_psnr = copy.deepcopy(network), found
             if progress is not None:
                 progress(step, found)
-    return LearnedInverter(linear, best.eval(), features, linear_psnr, best_psnr)
+    return LearnedInverter(linear, best.cpu().eval(), features, linear_psnr, best_psnr)
 
 
 def _update(
     network: _Refiner, optimizer: torch.optim.Optimizer, crops: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    seen, missing = (torch.from_numpy(np.stack(part)).float().permute(0, 3, 1, 2) for part in zip(*crops, strict=True))
+    seen, missing = (
+        torch.from_numpy(np.stack(part)).to(network.mean).permute(0, 3, 1, 2) for part in zip(*crops, strict=True)
+    )
     loss = ((network(seen) - missing) / network.error_scale).square().mean()
     optimizer.zero_grad()
     loss.backward()
@@ -211,8 +215,9 @@ def _crop(
 
 @torch.no_grad()
 def _decode(network: nn.Module, linear: LinearDecoder, seen: np.ndarray) -> np.ndarray:
-    correction = network(torch.from_numpy(seen).float().permute(2, 0, 1)[None])[0].permute(1, 2, 0)
-    return np.clip(linear.estimate(seen) + correction.double().numpy(), -1.0, 1.0)
+    device = next(network.parameters()).device
+    correction = network(torch.from_numpy(seen).float().to(device).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    return np.clip(linear.estimate(seen) + correction.double().cpu().numpy(), -1.0, 1.0)
 
 
 def _psnr(network: nn.Module, linear: LinearDecoder, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

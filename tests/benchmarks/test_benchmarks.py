@@ -53,12 +53,17 @@ def run(folder, monkeypatch):
             "expected recipes among fine-tuned, random, random-4, random-12, whitened, got new",
         ),
         (
+            "strong_attackers",
+            ["--victims", "victims/*", "--prior", "others/*", "--num_prior", "5", "--num_victims", "3"],
+            "expected --num_prior of 6 or more, half of which play the 3 victims, got 5",
+        ),
+        (
             "model_theft",
             ["--dataset", "data", "--starts", "public"],
             "--starts takes random, got public; public needs",
         ),
     ],
-    ids=["no victims", "no name", "no prior", "no recipe", "no base"],
+    ids=["no victims", "no name", "no prior", "no recipe", "few images", "no base"],
 )
 def test_options_that_cannot_work_end_a_benchmark_with_one_line(run, capsys, name, options, message):
     with pytest.raises(SystemExit) as ended:
@@ -78,6 +83,22 @@ def test_leakage(run, folder):
     before = (folder / "out/results.json").stat().st_mtime_ns
     run("leakage", *options)  # everything is there
     assert (folder / "out/results.json").stat().st_mtime_ns == before
+
+
+def test_strong_attackers(run, folder, capsys):
+    options = ["--victims", "victims/0*", "--prior", "[ov]*s/[12].png", "--model", "model", "--num_victims", "1"]
+    options += ["--drifts", "0.3", "--num_keys", "2", "--steps", "2", "--width", "8", "--crop_in_blocks", "8"]
+    run("strong_attackers", *options, "--output_dir", "strong")
+    records = json.loads((folder / "strong/results.json").read_text())["records"]
+    assert set(records) == {"inversion of z, r = 30.0%", "alignment, `orthogonal`, 1 ciphertexts"}
+    inversion = records["inversion of z, r = 30.0%"]
+    assert inversion["with"]["psnr"] > 10
+    assert "learning_rate 0.001" in (folder / "strong/strong_attackers.md").read_text()
+    capsys.readouterr()
+    before = (folder / "strong/results.json").stat().st_mtime_ns
+    run("strong_attackers", *options, "--output_dir", "strong")  # everything is there
+    assert (folder / "strong/results.json").stat().st_mtime_ns == before
+    assert "inversion of z, r = 30.0%" in capsys.readouterr().out
 
 
 def test_block_ciphers(run, folder):
