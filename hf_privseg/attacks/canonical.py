@@ -43,7 +43,7 @@ from .tools.blocks import LinearDecoder
 from .tools.components import Components, consensus, estimate_of, mean_and_covariance, principal_components
 from .tools.priors import ImagePrior
 
-NUM_COMPONENTS = (48, 80)
+NUM_COMPONENTS = (48, 64, 80, 96)
 EXPONENTS = (0.5, 1.0, 2.0)
 MAX_WHITENED = 384
 BLOCKS_PER_COMPONENT = 3  # more components than that would be whitened noise of sampling

