@@ -20,6 +20,7 @@ It writes results.json and strong_attackers.md; a killed run goes on with the fi
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -124,10 +125,10 @@ class Experiment:
         """Name of each attack, and what runs it."""
         if "inversion" in self.args.attacks:
             for drift in self.args.drifts:
-                yield f"inversion of z, r = {drift:.1%}", lambda drift=drift: self.inversion(self.drifted(drift))
+                yield f"inversion of z, r = {drift:.1%}", partial(self.inversion, self.drifted(drift))
             if self.args.public_base is not None:
                 base = load_embedding(self.args.public_base)
-                yield "inversion of z, the real public weights", lambda: self.inversion(base)
+                yield "inversion of z, the real public weights", partial(self.inversion, base)
         if "alignment" in self.args.attacks:
             yield f"alignment, `orthogonal`, {len(self.images)} ciphertexts", self.alignment
 
