@@ -27,7 +27,7 @@ import numpy as np
 from .tools.blocks import LinearDecoder, as_rows
 from .tools.matching import Pair, Progress, improve, match, matching_value
 from .tools.priors import COLOUR_CORRELATION, ImagePrior
-from .tools.statistics import BlockStatistics, block_statistics, with_equal_channels
+from .tools.statistics import block_statistics, correlations, with_equal_channels, without_block_mean
 
 _MEAN_BINS, _CONTRAST_BINS = 32, 12
 _CLEAR_LIGHT = 0.1
@@ -79,14 +79,14 @@ def recover_permutation(
             "make the prior with the ciphertexts' patch size and channels"
         )
     signs = recover_signs(ciphertexts, prior) if signed else np.ones(length)
-    seen = _correlations(block_statistics([grid * signs for grid in ciphertexts]))
+    seen = correlations(block_statistics([grid * signs for grid in ciphertexts]))
     blind = prior.name == "unrelated" if colour_blind is None else colour_blind
     statistics, channels = prior.statistics, prior.num_channels
     if blind:
         statistics = with_equal_channels(statistics, channels, channels, correlation=COLOUR_CORRELATION)
-    model = _correlations(statistics)
+    model = correlations(statistics)
     coarse = match(list(zip(seen, model, strict=True)), progress=progress)
-    pairs = list(zip(_without_block_mean(seen), _without_block_mean(model), strict=True))
+    pairs = list(zip(without_block_mean(seen), without_block_mean(model), strict=True))
     order = match(pairs, start=np.eye(length)[coarse], progress=progress)
     order = improve(pairs, order, max_exchanges=num_exchanges)
     matrix = np.zeros((length, length))
@@ -136,19 +136,6 @@ def _mean_and_contrast_counts(grids: Sequence[np.ndarray]) -> np.ndarray:
     contrast = np.clip(np.log(rows.std(axis=1) + 1e-3), -7, 0)
     bins = [np.linspace(-1, 1, _MEAN_BINS + 1), np.linspace(-7, 0, _CONTRAST_BINS + 1)]
     return np.histogram2d(np.clip(rows.mean(axis=1), -1, 1), contrast, bins=bins)[0]
-
-
-def _correlations(statistics: BlockStatistics) -> list[np.ndarray]:
-    """Moments -> correlations [inside a block, with its right neighbour, with its lower neighbour]."""
-    scale = 1 / np.sqrt(np.diag(statistics.covariance) + 1e-6)
-    return [moment * np.outer(scale, scale) for moment in (statistics.covariance, statistics.right, statistics.below)]
-
-
-def _without_block_mean(moments: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The correlations of pixels minus the mean of their block, which no order of pixels changes."""
-    centred = [moment - moment.mean(0) - moment.mean(1)[:, None] + moment.mean() for moment in moments]
-    scale = 1 / np.sqrt(np.maximum(np.diag(centred[0]), 0) + 1e-6)
-    return [moment * np.outer(scale, scale) for moment in centred]
 
 
 def _fit(pairs: Sequence[Pair], order: np.ndarray) -> float:

@@ -74,3 +74,16 @@ def with_equal_channels(
     mean = np.tile(statistics.mean.reshape(num_channels, -1).mean(axis=0), num_wanted)
     covariance, right, below = map(spread, (statistics.covariance, statistics.right, statistics.below))
     return BlockStatistics(mean, covariance, right, below, statistics.num_blocks)
+
+
+def correlations(statistics: BlockStatistics) -> list[np.ndarray]:
+    """Moments -> correlations [inside a block, with its right neighbour, with its lower neighbour]."""
+    scale = 1 / np.sqrt(np.diag(statistics.covariance) + 1e-6)
+    return [moment * np.outer(scale, scale) for moment in (statistics.covariance, statistics.right, statistics.below)]
+
+
+def without_block_mean(moments: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The correlations of pixels minus the mean of their block, which no order of pixels changes."""
+    centred = [moment - moment.mean(0) - moment.mean(1)[:, None] + moment.mean() for moment in moments]
+    scale = 1 / np.sqrt(np.maximum(np.diag(centred[0]), 0) + 1e-6)
+    return [moment * np.outer(scale, scale) for moment in centred]
