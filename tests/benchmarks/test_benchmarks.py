@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
 from helpers.example_runs import run_here
@@ -58,12 +59,17 @@ def run(folder, monkeypatch):
             "expected --num_prior of 6 or more, half of which play the 3 victims, got 5",
         ),
         (
+            "stolen_embedding",
+            ["--dataset", "d", "--vit", "v", "--victims", "victims/*", "--models", "m=model", "--teachers", "new"],
+            "expected teachers among none, labels, hints, got new",
+        ),
+        (
             "model_theft",
             ["--dataset", "data", "--starts", "public"],
             "--starts takes random, got public; public needs",
         ),
     ],
-    ids=["no victims", "no name", "no prior", "no recipe", "few images", "no base"],
+    ids=["no victims", "no name", "no prior", "no recipe", "few images", "no teacher", "no base"],
 )
 def test_options_that_cannot_work_end_a_benchmark_with_one_line(run, capsys, name, options, message):
     with pytest.raises(SystemExit) as ended:
@@ -219,6 +225,30 @@ def test_input_size(run, folder):
     assert records["40: mIoU"]["mean_iou"] != records["80: mIoU"]["mean_iou"]
     assert "hp" in records["80: any: alignment of z by classes: in-domain prior: 3"]["metrics"]
     assert "orthogonal, 3" in (folder / "sizes/input_size.md").read_text()
+
+
+def test_stolen_embedding(run, folder, inputs):
+    """One model has the public embedding, and another one its own: the first is found by its layers at once."""
+    from hf_privseg import SetrForSemanticSegmentation
+
+    public = SetrForSemanticSegmentation.from_vit(inputs / "vit", decoder_type="naive", num_labels=3)
+    public.save_pretrained(folder / "near")
+    torch.nn.init.normal_(public.patch_projection.weight, generator=torch.Generator().manual_seed(1))
+    public.save_pretrained(folder / "far")
+    options = ["--dataset", inputs / "data", "--vit", inputs / "vit", "--models", "near=near", "far=far", "--counts"]
+    options += ["4", "1000", "--victims", inputs / "data/images/val/*", "--num_scored", "2", "--crop_in_blocks", "2"]
+    options += ["--steps", "3", "--hint_layers", "1", "2", "--output_dir", "stolen"]
+    run("stolen_embedding", *options)
+    records = json.loads((folder / "stolen/results.json").read_text())["records"]
+    assert len(records) == 2 * 3 * 2
+    assert records["near: hints: 1000"]["images"] == 16
+    assert records["near: none: 4"]["likeness"] == pytest.approx(1)
+    assert records["near: hints: 4"]["losses"][0] < 0.01 < records["far: hints: 4"]["losses"][0]
+    assert abs(records["far: hints: 4"]["likeness"]) < 0.5
+    assert len(records["far: labels: 1000"]["losses"]) == 3
+    before = (folder / "stolen/results.json").stat().st_mtime_ns
+    run("stolen_embedding", *options)  # everything is there
+    assert (folder / "stolen/results.json").stat().st_mtime_ns == before
 
 
 def test_patch_size(run, folder):
