@@ -228,7 +228,7 @@ def test_input_size(run, folder):
 
 
 def test_stolen_embedding(run, folder, inputs):
-    """One model has the public embedding, and another one its own: the first is found by its layers at once."""
+    """One model has the public embedding, which is found at once, and another one an embedding of its own."""
     from hf_privseg import SetrForSemanticSegmentation
 
     public = SetrForSemanticSegmentation.from_vit(inputs / "vit", decoder_type="naive", num_labels=3)
@@ -243,7 +243,9 @@ def test_stolen_embedding(run, folder, inputs):
     assert len(records) == 2 * 3 * 2
     assert records["near: hints: 1000"]["images"] == 16
     assert records["near: none: 4"]["likeness"] == pytest.approx(1)
-    assert records["near: hints: 4"]["losses"][0] < 0.01 < records["far: hints: 4"]["losses"][0]
+    # the layers of both are the public network's: hints lead to the public embedding, whatever the model's own
+    assert records["near: hints: 4"]["losses"][0] < 0.01
+    assert records["far: hints: 4"]["losses"][0] < 0.01
     assert abs(records["far: hints: 4"]["likeness"]) < 0.5
     assert len(records["far: labels: 1000"]["losses"]) == 3
     before = (folder / "stolen/results.json").stat().st_mtime_ns
