@@ -6,18 +6,15 @@ blocks, rotated. AMUSE (Tong et al. 1990) and SOBI (Belouchrani et al. 1997) sep
 second moments at several distances. They assume that the sources are independent; here the attacker's own images take
 the place of that assumption.
 
-- The principal components of the blocks of the ciphertexts and of those of the attacker's images are whitened, and
-  rotated to the eigenvectors of the correlations with the right and the lower neighbour. The components that go on
-  smoothly into the next block come first, and so many of these canonical variates are kept.
-- Components of small variance are mostly noise to the alignment. A sharp cut leaves them out. That is best where
-  variances tell of the key alone; where they are nearly equal, as those of z are under an embedding that was made to
-  whiten blocks, it keeps arbitrary components. A soft cut weighs components of variance v by (v / (v + w))^q, with the
-  variance w at the cut. A small q is best where variances are nearly equal, a large one where they are about those of
-  plain blocks.
+- The blocks of the ciphertexts and those of the attacker's images are cut to their leading principal components,
+  whitened, and rotated to the eigenvectors of the correlations with the right and the lower neighbour. The components
+  that go on smoothly into the next block come first.
 - `alignment.py` finds what remains of the key, and a linear estimate from the prior leads back to pixels.
-- Another cut changes which components are mistaken, but hardly how many. The mean of the estimates with several cuts
-  is therefore better than most of them. How far the aligned moments agree with the prior's tells which cuts suit the
-  key, and weighs them (`components.consensus`).
+- Where variances hardly fall about the cut, as those of z under an embedding that was made to whiten blocks, the
+  cut keeps arbitrary components. Soft cuts take its place: all components take part, those of variance v weighed by
+  (v / (v + w))^q, with the variance w at the cut, and as many of the canonical variates are kept.
+- The number of components that are kept changes which of them are mistaken, but hardly how many. The mean of the
+  estimates with several numbers is therefore better than each of them (`components.consensus`).
 
 The attack applies to
 
@@ -27,9 +24,9 @@ The attack applies to
 - the `embedding` family, b_hat = b U S Q^T with E = U S V^T. These numbers are a rotation of z, so the attack has the
   same result.
 
-Assumptions: all blocks share one key; the attacker has images, best of similar scenes. The components of large
-variance of the ciphertexts span about the same space as those of the plain blocks. This holds for keys of small
-condition and for trained embeddings, because the variances of natural images fall much faster.
+Assumptions: all blocks share one key; the attacker has images, best of similar scenes. The leading components of the
+ciphertexts span about the same space as those of the plain blocks. This holds for keys of small condition and for
+trained embeddings, because the variances of natural images fall much faster.
 
 Cost: that of `orthogonal.py` for each estimate, which is seconds.
 """
@@ -40,11 +37,12 @@ import numpy as np
 
 from .tools.alignment import NEAREST, neighbour_covariances
 from .tools.blocks import LinearDecoder
-from .tools.components import Components, consensus, estimate_of, mean_and_covariance, principal_components
+from .tools.components import Components, consensus, mean_and_covariance, principal_components, reconstruct
 from .tools.priors import ImagePrior
 
-NUM_COMPONENTS = (48, 64, 80, 96)
-EXPONENTS = (0.5, 1.0, 2.0)
+NUM_COMPONENTS = (48, 64, 72, 80, 96)
+FLAT = 0.5  # of the variance at a cut, at twice the number: from there on the cut is soft
+EXPONENTS = (0.5, 1.0)  # q
 MAX_WHITENED = 384
 BLOCKS_PER_COMPONENT = 3  # more components than that would be whitened noise of sampling
 
@@ -57,15 +55,14 @@ def reconstruct_canonical(
     Args:
         ciphertexts: of any family, or z = b E, or ciphertexts of the embedding family; sixteen or more.
         prior: of the attacker's images, which must not be the victims.
-        num_components: where the principal components are cut, and how many canonical variates are kept. Each number
-            gives one estimate with a sharp cut, and one with a soft cut for each of `EXPONENTS`.
+        num_components: where the principal components are cut, and how many canonical variates are kept.
 
     Raises:
         ValueError: no ciphertext has 3 x 3 blocks or more.
     """
     statistics, moments = prior.statistics, mean_and_covariance(ciphertexts)
     num_blocks = sum(grid.shape[0] * grid.shape[1] for grid in ciphertexts)
-    most = min(MAX_WHITENED, max(1, num_blocks // BLOCKS_PER_COMPONENT))
+    most = max(*num_components, min(MAX_WHITENED, num_blocks // BLOCKS_PER_COMPONENT))
     seen = principal_components(*moments, most, whitening=1.0)
     known = principal_components(statistics.mean, statistics.covariance, seen.axes.shape[1], whitening=1.0)
     seen = seen.first(known.axes.shape[1])
@@ -74,7 +71,7 @@ def reconstruct_canonical(
     estimates = []
     for weights, number in _cuts(1 / np.sum(seen.axes**2, axis=0), num_components):
         variates, own_variates = _variates(seen, correlations, weights), _variates(known, own, weights)
-        estimates.append(estimate_of(variates.first(number), ciphertexts, own_variates.first(number), prior))
+        estimates.append(reconstruct(variates.first(number), ciphertexts, own_variates.first(number), prior))
     return consensus(estimates, moments, statistics.mean)
 
 
@@ -82,16 +79,17 @@ def _cuts(variances: np.ndarray, numbers: Sequence[int]) -> list[tuple[np.ndarra
     """Falling variances (m,) of components and where to cut them -> weights of leading ones, number of variates."""
     cuts = []
     for number in sorted({min(number, len(variances)) for number in numbers}):  # larger ones would repeat an estimate
-        cuts.append((np.ones(number), number))
-        if number < len(variances):
+        if 2 * number <= len(variances) and variances[2 * number - 1] > FLAT * variances[number - 1]:
             soft = variances / (variances + variances[number - 1])
             cuts += [(soft**exponent, number) for exponent in EXPONENTS]
+        else:
+            cuts.append((np.ones(number), number))
     return cuts
 
 
 def _variates(whitened: Components, correlations: np.ndarray, weights: np.ndarray) -> Components:
     """Whitened components, their correlations (m, m) with neighbours, weights of leading ones -> variates."""
     size = len(weights)
-    both = (correlations + correlations.T)[:size, :size]
-    order = np.linalg.eigh(weights[:, None] * both * weights)[1][:, ::-1]
+    weighed = weights[:, None] * (correlations + correlations.T)[:size, :size] * weights
+    order = np.linalg.eigh(weighed)[1][:, ::-1]
     return Components(whitened.mean, (whitened.axes[:, :size] * weights) @ order, whitened.covariance)

@@ -7,13 +7,7 @@ from scipy.stats import ortho_group
 
 from hf_privseg.attacks.canonical import reconstruct_canonical
 from hf_privseg.attacks.tools.blocks import LinearDecoder, to_grid, to_image
-from hf_privseg.attacks.tools.components import (
-    Estimate,
-    consensus,
-    estimate_of,
-    mean_and_covariance,
-    principal_components,
-)
+from hf_privseg.attacks.tools.components import consensus
 from hf_privseg.attacks.tools.metrics import high_pass_correlation
 from hf_privseg.attacks.tools.priors import image_prior
 from hf_privseg.catalog.sample_images import SAMPLE_IMAGES
@@ -61,7 +55,7 @@ def test_the_matrix_family(image, prior):
     cipher = cipher_for(SecretKey(bytes(32), "matrix"), patch_size=PATCH_SIZE)
     grid = to_grid(cipher.encrypt(torch.from_numpy(image)).numpy(), PATCH_SIZE)
     assert abs(high_pass_correlation(to_image(grid, PATCH_SIZE), image)) < 0.1
-    assert hp(grid, prior, image, num_components=[48]) > 0.8
+    assert hp(grid, prior, image, num_components=[48, 64]) > 0.9
 
 
 def test_what_the_server_computes_and_the_embedding_family_leak_the_same(image, prior, embedding):
@@ -69,10 +63,10 @@ def test_what_the_server_computes_and_the_embedding_family_leak_the_same(image, 
     left, values, _ = np.linalg.svd(embedding, full_matrices=False)
     sent = to_grid(image, PATCH_SIZE) @ (left * values) @ ortho_group.rvs(HIDDEN_SIZE, random_state=4).T
     from_z, from_sent = (
-        reconstruct_canonical([grid], prior, num_components=[32]).decode(grid) for grid in (seen, sent)
+        reconstruct_canonical([grid], prior, num_components=[48, 64]).decode(grid) for grid in (seen, sent)
     )
     assert from_z == pytest.approx(from_sent, abs=1e-6)
-    assert high_pass_correlation(to_image(from_z, PATCH_SIZE), image) > 0.5
+    assert high_pass_correlation(to_image(from_z, PATCH_SIZE), image) > 0.85
 
 
 def whitening(prior):
@@ -88,7 +82,7 @@ def test_an_embedding_that_leaves_all_variances_equal(image, prior, monkeypatch)
     variances = np.linalg.eigvalsh(np.cov(seen.reshape(-1, HIDDEN_SIZE).T))
     assert variances == pytest.approx(np.ones(HIDDEN_SIZE), rel=0.01)
     assert hp(seen, prior, image, num_components=[48]) > 0.6
-    monkeypatch.setattr("hf_privseg.attacks.canonical.EXPONENTS", ())
+    monkeypatch.setattr("hf_privseg.attacks.canonical.FLAT", 2)  # all cuts are sharp
     assert hp(seen, prior, image, num_components=[48]) < 0.3
     monkeypatch.undo()
     shuffled = np.random.default_rng(0).permutation(seen.reshape(-1, HIDDEN_SIZE)).reshape(seen.shape)
@@ -105,29 +99,8 @@ def test_a_consensus_takes_the_sign_of_most_and_cancels_what_each_mistakes():
     rng = np.random.default_rng(1)
     truth, mean, known_mean = rng.normal(size=(6, 4)), rng.normal(size=6), rng.normal(size=4)
     signs = [-1, 1, 1, -1, 1]
-    matrices = [sign * (truth + rng.normal(size=truth.shape)) for sign in signs]
-    found = consensus([Estimate(LinearDecoder(m, np.zeros(4)), 0.5) for m in matrices], (mean, np.eye(6)), known_mean)
-    expected = np.mean([sign * matrix for sign, matrix in zip(signs, matrices, strict=True)], axis=0)
+    decoders = [LinearDecoder(sign * (truth + rng.normal(size=truth.shape)), np.zeros(4)) for sign in signs]
+    found = consensus(decoders, (mean, np.eye(6)), known_mean)
+    expected = np.mean([sign * decoder.matrix for sign, decoder in zip(signs, decoders, strict=True)], axis=0)
     assert found.matrix == pytest.approx(expected)
     assert mean @ found.matrix + found.offset == pytest.approx(known_mean)
-
-
-def test_estimates_that_agree_with_the_prior_count_most():
-    rng = np.random.default_rng(2)
-    right, wrong = rng.normal(size=(2, 6, 4))
-    estimates = [Estimate(LinearDecoder(wrong, np.zeros(4)), 0.4) for _ in range(3)]
-    estimates.append(Estimate(LinearDecoder(right, np.zeros(4)), 0.8))
-    found = consensus(estimates, (np.zeros(6), np.eye(6)), np.zeros(4)).matrix
-    assert found == pytest.approx(right, abs=0.05)
-
-
-def test_moments_that_fit_the_prior_agree(image, prior):
-    grid = to_grid(image, PATCH_SIZE)
-    statistics = prior.statistics
-    known = principal_components(statistics.mean, statistics.covariance, 16, whitening=0.5)
-    turned = grid @ ortho_group.rvs(LENGTH, random_state=6)
-    seen = principal_components(*mean_and_covariance([turned]), 16, whitening=0.5)
-    assert estimate_of(seen, [turned], known, prior).agreement == pytest.approx(1, abs=1e-3)
-    noise = np.random.default_rng(0).normal(size=grid.shape)
-    seen = principal_components(*mean_and_covariance([noise]), 16, whitening=0.5)
-    assert abs(estimate_of(seen, [noise], known, prior).agreement) < 0.9

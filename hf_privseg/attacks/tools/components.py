@@ -12,7 +12,6 @@ from .priors import ImagePrior
 from .statistics import BlockStatistics
 
 _RANK_TOLERANCE = 1e-9  # smaller variances, relative to the largest one, come from rounding
-_SHARPNESS = 8  # the power of the agreement that weighs an estimate
 
 
 @dataclass(frozen=True)
@@ -85,31 +84,6 @@ def reconstruct(
         prior: without grids, two neighbours are compared instead of six.
         classes: what the segmentation maps tell of the blocks; the moments of each class are compared as well.
     """
-    return estimate_of(seen, ciphertexts, known, prior, classes=classes).decoder
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A decoder, and how well it makes the ciphertexts' moments agree with the prior's.
-
-    Attributes:
-        decoder: of the ciphertexts.
-        agreement: the cosine between the moments of neighbours, at most 1.
-    """
-
-    decoder: LinearDecoder
-    agreement: float
-
-
-def estimate_of(
-    seen: Components,
-    ciphertexts: Sequence[np.ndarray],
-    known: Components,
-    prior: ImagePrior,
-    *,
-    classes: KnownClasses | None = None,
-) -> Estimate:
-    """As `reconstruct`, with the agreement that was reached."""
     size = min(seen.axes.shape[1], known.axes.shape[1])
     seen, known = seen.first(size), known.first(size)
     encrypted, plain = seen.of_grids(ciphertexts), known.of_grids(prior.grids)
@@ -122,40 +96,31 @@ def estimate_of(
         (here, there), (of_seen, of_known) = moments, class_moments(encrypted, own, classes)
         moments = np.concatenate([here, of_seen]), np.concatenate([there, of_known])
     rotation = align(*moments)
-    agreement = _agreement(rotation.T @ moments[0][1:] @ rotation, moments[1][1:])  # the first is about equal anyway
     aligned = [grid @ rotation for grid in encrypted]
     if _is_negative(aligned, plain, known) if classes is None else is_negative_by_classes(aligned, own, classes):
         rotation = -rotation
     matrix = seen.axes @ rotation @ known.estimator
-    return Estimate(LinearDecoder(matrix, known.mean - seen.mean @ matrix), agreement)
+    return LinearDecoder(matrix, known.mean - seen.mean @ matrix)
 
 
 def consensus(
-    estimates: Sequence[Estimate], seen: tuple[np.ndarray, np.ndarray], known_mean: np.ndarray
+    decoders: Sequence[LinearDecoder], seen: tuple[np.ndarray, np.ndarray], known_mean: np.ndarray
 ) -> LinearDecoder:
-    """Estimates from the same ciphertexts, each with errors of its own -> their mean.
-
-    It is weighed by a high power of the agreement, since wrong ones are many where the alignment finds no hold.
+    """Decoders of the same ciphertexts, each with errors of its own -> their mean.
 
     Args:
-        estimates: up to their signs, of which those of most weight are right.
+        decoders: up to their signs, of which most are right.
         seen: mean (M,) and covariance (M, M) of the ciphertexts' blocks.
         known_mean: (L,), of plain blocks.
     """
     mean, covariance = seen
-    best, *others = sorted(estimates, key=lambda estimate: -estimate.agreement)
-    weights = [max(each.agreement, 0.0) ** _SHARPNESS for each in (best, *others)]
-    total, votes = weights[0] * best.decoder.matrix, weights[0]
-    for estimate, weight in zip(others, weights[1:], strict=True):
-        matrix = estimate.decoder.matrix
-        sign = -1 if np.sum((covariance @ total) * matrix) < 0 else 1
-        total, votes = total + sign * weight * matrix, votes + sign * weight
-    matrix = (-total if votes < 0 else total) / sum(weights)
+    first, *others = (decoder.matrix for decoder in decoders)
+    total, votes, weighed = first, 1, covariance @ first
+    for matrix in others:
+        sign = -1 if np.sum(weighed * matrix) < 0 else 1
+        total, votes = total + sign * matrix, votes + sign
+    matrix = (-total if votes < 0 else total) / len(decoders)
     return LinearDecoder(matrix, known_mean - mean @ matrix)
-
-
-def _agreement(here: np.ndarray, there: np.ndarray) -> float:
-    return float(np.sum(here * there) / np.sqrt(np.sum(here**2) * np.sum(there**2)))
 
 
 def _moments(components: Components, grids: Sequence[np.ndarray], offsets: Sequence[tuple[int, int]]) -> np.ndarray:
