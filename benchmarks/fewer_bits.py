@@ -45,9 +45,7 @@ class Arguments(DataArguments):
 
     output_dir: str = field(metadata={"help": "Where the results go."})
     model: str | None = field(default=None, metadata={"help": "Plain SETR checkpoint. Default: the embedded one."})
-    bits: list[float] = field(
-        default_factory=lambda: [240.0, 119.0, 62.0, 34.0, 18.0], metadata={"help": "Bits a block."}
-    )
+    bits: list[float] = field(default_factory=lambda: [240.0, 119.0, 62.0, 34.0], metadata={"help": "Bits a block."})
     qualities: list[int] = field(default_factory=lambda: [50, 20, 10, 5], metadata={"help": "Of JPEG files."})
     split: str = field(default="test", metadata={"help": "Split of the images."})
     limit: int = field(default=14, metadata={"help": "Evenly spaced images of it."})
@@ -126,7 +124,7 @@ def jpeg(image: Image.Image, quality: int) -> tuple[Image.Image, int]:
     """An image -> what is left of it in a JPEG file, and the bytes of that."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer), buffer.tell()
+    return Image.open(buffer), len(buffer.getvalue())
 
 
 def of_jpeg(bench: Bench, quality: int) -> Measure:

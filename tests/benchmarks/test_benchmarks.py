@@ -151,6 +151,7 @@ def test_fewer_bits(run, folder):
     fine, coarse = (records[f"{number:g} bits: 0"] for number in (bits[1], bits[-2]))
     assert fine["hp"] > coarse["hp"]
     assert fine["bits"] > coarse["bits"]
+    assert records["JPEG 50: 0"]["bits"] > 1.2 * records["JPEG 5: 0"]["bits"] > 24
     assert records["JPEG 50: 0"]["hp"] > records["JPEG 5: 0"]["hp"]
     assert "| JPEG 5 | " in (folder / "fewer/fewer_bits.md").read_text()
     assert Image.open(folder / "fewer/fewer_bits.png").size == (900, 600)
