@@ -116,6 +116,15 @@ def test_block_ciphers(run, folder):
     assert [row.split(" | ")[0] for row in rows[4:7]] == ["| SHF", "| NP", "| FFX"]
 
 
+def test_restricted_permutations(run, folder):
+    options = ["--victims", "victims/*", "--prior", "others/*", "--counts", "1", "--num_scored", "1"]
+    options += ["--image_size", "48", "64", "--cells", "rrp-16-75", "rrp-16-75-fresh", "--output_dir", "restricted"]
+    run("restricted_permutations", *options)
+    rows = (folder / "restricted/restricted_permutations.md").read_text().splitlines()
+    assert rows[4].startswith("| RRP | 75% | one for all | 1 |")
+    assert rows[5].startswith("| RRP | 75% | one an image | 1 |")
+
+
 def test_client_layers(run, folder):
     options = ["--victims", "victims/*", "--prior", "others/*", "--model", "model", "--layers", "0", "1"]
     run("client_layers", *options, "--steps", "2", "--output_dir", "layers")
