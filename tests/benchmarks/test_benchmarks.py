@@ -118,7 +118,7 @@ def test_block_ciphers(run, folder):
 
 def test_restricted_permutations(run, folder):
     options = ["--victims", "victims/*", "--prior", "others/*", "--counts", "1", "--num_scored", "1"]
-    options += ["--image_size", "48", "64", "--cells", "rrp-16-75", "rrp-16-75-fresh", "--output_dir", "restricted"]
+    options += ["--image_size", "48", "64", "--cells", "rrp-8-75", "rrp-8-75-fresh", "--output_dir", "restricted"]
     run("restricted_permutations", *options)
     rows = (folder / "restricted/restricted_permutations.md").read_text().splitlines()
     assert rows[4].startswith("| RRP | 75% | one for all | 1 |")
