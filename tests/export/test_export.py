@@ -87,7 +87,8 @@ def test_the_other_decoders(tmp_path, decoder):
 def test_a_torch_program_runs_without_the_package(tmp_path):
     model = encrypted()
     exported = export_model(model, tmp_path, example(model), format="torch")
-    assert (exported.difference, exported.varies) == (0, "batch and size")
+    assert exported.varies == "batch and size"
+    assert exported.difference < 1e-5  # the program holds the plain modules, evaluation computes them in fewer steps
     pixels = noise(3, 3, 40, 24)
     (found,) = torch.export.load(exported.path).module()(pixel_values=pixels)
     torch.testing.assert_close(found, model(pixel_values=pixels).logits)
