@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -180,10 +181,14 @@ def trained_here(monkeypatch):
     """Has a benchmark train in this process, which has the libraries loaded and may have trained in other numbers."""
     from accelerate.state import AcceleratorState
 
-    def run_training(command, *, check):
+    run = subprocess.run
+
+    def run_training(command, **options):
+        if not any(part.endswith("train_setr.py") for part in command):
+            return run(command, **options)
         AcceleratorState._reset_state(reset_partial_state=True)
         ended = run_here("train_setr.py", *command[2:], "--num_workers", "0")
-        assert check
+        assert options == {"check": True}
         assert ended.returncode == 0, ended.stderr
         return ended
 
