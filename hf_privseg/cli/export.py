@@ -1,5 +1,6 @@
 """The command `privseg export`: a model as a file for onnxruntime, OpenVINO or PyTorch without this package."""
 
+from pathlib import Path
 from typing import Annotated
 
 from .options import Force, Json, Model, ModelFolder, one_of
@@ -33,8 +34,6 @@ def export(
     from ..storage.model_files import check_model_folder, copy_licences, source_of
 
     check_model_folder(output, overwrite=force)
-    from pathlib import Path
-
     from ..export import example_inputs, export_model
     from ..setr.files import new_folder
     from ..storage.vision_models import load_any_model
