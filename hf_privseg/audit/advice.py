@@ -63,7 +63,7 @@ def advise(deployment: Deployment, findings: Sequence[Finding] = (), *, families
         reasons.append(
             "The patch embedding is public, or near public weights: anyone who has those inverts what the server "
             "computes, whatever the family. First train a patch embedding of your own: draw it anew with equal "
-            "variance in every direction (examples/train_setr.py --fresh_embedding whitened), train on private data, "
+            "variance in every direction (privseg train --fresh-embedding whitened), train on private data, "
             "never publish it, and audit the result at the size of the images that you send. Until then the images "
             "are hidden from people who look at uploads, and from nobody who has the weights."
         )

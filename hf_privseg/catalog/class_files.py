@@ -5,7 +5,7 @@ Names of classes, in JSON or, with the ending .txt, one a line in the order of t
     {"0": "road", "1": "rest"}              {"id2label": {"0": "road", "1": "rest"}, ...}
     {"road": 0, "rest": 1}                  {"label2id": {"road": 0, "rest": 1}, ...}
     ["road", "rest"]                        {"classes": ...}, {"names": ...}, {"categories": ...} around any of these
-    [{"id": 0, "name": "road"}, ...]
+    [{"id": 0, "name": "road"}, ...]        [{"id": 0, "name": "road", "color": [128, 64, 128]}, ...], with colours
 
 Classes of stored labels, in JSON: {"7": 0, "26": 1, "4": null}. A label with null is void, and so are all labels that
 the file does not name.
@@ -17,11 +17,47 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..setr.class_names import check_class_names
+from .datasets import PRESETS, Colour, preset_named
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 _WRAPPERS = ("id2label", "label2id", "classes", "class_names", "names", "labels", "categories")
+
+
+def class_names_of(source: str | Path, file: str | Path | None = None, preset: str | None = None) -> dict[int, str]:
+    """{class: name} from a file, else from a preset, else from the file <source>/classes.json.
+
+    Args:
+        source: folder of a data set.
+        file: in one of the forms above.
+        preset: name of a known data set.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: there is no such preset, or the file is wrong.
+    """
+    if preset and not file:
+        return dict(enumerate(preset_named(preset).class_names))
+    path = Path(file) if file else Path(source) / "classes.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected the names of the classes in {path}; give a JSON file {{id: name}} or [name, ...] with "
+            f"--id2label, or one of the presets {', '.join(PRESETS)}"
+        )
+    return read_class_names(path)
+
+
+def palette_of(source: str | Path, file: str | Path | None = None, preset: str | None = None) -> list[Colour] | None:
+    """A colour for each class from where `class_names_of` has the names; None where there are none.
+
+    Raises:
+        As `class_names_of`.
+        ValueError: the file has colours for some of its classes alone, or something else in place of a colour.
+    """
+    if preset and not file:
+        return list(preset_named(preset).palette)
+    return _read_palette(Path(file) if file else Path(source) / "classes.json")
 
 
 def read_class_names(path: str | Path) -> dict[int, str]:
@@ -43,6 +79,26 @@ def read_class_names(path: str | Path) -> dict[int, str]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return dict(sorted(names.items()))
+
+
+def _read_palette(path: Path) -> list[Colour] | None:
+    """The colours in a file of names, in the order of the classes; None for a file without any."""
+    content = None if path.suffix.lower() == ".txt" else _json(path)
+    while isinstance(content, dict):
+        content = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), dict | list)), None)
+    entries = content if isinstance(content, list) else []
+    records = {entry["id"]: entry for entry in entries if isinstance(entry, dict)}
+    if not any("color" in record for record in records.values()):
+        return None
+    for index, record in records.items():
+        colour = record.get("color")
+        numbers = colour if isinstance(colour, list) and len(colour) == 3 else [None]
+        if not all(type(number) is int and 0 <= number <= 255 for number in numbers):
+            raise ValueError(
+                f'{path}: expected "color": [red, green, blue], three numbers in 0 .. 255, for every class, got '
+                f"{_shown(colour)} for class {index}"
+            )
+    return [tuple(records[index]["color"]) for index in sorted(records)]
 
 
 def read_label_map(path: str | Path) -> dict[int, int | None]:

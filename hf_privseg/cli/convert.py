@@ -110,7 +110,7 @@ def _lines(output: Path, converted: "Converted") -> list[str]:
         return [
             *lines,
             "The source is an encoder alone: the decoder is UNTRAINED, and segments nothing before training.",
-            f"Next: python examples/train_setr.py --checkpoint {output} --decoder {config.decoder_type} ...",
+            f"Next: privseg train --checkpoint {output} --decoder {config.decoder_type} ...",
         ]
     return [
         *lines,

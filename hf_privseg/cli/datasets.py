@@ -59,7 +59,7 @@ def encrypt_dataset(
 ) -> None:
     """Encrypt a split of a labelled data set, so that a server trains an encrypted model on it and sees no image.
 
-    SOURCE is whatever examples/train_setr.py takes. OUTPUT gets numbered ciphertexts, plain segmentation maps of the
+    SOURCE is whatever privseg train takes. OUTPUT gets numbered ciphertexts, plain segmentation maps of the
     same numbers, and classes.json. A job that stopped goes on when the same command is given again. It needs the extra
     `train`: `pip install 'hf-privseg[train]'`.
     """
@@ -99,13 +99,12 @@ def encrypt_dataset(
     total = len(rows) * (1 + flips)
     noun = "ciphertext" if written == 1 else "ciphertexts"
     kept = f" Kept {total - written} that existed." if written < total else ""
-    void = "" if target.void == 255 else f" --ignore_labels {target.void}"
+    void = "" if target.void == 255 else f" --ignore-labels {target.void}"
     report(
         {**key.facts.to_dict(), "split": split, "ciphertexts": total, "written": written, "void": target.void},
         f"Wrote {written} {noun} of {split} to {output}.{kept} The key has the fingerprint {key.fingerprint} "
         f"({key.family}).",
         _WARNING,
-        f"Next: python examples/train_setr.py --dataset {output} --checkpoint {model or 'ENCRYPTED_MODEL'}{void} "
-        "--output_dir outputs",
+        f"Next: privseg train --dataset {output} --checkpoint {model or 'ENCRYPTED_MODEL'}{void} --output-dir outputs",
         as_json=as_json,
     )

@@ -89,7 +89,9 @@ ClassFile = Annotated[
 LabelMapFile = Annotated[
     str | None, typer.Option(metavar="FILE", help="JSON file {stored label: class, or null for void}.")
 ]
-IgnoreLabels = Annotated[list[int] | None, typer.Option(help="Stored label without class; may be repeated.")]
+IgnoreLabels = Annotated[
+    list[int] | None, typer.Option("--ignore-labels", help="Stored label without class; may be repeated.")
+]
 ReduceLabels = Annotated[
     bool | None, typer.Option("--reduce-labels", help="Stored 0 is background, k is class k - 1.")
 ]

@@ -34,7 +34,7 @@ def check_class_names(names: Mapping[int, str]) -> None:
         gap = f"{_listed(missing)} missing" if missing else f"{ids[0]} is negative"
         raise ValueError(
             f"expected the class ids 0 .. {len(ids) - 1} without gaps, got {_listed(ids)} ({gap}). Number the classes "
-            f"from 0 and translate the stored labels with a label map, --label_map FILE with {_closing(ids)}"
+            f"from 0 and translate the stored labels with a label map, --label-map FILE with {_closing(ids)}"
         )
     for index in ids:
         if not isinstance(names[index], str) or not names[index].strip():

@@ -1,1 +1,1 @@
-"""Pieces of training and evaluation: data, metric, schedule. The loop itself is visible in examples/train_setr.py."""
+"""Training and evaluation: options, data, metric, schedule, and the loop of `privseg train` (`train.py`)."""

@@ -1,36 +1,59 @@
-"""Command lines of the scripts: a dataclass declares the options, and the script's docstring is the help text.
+"""Command lines of trainings and experiments: a dataclass declares the options, a docstring is the help text.
 
-Options that several scripts have are declared here once; a script's own dataclass inherits them.
+Options that several programs have are declared here once; a program's own dataclass inherits them. An option of
+several words may be written with hyphens or underscores. What needs torch or datasets is imported where it is used, so
+that `--help` and a mistake in the options cost no more than they must.
 """
 
 import argparse
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from datasets import Dataset, IterableDataset
-from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArgumentParser
 
-from ..catalog.datasets import PRESETS, preset_named
+from ..catalog.class_files import class_names_of, palette_of
+from ..catalog.datasets import PRESETS, Colour, preset_named
 from ..reporting.tables import terminal, terminal_table
 from ..setr.errors import EncryptionStateError
-from .data import class_names, load_segmentation_dataset
-from .label_map import LabelMap
-from .label_statistics import TABLE_HEADER, LabelStatistics
-from .stored_labels import StoredLabels, form_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+    from .label_map import LabelMap
+    from .label_statistics import LabelStatistics
+    from .stored_labels import StoredLabels
 
 Options = TypeVar("Options")
 MoreOptions = TypeVar("MoreOptions")
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """A help text that shows defaults and keeps the lines of the description."""
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """A help text that keeps the lines of the description, and shows one spelling, defaults, and what is required."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        options, action.option_strings = action.option_strings, action.option_strings[-1:] or action.option_strings
+        try:
+            return super()._format_action_invocation(action)
+        finally:
+            action.option_strings = options
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.nargs == 0 and action.const is False:
+            return f"Turn --{action.dest.replace('_', '-')} off."
+        if action.required:
+            return f"{action.help} Required."
+        if action.default is None or action.default is False or action.default in (argparse.SUPPRESS, []):
+            return action.help
+        return f"{action.help} Default: %(default)s."
 
 
 @overload
-def parse_arguments(options: type[Options], /, *, description: str | None) -> Options: ...
+def parse_arguments(
+    options: type[Options], /, *, description: str | None, given: Sequence[str] | None = None, prog: str | None = None
+) -> Options: ...
 
 
 @overload
@@ -39,14 +62,24 @@ def parse_arguments(
 ) -> tuple[Options, MoreOptions]: ...
 
 
-def parse_arguments(*dataclass_types: Any, description: str | None) -> Any:
+def parse_arguments(
+    *dataclass_types: Any, description: str | None, given: Sequence[str] | None = None, prog: str | None = None
+) -> Any:
     """The command line -> an instance of the dataclass, or a tuple with one of each.
 
-    A `ValueError` of a dataclass ends the script as argparse does: one line and exit code 2.
+    A `ValueError` of a dataclass ends the program as argparse does: one line and exit code 2.
+
+    Args:
+        dataclass_types: what declares the options.
+        description: the help text.
+        given: the command line, None for that of the process.
+        prog: what the program is called in its help.
     """
-    parser = HfArgumentParser(dataclass_types, description=description, formatter_class=_HelpFormatter)
+    settings: dict[str, Any] = {"prog": prog, "usage": "%(prog)s [options]", "description": description}
+    parser = HfArgumentParser(dataclass_types, **settings, formatter_class=_HelpFormatter)
     try:
-        parsed = parser.parse_args_into_dataclasses()
+        words = None if given is None else list(given)
+        parsed = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except ValueError as error:
         parser.error(str(error))
     return parsed[0] if len(dataclass_types) == 1 else parsed
@@ -109,13 +142,15 @@ class DataArguments:
     )
 
     @overload
-    def load_split(self, split: str) -> Dataset: ...
+    def load_split(self, split: str) -> "Dataset": ...
 
     @overload
-    def load_split(self, split: str, *, streaming: bool) -> Dataset | IterableDataset: ...
+    def load_split(self, split: str, *, streaming: bool) -> "Dataset | IterableDataset": ...
 
-    def load_split(self, split: str, *, streaming: bool = False) -> Dataset | IterableDataset:
+    def load_split(self, split: str, *, streaming: bool = False) -> "Dataset | IterableDataset":
         """A split with the columns `image` and `annotation`, as `load_segmentation_dataset` returns it."""
+        from .data import load_segmentation_dataset
+
         columns = {name: getattr(self, name) for name in ("image_column", "annotation_column", "revision")}
         pattern = self.annotation_pattern
         return load_segmentation_dataset(
@@ -123,10 +158,14 @@ class DataArguments:
         )
 
     def load_class_names(self) -> dict[int, str]:
-        """{class: name}, as `class_names` returns it."""
-        return class_names(self.dataset, self.id2label, self.preset)
+        """{class: name}, as `class_names_of` returns it."""
+        return class_names_of(self.dataset, self.id2label, self.preset)
 
-    def load_label_map(self, num_labels: int, stored: StoredLabels | None = None) -> LabelMap:
+    def load_palette(self) -> list[Colour] | None:
+        """A colour for each class, as `palette_of` returns it."""
+        return palette_of(self.dataset, self.id2label, self.preset)
+
+    def load_label_map(self, num_labels: int, stored: "StoredLabels | None" = None) -> "LabelMap":
         """The `LabelMap` that turns stored labels into `num_labels` classes.
 
         Args:
@@ -136,6 +175,9 @@ class DataArguments:
         Raises:
             ValueError: the options contradict each other, or the maps of the split hold no classes.
         """
+        from .label_map import LabelMap
+        from .stored_labels import form_of
+
         form = form_of(stored, preset_named(self.preset)) if stored and self.preset and not self.label_map else None
         return LabelMap.from_files(
             num_labels,
@@ -147,8 +189,8 @@ class DataArguments:
         )
 
     def inspect_labels(
-        self, split: str, rows: Dataset | IterableDataset, names: Mapping[int, str], *, quiet: bool = False
-    ) -> tuple[LabelMap, LabelStatistics]:
+        self, split: str, rows: "Dataset | IterableDataset", names: Mapping[int, str], *, quiet: bool = False
+    ) -> "tuple[LabelMap, LabelStatistics]":
         """Count the classes in a sample of a split, print their table, and warn of what looks wrong.
 
         Every training and every evaluation starts with it.
@@ -165,6 +207,9 @@ class DataArguments:
         Raises:
             ValueError: no pixel has a class, a stored label has none, or the maps cannot be read.
         """
+        from .label_statistics import TABLE_HEADER, LabelStatistics
+        from .stored_labels import StoredLabels
+
         stored = StoredLabels.of(split, rows)
         label_map = self.load_label_map(len(names), stored)
         statistics = LabelStatistics.of(stored, label_map, names)

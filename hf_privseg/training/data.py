@@ -1,12 +1,10 @@
-"""Data sets of images and segmentation maps: how they are found, and what their classes are called."""
+"""Data sets of images and segmentation maps: how they are found."""
 
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, Image, IterableDataset, load_dataset
 
-from ..catalog.class_files import read_class_names
-from ..catalog.datasets import PRESETS, preset_named
 from ..setr.array_files import is_array_file
 from ..storage.images import is_ciphertext
 from .folders import is_folder_of_pairs, paired_files
@@ -56,34 +54,11 @@ def load_segmentation_dataset(
     if missing:
         raise ValueError(
             f"expected the columns {sorted({image_column, annotation_column})} in {source} ({split}), got "
-            f"{dataset.column_names}; name yours with --image_column and --annotation_column"
+            f"{dataset.column_names}; name yours with --image-column and --annotation-column"
         )
     names = {image_column: "image", annotation_column: "annotation"}
     changed = {before: after for before, after in names.items() if before != after}
     return dataset.select_columns(list(names)).rename_columns(changed)
-
-
-def class_names(source: str | Path, file: str | Path | None = None, preset: str | None = None) -> dict[int, str]:
-    """{class: name} from a file, else from a preset, else from the file <source>/classes.json.
-
-    Args:
-        source: folder of the data set.
-        file: in one of the forms that `catalog.class_files` lists.
-        preset: name of a known data set.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: there is no such preset, or the file is wrong.
-    """
-    if preset and not file:
-        return dict(enumerate(preset_named(preset).class_names))
-    path = Path(file) if file else Path(source) / "classes.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"expected the names of the classes in {path}; give a JSON file {{id: name}} or [name, ...] with "
-            f"--id2label, or one of the presets {', '.join(PRESETS)}"
-        )
-    return read_class_names(path)
 
 
 def evenly_spaced(dataset: Dataset, limit: int | None) -> Dataset:

@@ -109,5 +109,5 @@ def _alike(there: dict[Path, list[Path]], stems: list[str]) -> str:
     for name, paths in there.items():
         pattern = name.name.replace(stems[0], "{stem}", 1)
         if pattern != name.name and all(pattern.replace("{stem}", stem) in names for stem in stems):
-            return f"; there is {paths[0].name}: --annotation_pattern {pattern} finds these files"
+            return f"; there is {paths[0].name}: --annotation-pattern {pattern} finds these files"
     return ""

@@ -129,8 +129,8 @@ class LabelMap:
         if (labels == _UNKNOWN).any():
             raise ValueError(
                 f"expected labels 0 .. {self.num_labels - 1}{self._named_void()}, got "
-                f"{np.unique(stored[labels == _UNKNOWN])[:10].tolist()}; name them in --ignore_labels, or translate "
-                "them with --label_map"
+                f"{np.unique(stored[labels == _UNKNOWN])[:10].tolist()}; name them in --ignore-labels, or translate "
+                "them with --label-map"
             )
         return labels
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..setr.counts import counted
 from .label_map import LabelMap
 from .stored_labels import StoredLabels
 
@@ -25,6 +26,7 @@ class LabelStatistics:
         pixels: `(num_labels,)` int64, the pixels of each class.
         images: `(num_labels,)` int64, the images in which each class occurs.
         void: {stored label: pixels} of the labels that are void.
+        unlabelled: the names of the maps in which every pixel is void.
     """
 
     stored: StoredLabels
@@ -32,6 +34,7 @@ class LabelStatistics:
     pixels: np.ndarray
     images: np.ndarray
     void: Counter[int]
+    unlabelled: tuple[str, ...]
 
     @classmethod
     def of(cls, stored: StoredLabels, label_map: LabelMap, names: Mapping[int, str]) -> "LabelStatistics":
@@ -42,6 +45,7 @@ class LabelStatistics:
         """
         pixels, images = np.zeros((2, label_map.num_labels), np.int64)
         void: Counter[int] = Counter()
+        unlabelled = []
         for counts, name in zip(stored.counts, stored.names, strict=True):
             values = np.array(list(counts), np.int64)
             try:
@@ -53,8 +57,10 @@ class LabelStatistics:
                     void[value] += counts[value]
                 else:
                     pixels[label] += counts[value]
-            images[np.setdiff1d(classes, label_map.ignore_index)] += 1
-        return cls(stored, names, pixels, images, void)
+            present = np.setdiff1d(classes, label_map.ignore_index)
+            images[present] += 1
+            unlabelled += [] if len(present) else [name]
+        return cls(stored, names, pixels, images, void, tuple(unlabelled))
 
     def warnings(self) -> list[str]:
         """What looks wrong, each with its remedy.
@@ -64,8 +70,15 @@ class LabelStatistics:
         """
         where, total = self.stored.describe(), int(self.pixels.sum() + self.void.total())
         if not self.pixels.any():
-            raise ValueError(f"expected labelled pixels, got none in {where}: {self._void_labels()}. {self._remedy()}")
+            raise ValueError(
+                f"expected labelled pixels, got none in {where}, for example {self.stored.names[0]}: "
+                f"{self._void_labels()}. {self._remedy()}"
+            )
         found = []
+        if self.unlabelled:
+            listed = ", ".join(self.unlabelled[:_SHOWN]) + (", ..." if self.unlabelled[_SHOWN:] else "")
+            number = counted(len(self.unlabelled), "segmentation map")
+            found.append(f"{number} in {where} without a labelled pixel, from which a model learns nothing: {listed}")
         if self.void.total() > _MUCH_VOID * total:
             share = self.void.total() / total
             found.append(f"{share:.1%} of the pixels in {where} are void: {self._void_labels()}. {self._remedy()}")
@@ -97,7 +110,7 @@ class LabelStatistics:
     def _remedy(self) -> str:
         """How the stored labels become the classes: exactly, where there are as many of both."""
         values = sorted(self.stored.total)
-        text = "If that is wrong, say which class each stored label is: --label_map FILE with "
+        text = "If that is wrong, say which class each stored label is: --label-map FILE with "
         if len(values) == len(self.names):
             return text + json.dumps({str(value): index for index, value in enumerate(values)})
         listed = ", ".join(map(str, values[:_SHOWN])) + (", ..." if values[_SHOWN:] else "")

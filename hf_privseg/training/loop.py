@@ -1,4 +1,4 @@
-"""Pieces of a training loop. The loops themselves are visible in examples/train_setr.py and examples/table2.py."""
+"""Pieces of a training loop. The loops themselves are visible in train.py and in examples/table2.py."""
 
 import time
 from collections.abc import Collection, Iterable, Iterator

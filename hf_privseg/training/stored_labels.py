@@ -109,6 +109,6 @@ def form_of(stored: StoredLabels, preset: Preset) -> LabelForm | None:
         usable = " or ".join(f"*{each.file_ending}" for each in preset.forms if each.label_map)
         raise ValueError(
             f"expected segmentation maps that hold classes, {usable}, got *{form.file_ending} with {form.description} "
-            f"in {stored.split}, for example {stored.names[0]}; choose the files with --annotation_pattern"
+            f"in {stored.split}, for example {stored.names[0]}; choose the files with --annotation-pattern"
         )
     return form

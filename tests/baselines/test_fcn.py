@@ -136,7 +136,7 @@ def test_statistics_must_come_from_somewhere(pretrained):
 def test_its_classes_are_numbered_from_0_and_255_may_be_one_of_them():
     assert FcnConfig(num_labels=255).semantic_loss_ignore_index == 255
     assert FcnConfig(num_labels=256).semantic_loss_ignore_index == -100
-    with pytest.raises(Exception, match=r"got 0, 255 .*--label_map FILE with"):
+    with pytest.raises(Exception, match=r"got 0, 255 .*--label-map FILE with"):
         FcnConfig(id2label={0: "a", 255: "b"})
 
 

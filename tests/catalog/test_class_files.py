@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_privseg.catalog.class_files import read_class_names, read_label_map
+from hf_privseg.catalog.class_files import palette_of, read_class_names, read_label_map
 
 ROAD_REST = {0: "road", 1: "rest"}
 
@@ -161,3 +161,35 @@ def test_label_maps(tmp_path):
 def test_what_is_no_label_map_is_refused_with_its_key(tmp_path, content, message):
     with pytest.raises(ValueError, match=rf"map\.json: .*{message}"):
         read_label_map(write(tmp_path, content, "map.json"))
+
+
+def coloured(*colours):
+    return [{"id": index, "name": f"class {index}"} | colour for index, colour in enumerate(colours)]
+
+
+class TestColours:
+    def palette(self, tmp_path, content):
+        (tmp_path / "classes.json").write_text(json.dumps(content))
+        return palette_of(tmp_path)
+
+    @pytest.mark.parametrize("wrapped", [False, True], ids=["list", "categories"])
+    def test_they_come_in_the_order_of_the_classes(self, tmp_path, wrapped):
+        records = coloured({"color": [1, 2, 3]}, {"color": [0, 255, 0]})[::-1]
+        found = self.palette(tmp_path, {"categories": records} if wrapped else records)
+        assert found == [(1, 2, 3), (0, 255, 0)]
+        assert palette_of(tmp_path, preset="camvid") != found
+
+    @pytest.mark.parametrize(
+        "content", [["a", "b"], {"0": "a", "1": "b"}, coloured({}, {})], ids=["list", "ids", "records"]
+    )
+    def test_there_may_be_none(self, tmp_path, content):
+        assert self.palette(tmp_path, content) is None
+        (tmp_path / "names.txt").write_text("a\nb\n")
+        assert palette_of(tmp_path, tmp_path / "names.txt") is None
+
+    @pytest.mark.parametrize(
+        "colour", [{}, {"color": [1, 2]}, {"color": [0, 0, 256]}, {"color": "red"}, {"color": [True, 0, 0]}]
+    )
+    def test_what_is_none_is_refused_with_the_class(self, tmp_path, colour):
+        with pytest.raises(ValueError, match=r'classes\.json: expected "color": .* for class 1'):
+            self.palette(tmp_path, coloured({"color": [0, 0, 0]}, colour))

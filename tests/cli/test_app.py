@@ -10,6 +10,7 @@ COMMANDS = [
     "segment", "info", "demo", "convert", "make-client-embedding", "audit", "serve",
     "encrypt-dataset", "fit-transform-code",
 ]  # fmt: skip
+PASSED_ON = ["train"]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=COMMANDS)
@@ -17,9 +18,16 @@ def test_help_teaches_with_an_example(place, command):
     assert f"Example: privseg {command}" in place.succeed(command, "--help")
 
 
+@pytest.mark.parametrize("command", PASSED_ON, ids=PASSED_ON)
+def test_help_of_a_command_with_a_parser_of_its_own_teaches_with_examples(place, command):
+    help_text = place.succeed(command, "--help")
+    assert f"usage: privseg {command} [options]" in help_text
+    assert help_text.count(f" privseg {command} --") > 1
+
+
 def test_help_lists_every_command(place):
     listing = place.succeed("--help")
-    assert all(f"│ {command} " in listing for command in COMMANDS)
+    assert all(f"│ {command} " in listing for command in COMMANDS + PASSED_ON)
 
 
 @pytest.mark.parametrize(

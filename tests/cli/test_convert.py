@@ -114,7 +114,7 @@ def test_an_encoder_gets_a_decoder_to_be_trained_and_the_licence_goes_with_it(ru
         "Not used: `pooler.dense.bias`, `pooler.dense.weight`: SETR reads the patch tokens, not a pooled one." in out
     )
     assert "the decoder is UNTRAINED" in out
-    assert "Next: python examples/train_setr.py --checkpoint setr --decoder pup" in out
+    assert "Next: privseg train --checkpoint setr --decoder pup" in out
     card = (tmp_path / "setr" / "README.md").read_text(encoding="utf-8")
     assert "**The decoder is untrained**" in card
     assert "- `pooler.dense.bias`, `pooler.dense.weight`: SETR reads the patch tokens" in card

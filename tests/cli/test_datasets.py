@@ -28,7 +28,7 @@ def source(place):
 
 def given(place, source):
     return [
-        "encrypt-dataset", source, place.folder / "out", "-k", place.key_file, "--ignore-label", "9",
+        "encrypt-dataset", source, place.folder / "out", "-k", place.key_file, "--ignore-labels", "9",
         "--model", place.folder / "model",
     ]  # fmt: skip
 
@@ -65,6 +65,6 @@ def test_a_model_of_another_key_and_labels_without_class_are_refused(place, sour
     SecretKey.generate(family=place.key.family).to_file(other)
     model = place.encrypted_model()
     arguments = ["encrypt-dataset", source, place.folder / "out", "--model", model]
-    assert "do not belong together" in place.fail(*arguments, "-k", other, "--ignore-label", "9")
+    assert "do not belong together" in place.fail(*arguments, "-k", other, "--ignore-labels", "9")
     assert "got [9]" in place.fail(*arguments, "-k", place.key_file)
     assert not (place.folder / "out").exists()

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,13 +18,17 @@ import torch
 import typer
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from transformers.hf_argparser import HfArgumentParser
 from typer.testing import CliRunner
 
 from helpers import preloaded
 from helpers.paths import ROOT
 from hf_privseg import SecretKey
 from hf_privseg.cli.app import app
+from hf_privseg.training.train_arguments import TrainArguments
 
+# Commands whose options a parser of their own reads.
+PASSED_ON: dict[str, Any] = {"train": TrainArguments}
 TOP = [ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")]
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -93,6 +98,9 @@ def test_every_privseg_command_has_the_options_that_it_is_shown_with(path):
                 while hasattr(command, "commands"):
                     command, rest = command.commands[rest[0]], rest[1:]
                 known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+                if words[1] in PASSED_ON:
+                    parser = HfArgumentParser([PASSED_ON[words[1]]])
+                    known |= {name for action in parser._actions for name in action.option_strings}
                 used = {word for word in words if word.startswith("-")}
                 assert used <= known | {"--help"}, f"{identify(path)}: {' '.join(words)}"
 

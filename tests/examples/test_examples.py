@@ -38,14 +38,15 @@ class TestPrepareCamvid:
         ("options", "suffix"), [((), "png"), (("--jpeg_quality", 94), "jpg")], ids=["png", "jpeg"]
     )
     def test_builds_what_the_loader_reads(self, clone, tmp_path, options, suffix):
-        from hf_privseg.training.data import class_names, load_segmentation_dataset
+        from hf_privseg.catalog.class_files import class_names_of
+        from hf_privseg.training.data import load_segmentation_dataset
         from hf_privseg.training.label_map import LabelMap
 
         result = run_here("prepare_camvid.py", "--source", clone, "--output", tmp_path / "camvid", *options)
         assert result.returncode == 0, result.stderr[-2000:]
         assert "2 train, 2 val, 2 test; 11 classes, void 11" in result.stdout
         assert (tmp_path / "camvid" / "images" / "val" / f"1.{suffix}").exists()
-        assert class_names(tmp_path / "camvid")[10] == "bicyclist"
+        assert class_names_of(tmp_path / "camvid")[10] == "bicyclist"
         row = load_segmentation_dataset(tmp_path / "camvid", split="test")[1]
         stored = np.array(Image.open(clone / "testannot" / "1.png"))
         assert np.array_equal(LabelMap(11, (11,))(row["annotation"]), np.where(stored == 11, 255, stored))

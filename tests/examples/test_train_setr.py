@@ -105,7 +105,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(inputs, tmp_path, processes, 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (("--streaming",), "give --max_steps, the number of updates"),
+        (("--streaming",), "give --max-steps, the number of updates"),
         (("--batch_size", "17"), "train gave no batch of 17 images"),
     ],
     ids=["streaming without an end", "batch larger than the data"],

@@ -215,7 +215,7 @@ def test_a_key_in_a_config_file_is_refused(name, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"id2label": {0: "a", 255: "b"}}, r"got 0, 255 .*label map, --label_map FILE with {\"0\": 0, \"255\": 1}"),
+        ({"id2label": {0: "a", 255: "b"}}, r"got 0, 255 .*label map, --label-map FILE with {\"0\": 0, \"255\": 1}"),
         ({"id2label": {0: "a", 1: "b", 3: "c"}}, r"got 0, 1, 3 \(2 missing\)"),
         ({"id2label": {"1": "a", "2": "b"}}, r"got 1, 2 \(0 missing\)"),
         ({"num_labels": 1}, "two or more classes, got one, 'LABEL_0'.*background be a class"),

@@ -11,10 +11,11 @@ pytest.importorskip("datasets", reason="the train extra is not installed")
 
 import datasets
 
+from hf_privseg.catalog.class_files import class_names_of
 from hf_privseg.setr.segmentation_map_inputs import IGNORE_INDEX
 from hf_privseg.training.arguments import DataArguments
 from hf_privseg.training.augmentation import AugmentedDataset, JointAugmentation, collate
-from hf_privseg.training.data import class_names, load_segmentation_dataset
+from hf_privseg.training.data import load_segmentation_dataset
 from hf_privseg.training.label_map import LabelMap
 
 
@@ -134,11 +135,11 @@ class TestLoading:
 
 
 def test_class_names(folder, tmp_path):
-    assert class_names(folder) == dict(enumerate("abcde"))
+    assert class_names_of(folder) == dict(enumerate("abcde"))
     (tmp_path / "id2label.json").write_text('{"0": "wall", "1": "floor"}')
-    assert class_names(folder, tmp_path / "id2label.json") == {0: "wall", 1: "floor"}
+    assert class_names_of(folder, tmp_path / "id2label.json") == {0: "wall", 1: "floor"}
     with pytest.raises(FileNotFoundError, match=r"missing\.json; give a JSON file"):
-        class_names(folder, tmp_path / "missing.json")
+        class_names_of(folder, tmp_path / "missing.json")
 
 
 class TestAugmentation:

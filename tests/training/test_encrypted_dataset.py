@@ -9,8 +9,9 @@ from PIL import Image
 pytest.importorskip("datasets", reason="the train extra is not installed")
 
 from hf_privseg import CiphertextError, EncryptedImage, EncryptionStateError, KeyMismatchError, SecretKey
+from hf_privseg.catalog.class_files import class_names_of
 from hf_privseg.setr.image_encrypter import ImageEncrypter
-from hf_privseg.training.data import class_names, load_segmentation_dataset
+from hf_privseg.training.data import load_segmentation_dataset
 from hf_privseg.training.encrypted_dataset import EncryptedDataset
 from hf_privseg.training.label_map import LabelMap
 from hf_privseg.training.rows import check_encryption, read_row
@@ -53,7 +54,7 @@ def test_rows_are_the_ciphertexts_of_the_images_and_their_classes(source, tmp_pa
     assert write(tmp_path, source, key=key) == [1] * COUNT
     found, plain = rows_of(tmp_path), rows_of(source)
     assert len(found) == COUNT
-    assert class_names(tmp_path) == NAMES
+    assert class_names_of(tmp_path) == NAMES
     for index in range(COUNT):
         ciphertext, classes = read_row(found, index, LabelMap(3), key=key.facts)
         levels, expected = read_row(plain, index, STORED)

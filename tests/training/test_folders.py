@@ -50,7 +50,7 @@ def test_segmentation_maps_are_found_by_suffix_and_pattern(tmp_path, annotations
             ("a_mask.png", "b_mask.png"),
             None,
             FileNotFoundError,
-            r"2 of 2 images .* expected a with .*; there is a_mask\.png: --annotation_pattern {stem}_mask finds",
+            r"2 of 2 images .* expected a with .*; there is a_mask\.png: --annotation-pattern {stem}_mask finds",
         ),
         (
             ("a_mask.png", "b.png"),

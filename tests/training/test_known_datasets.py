@@ -14,10 +14,11 @@ import datasets
 
 from helpers.example_runs import run_here
 from hf_privseg import SetrForSemanticSegmentation
+from hf_privseg.catalog.class_files import class_names_of
 from hf_privseg.catalog.datasets import PRESETS
 from hf_privseg.setr.segmentation_map_inputs import IGNORE_INDEX
 from hf_privseg.training.arguments import DataArguments
-from hf_privseg.training.data import class_names, load_segmentation_dataset
+from hf_privseg.training.data import load_segmentation_dataset
 from hf_privseg.training.label_map import LabelMap
 
 HEIGHT, WIDTH = 32, 64
@@ -181,13 +182,13 @@ class TestPresetAndOptions:
         mapped = LabelMap.from_files(2, None, str(tmp_path / "map.json"), None, "cityscapes")
         assert mapped == LabelMap(2, None, {7: 0, 8: 1})
         (tmp_path / "names.json").write_text('{"classes": ["road", "rest"]}')
-        assert class_names(tmp_path, tmp_path / "names.json", "cityscapes") == {0: "road", 1: "rest"}
+        assert class_names_of(tmp_path, tmp_path / "names.json", "cityscapes") == {0: "road", 1: "rest"}
 
     def test_names_of_a_preset_need_no_file(self, tmp_path):
-        names = class_names(tmp_path, preset="cityscapes")
+        names = class_names_of(tmp_path, preset="cityscapes")
         assert (len(names), names[0], names[18]) == (19, "road", "bicycle")
         with pytest.raises(FileNotFoundError, match=r"or one of the presets cityscapes, ade20k, camvid"):
-            class_names(tmp_path)
+            class_names_of(tmp_path)
 
     def test_a_model_of_other_classes_is_refused(self):
         with pytest.raises(
@@ -199,7 +200,7 @@ class TestPresetAndOptions:
         with pytest.raises(ValueError, match="got 'coco'"):
             LabelMap.from_files(11, None, None, None, "coco")
         with pytest.raises(ValueError, match="got 'coco'"):
-            class_names(tmp_path, preset="coco")
+            class_names_of(tmp_path, preset="coco")
 
 
 @pytest.mark.slow

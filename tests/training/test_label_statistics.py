@@ -80,7 +80,7 @@ def test_masks_of_0_and_255_warn_with_the_label_map_that_mends_them(tmp_path):
     (warning,) = [str(each.message) for each in caught]
     assert "all labelled pixels in 3 images of train are of one class, background" in warning
     assert "the stored labels 255 count as void" in warning
-    (tmp_path / "map.json").write_text(warning.partition("--label_map FILE with ")[2])
+    (tmp_path / "map.json").write_text(warning.partition("--label-map FILE with ")[2])
     arguments.label_map = str(tmp_path / "map.json")
     with warnings.catch_warnings(action="error"):
         label_map, found = arguments.inspect_labels("train", rows, NAMES)
@@ -111,7 +111,9 @@ def test_what_looks_wrong_is_a_warning(tmp_path, stored, ignored, message):
 
 def test_no_labelled_pixel_is_an_error(tmp_path):
     found = statistics(tmp_path, [half(0, 255)], LabelMap(2, (0, 255)))
-    with pytest.raises(ValueError, match=r"got none in 1 image of train: the stored labels 0, 255 count as void"):
+    with pytest.raises(
+        ValueError, match=r"got none in 1 image of train, for example .*0\.png: the stored labels 0, 255 count as void"
+    ):
         found.warnings()
 
 
