@@ -31,7 +31,7 @@ from .models import apply_rekey_update, decrypt_model, encrypt_model, make_rekey
 from .options import KEY_VARIABLE, key_from_standard_input
 from .segment import segment
 from .service import serve
-from .training import PASSED_ON, train
+from .training import PASSED_ON, evaluate, train
 
 _COMMANDS: dict[Callable[..., None], str] = {
     keygen: "privseg keygen secret.key",
@@ -66,7 +66,7 @@ app = typer.Typer(
 )
 for _command, _example in _COMMANDS.items():
     app.command(epilog=f"Example:\n\n{_example}")(_command)
-for _command in (train,):
+for _command in (train, evaluate):
     app.command(context_settings=PASSED_ON, add_help_option=False)(_command)
 app.add_typer(token, name="token", epilog="Example:\n\nprivseg token add tokens.json clinic-a")
 app.add_typer(tenant, name="tenant", epilog="Example:\n\nprivseg tenant add embeddings encrypted_for_clinic_a")

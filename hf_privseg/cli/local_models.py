@@ -8,9 +8,10 @@ from transformers import PreTrainedModel
 
 from ..any_vit.model_facts import key_facts
 from ..inference.pictures import palette_for, segment_palette
-from ..inference.segmentation import prepare, segment_image
+from ..inference.segmentation import WHOLE_IMAGE, prepare, segment_image
 from ..inference.tasks import Segmentation, Task
 from ..inference.vision_segmentation import segment_file
+from ..inference.windows import Inference
 from ..setr.errors import EncryptionStateError
 from ..setr.public_facts import check_key_fits
 from ..storage.images import is_ciphertext, plain_image, read_image
@@ -31,6 +32,7 @@ def local_model(
     max_pixels: int,
     device: str | None = None,
     dtype: str | None = None,
+    inference: Inference = WHOLE_IMAGE,
 ) -> Segmenter:
     """A model on this machine.
 
@@ -41,13 +43,19 @@ def local_model(
         needs_key: whether the job uses the key; else a key in the environment variable is not even read.
         max_pixels: of the segmentation map of an encrypted image.
         device, dtype: as for `load_model`.
+        inference: whether a SETR segments the whole image or windows of it.
 
     Raises:
         KeyMismatchError: the key is not the model's.
-        ValueError: the model does not do the task.
+        ValueError: the model does not do the task, or is no SETR and is to segment windows.
         As `load_model` and `read_key`.
     """
     if not is_setr(name):
+        if inference != WHOLE_IMAGE:
+            raise ValueError(
+                f"expected a SETR for --window, got {name}, whose processor says how an image is prepared; leave "
+                "--window and --stride out"
+            )
         found = load_any_model(name, device=device, dtype=dtype)
         return _any_model(*found, name, key_file, task=task, needs_key=needs_key, max_pixels=max_pixels)
     network, processor = load_model(name, device=device, dtype=dtype)
@@ -60,7 +68,8 @@ def local_model(
 
     def segment_one(_: int, image: Path) -> Segmentation:
         prepared = prepare(image, name, config, processor, key)
-        return Segmentation(segment_image(network, processor, prepared, max_pixels=max_pixels))
+        found = segment_image(network, processor, prepared, max_pixels=max_pixels, inference=inference)
+        return Segmentation(found)
 
     return Segmenter(
         facts={"model": name, "encryption": config.encryption},

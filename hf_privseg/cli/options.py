@@ -77,6 +77,24 @@ Dtype = Annotated[
         help="Numbers that the model computes with.  [default: those of its weights]",
     ),
 ]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        min=1,
+        help="Segment by sliding windows of this side in pixels of the resized image, a multiple of the patch size.  "
+        "[default: the whole image]",
+    ),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        "--stride",
+        min=1,
+        help="With --window: pixels from one window to the next; a multiple of the patch size where images are "
+        "encrypted.  [default: two thirds of the window]",
+    ),
+]
 Family = Annotated[str, one_of("--family", choices=FAMILIES, help="Key family of the key.")]
 Source = Annotated[
     str,
@@ -157,6 +175,14 @@ def key_from_standard_input() -> "EncryptionKey":
         return key_from_bytes(sys.stdin.buffer.read(ClientEmbedding._max_file_bytes))
     except InvalidKeyError as error:
         raise InvalidKeyError(f"standard input: {error}") from None
+
+
+def check_window(window: int | None, stride: int | None) -> None:
+    """Refuse a stride without windows, and one that leaves gaps between them, as wrong usage."""
+    if stride is not None and window is None:
+        raise typer.BadParameter(f"expected --stride together with --window, got --stride {stride} alone")
+    if stride is not None and window is not None and stride > window:
+        raise typer.BadParameter(f"expected --stride of at most --window {window}, which leaves no gap, got {stride}")
 
 
 def has_key(key_file: Path | None) -> bool:

@@ -20,6 +20,9 @@ from .options import (
     Json,
     KeyFile,
     SkipExisting,
+    Stride,
+    Window,
+    check_window,
     one_of,
     read_key,
 )
@@ -98,6 +101,8 @@ def segment(
         list[str] | None,
         typer.Option(metavar="CLASS", help="With --task panoptic: make one segment of all of this class, as of sky."),
     ] = None,
+    window: Window = None,
+    stride: Stride = None,
     bits_per_block: BitsPerBlock = None,
     patch_size: Annotated[
         int | None,
@@ -162,6 +167,12 @@ def segment(
         raise typer.BadParameter("--max-pixels, --device and --dtype belong to --model; leave them out with --server")
     if server is not None and (task, threshold, fuse or None) != ("semantic", None, None):
         raise typer.BadParameter("a service does semantic segmentation; leave out --task, --threshold and --fuse")
+    check_window(window, stride)
+    if server is not None and window is not None:
+        raise typer.BadParameter(
+            "a service cuts windows itself, of the encrypted image that it gets whole (privseg serve --window); "
+            "leave --window and --stride out with --server"
+        )
     from ..storage.model_files import is_setr
 
     # A key or model that is not there is said before the imports, which take seconds.
@@ -178,13 +189,21 @@ def segment(
     key_is_needed = needs_key(images, overlay=overlay is True)
     source: AbstractContextManager[Segmenter]
     if server is None:
+        from ..inference.windows import Inference
         from .local_models import local_model
 
         limit = max_pixels or _MAX_PIXELS
         asked = Task(task, threshold, tuple(fuse or ()))
         source = nullcontext(
             local_model(
-                str(model), key_file, task=asked, needs_key=key_is_needed, max_pixels=limit, device=device, dtype=dtype
+                str(model),
+                key_file,
+                task=asked,
+                needs_key=key_is_needed,
+                max_pixels=limit,
+                device=device,
+                dtype=dtype,
+                inference=Inference(window, stride),
             )
         )
     else:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..setr.errors import EncryptionStateError
-from .options import Device, Dtype, Model
+from .options import Device, Dtype, Model, Stride, Window, check_window
 
 if TYPE_CHECKING:
     from ..setr.public_facts import KeyFacts
@@ -40,6 +40,8 @@ def serve(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes, each with the model and a share of the cores; needs --embeddings.")
     ] = 1,
+    window: Window = None,
+    stride: Stride = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Images that share a forward.")] = 8,
     max_wait_ms: Annotated[int, typer.Option(min=0, help="How long an image waits for others.")] = 5,
     root_path: Annotated[str, typer.Option(help="The path under which a proxy shows the service.")] = "",
@@ -52,6 +54,7 @@ def serve(
     --tls-certificate and --tls-key, or by a proxy with https before the service. A plain model is refused, unless
     --public-demo says that it only shows the method: anybody can invert what visitors of such a demonstration send.
     """
+    check_window(window, stride)
     key_facts = _key_facts_of(model, public_demo)
     try:
         from ..service import Limits
@@ -71,7 +74,7 @@ def serve(
             "tokens); or say --insecure if everybody there may use the service"
         )
     settings = Settings(
-        model=model, device=device, dtype=dtype,
+        model=model, device=device, dtype=dtype, window=window, stride=stride,
         host=host, port=port, embeddings=embeddings, tokens=tokens, page=page, workers=workers,
         root_path=root_path, tls_certificate=tls_certificate, tls_key=tls_key,
         limits=Limits(max_pixels=max_pixels, max_batch=max_batch, max_wait_ms=max_wait_ms),

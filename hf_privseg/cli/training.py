@@ -1,6 +1,6 @@
-"""The commands of trainings, whose options are dataclasses that scripts share: `privseg train`.
+"""`privseg train` and `privseg evaluate`, whose options are dataclasses that scripts share.
 
-Typer hands all arguments on as they are. So a training is also started as `accelerate launch -m hf_privseg.cli train`.
+Typer hands all arguments on as they are. Several processes: `accelerate launch -m hf_privseg.cli train ...`.
 """
 
 import typer
@@ -18,3 +18,13 @@ def train(context: typer.Context) -> None:
     from ..training.train import train as run_training
 
     run_training(args)
+
+
+def evaluate(context: typer.Context) -> None:
+    """Measure the mIoU of models on a labelled data set; privseg evaluate --help lists the options."""
+    from ..experiments.evaluation_arguments import evaluation_arguments
+
+    args = evaluation_arguments(context.args, "privseg evaluate")
+    from ..experiments.evaluation import evaluate as run_evaluation
+
+    run_evaluation(args)

@@ -1,10 +1,14 @@
 """Options that the paper's experiments have in common."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ..inference.windows import Inference
+from ..checkpoints import default_checkpoint
 from ..setr.keys import FAMILIES
 from ..training.arguments import DataArguments
+
+if TYPE_CHECKING:
+    from ..inference.windows import Inference
 
 
 @dataclass(kw_only=True)
@@ -35,8 +39,35 @@ class ExperimentArguments(DataArguments):
             raise ValueError(f"expected --families among {', '.join(FAMILIES)}, got {', '.join(unknown)}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"expected --limit to be a number of images of at least 1, got {self.limit}")
+        if self.stride is not None and self.window is None:
+            raise ValueError(f"expected --stride together with --window, got --stride {self.stride} alone")
 
     @property
-    def inference(self) -> Inference:
+    def inference(self) -> "Inference":
         """The options about windows, scales and mirroring as an `Inference`."""
+        from ..inference.windows import Inference
+
         return Inference(self.window, self.stride, tuple(self.scales), self.flip)
+
+
+def model_sources(args: ExperimentArguments) -> dict[str, str]:
+    """The options --model and --models -> {name: folder or Hub id}; one model without a name is called "".
+
+    Raises:
+        ValueError: both options, an entry without a name, or one name twice.
+    """
+    if args.models and args.model:
+        raise ValueError("expected either --model or --models, got both")
+    if not args.models:
+        return {"": _found(args.model or "default")}
+    pairs = [entry.partition("=") for entry in args.models]
+    names = [name for name, _, _ in pairs]
+    if not all(name and path for name, _, path in pairs) or len(set(names)) < len(names):
+        raise ValueError(
+            f"expected --models to be different names with their paths, as in naive=PATH mla=PATH, got {args.models}"
+        )
+    return {name: _found(path) for name, _, path in pairs}
+
+
+def _found(source: str) -> str:
+    return str(default_checkpoint()) if source == "default" else source

@@ -28,7 +28,7 @@ from ..setr.modeling_setr import SetrForSemanticSegmentation
 from ..storage.model_files import is_setr
 from ..storage.vision_models import load_any_model
 from ..training.evaluation import predict_maps
-from .arguments import ExperimentArguments
+from .arguments import ExperimentArguments, model_sources
 
 Loaded = TypeVar("Loaded", bound="PlainModel")
 
@@ -124,25 +124,6 @@ class PlainSetr(PlainModel):
     def decoder(self) -> str:
         """Its decoder."""
         return str(self.model.config.decoder_type)
-
-
-def model_sources(args: ExperimentArguments) -> dict[str, str]:
-    """The options --model and --models -> {name: folder or Hub id}; one model without a name is called "".
-
-    Raises:
-        ValueError: both options, an entry without a name, or one name twice.
-    """
-    if args.models and args.model:
-        raise ValueError("expected either --model or --models, got both")
-    if not args.models:
-        return {"": args.model or str(default_checkpoint())}
-    pairs = [entry.partition("=") for entry in args.models]
-    names = [name for name, _, _ in pairs]
-    if not all(name and path for name, _, path in pairs) or len(set(names)) < len(names):
-        raise ValueError(
-            f"expected --models to be different names with their paths, as in naive=PATH mla=PATH, got {args.models}"
-        )
-    return {name: path for name, _, path in pairs}
 
 
 def load_plain_model(source: str | None, device: torch.device | str, name: str = "") -> PlainSetr:

@@ -101,10 +101,9 @@ class Inference:
                 f"{'an encrypted image' if is_encrypted_image(image) else 'a key'}; leave one of the two out"
             )
         patch_size = processor.patch_size
-        if self.crop_size is not None:
-            check_on_grid((self.crop_size,), patch_size, what="crop_size", advice="windows hold whole patches")
+        self._check_window(patch_size)
         if is_encrypted_image(image):
-            self._check_ciphertext(patch_size)
+            self.check_ciphertexts(patch_size)
             pixel_values = processor(image, secret_key=secret_key, return_tensors="pt").pixel_values
             return self._of_pixels(model, pixel_values, image.original_size, image.valid_region, patch_size)
         if secret_key is not None:
@@ -183,8 +182,19 @@ class Inference:
     def _stride(self, crop_size: int) -> int:
         return self.stride or max(crop_size * 2 // 3, 1)
 
-    def _check_ciphertext(self, patch_size: int) -> None:
-        """Refuse what can be done to a plain image before its encryption, and not to a ciphertext."""
+    def check_ciphertexts(self, patch_size: int) -> None:
+        """Refuse what can be done to a plain image before its encryption, and not to a ciphertext.
+
+        A window on the patch grid of a ciphertext is the ciphertext of that window.
+
+        Args:
+            patch_size: side of the blocks that are encrypted, in pixels.
+
+        Raises:
+            ValueError: the crop size is no multiple of the patch size.
+            CiphertextError: scales, mirroring, or a stride off the patch grid.
+        """
+        self._check_window(patch_size)
         if self.scales != (1.0,) or self.flip:
             raise CiphertextError(
                 f"an encrypted image is neither resized nor mirrored, got scales={self.scales} and flip={self.flip}; "
@@ -192,7 +202,12 @@ class Inference:
             )
         if self.crop_size is not None:
             stride, advice = self._stride(self.crop_size), "an encrypted image is cut between its blocks alone"
-            check_on_grid((stride,), patch_size, what="stride", advice=advice, error=CiphertextError)
+            check_on_grid((stride,), patch_size, what="the stride", advice=advice, error=CiphertextError)
+
+    def _check_window(self, patch_size: int) -> None:
+        if self.crop_size is not None:
+            advice = "windows hold whole patches"
+            check_on_grid((self.crop_size,), patch_size, what="the window (crop_size)", advice=advice)
 
 
 def _scaled(processor: SetrImageProcessor, scale: float) -> dict[str, Any]:

@@ -8,11 +8,14 @@ No key ever comes here. Nothing that was sent is kept, apart from registered emb
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import torch
 
 from ..inference.pictures import palette_for
+from ..inference.segmentation import WHOLE_IMAGE
+from ..inference.windows import Inference
 from ..setr.encrypted_image import EncryptedImage
 from ..setr.errors import CiphertextError
 from ..setr.image_processing_setr import SetrImageProcessor
@@ -32,9 +35,11 @@ class SegmentationService:
         processor: the model's.
         limits: what clients may ask for.
         store: where registered embeddings are kept; by default in memory, for a limited time.
+        inference: whether an image is segmented whole, or by windows on its patch grid, one image at a time.
 
     Raises:
         ValueError: the model has more classes than an 8-bit segmentation map holds.
+        As `Inference.check_ciphertexts`.
     """
 
     def __init__(
@@ -44,8 +49,11 @@ class SegmentationService:
         *,
         limits: Limits | None = None,
         store: EmbeddingStore | None = None,
+        inference: Inference = WHOLE_IMAGE,
     ) -> None:
+        inference.check_ciphertexts(processor.patch_size)
         self.model = model
+        self.inference = inference
         self.processor = processor
         self.limits = limits or Limits()
         if store is None:  # not "or": a store without embeddings counts as false
@@ -81,6 +89,7 @@ class SegmentationService:
             "hidden_size": config.hidden_size,
             "labels": {str(index): name for index, name in self.labels.items()},
             "palette": self.palette.tolist(),
+            "window": None if self.inference == WHOLE_IMAGE else asdict(self.inference),
             "max_pixels": self.limits.max_pixels,
             "max_original_pixels": self.limits.max_original_pixels,
             "max_upload_bytes": self.limits.max_upload_bytes,
@@ -180,6 +189,8 @@ class SegmentationService:
         device = self.model.device
         weights = [self.embedding_for(image).weight for image in images]
         weights = [weight if weight is self._weight else weight.to(self._weight) for weight in weights]
+        if self.inference != WHOLE_IMAGE:
+            return [self._segment_windows(*each) for each in zip(images, weights, strict=True)]
         inputs = self.processor(images=list(images), return_tensors="pt").to(device)
         maps = self.processor.post_process_semantic_segmentation(
             with_weights(self.model, weights)(**inputs),
@@ -187,6 +198,11 @@ class SegmentationService:
             valid_regions=[image.valid_region for image in images],
         )
         return [found.to(torch.uint8).cpu().numpy() for found in maps]
+
+    def _segment_windows(self, image: EncryptedImage, weight: torch.Tensor) -> np.ndarray:
+        """One image, by windows -> (height, width) uint8."""
+        scores = self.inference.scores(with_weights(self.model, [weight]), self.processor, image)
+        return scores.segmentation_map().to(torch.uint8).cpu().numpy()
 
     @property
     def _weight(self) -> torch.Tensor:

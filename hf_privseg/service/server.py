@@ -12,6 +12,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
+from ..inference.windows import Inference
 from ..storage.models import load_model
 from .access import ANYONE, VISITOR, Access
 from .api import create_app
@@ -37,6 +38,8 @@ class Settings:
         dtype: of the weights; None is that of the checkpoint.
         host: address to listen at.
         port: port to listen at.
+        window: side of sliding windows in pixels, on the patch grid; None is the whole image.
+        stride: from one window to the next.
         limits: what clients may ask for.
         embeddings: folder of the tenants' patch embeddings; without it, they are kept in memory for a limited time.
         tokens: file of access tokens; without it, everybody may use the service.
@@ -54,6 +57,8 @@ class Settings:
     dtype: str | None = None
     host: str = "127.0.0.1"
     port: int = 7860
+    window: int | None = None
+    stride: int | None = None
     limits: Limits = field(default_factory=Limits)
     embeddings: Path | None = None
     tokens: Path | None = None
@@ -98,7 +103,8 @@ def build_app(settings: Settings, service: SegmentationService | None = None) ->
         if settings.embeddings is not None:
             store = EmbeddingFolder(settings.embeddings)
         found = load_model(settings.model, device=settings.device, dtype=settings.dtype)
-        service = SegmentationService(*found, limits=settings.limits, store=store)
+        windows = Inference(settings.window, settings.stride)
+        service = SegmentationService(*found, limits=settings.limits, store=store, inference=windows)
     if not settings.page:
         return create_app(service, access, root_path=settings.root_path)
     from . import page  # gradio, which the interface does without

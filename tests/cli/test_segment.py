@@ -244,3 +244,52 @@ def test_a_device_that_is_not_there_is_named_and_the_cpu_is(place):
     place.succeed("segment", image, "--model", model, "-o", place.folder / "a", "--device", "cpu")
     refused = place.fail("segment", image, "--server", "http://x", "-o", "b", "--device", "cpu", code=2)
     assert "--max-pixels, --device and --dtype belong to --model" in " ".join(refused.replace("│", " ").split())
+
+
+class TestWindows:
+    @every_family
+    def test_windows_of_a_ciphertext_give_the_map_of_the_same_windows_of_the_image(self, place):
+        windows = ("--window", 16, "--stride", 8)
+        for name, options in (("whole", ()), ("plain", windows)):
+            place.succeed(
+                "segment", place.folder / "image.png", "--model", place.folder / "model", *options,
+                "-o", place.folder / f"{name}.png", "--no-overlay",
+            )  # fmt: skip
+        model = place.encrypted_model()
+        for name, image in (("encrypted", place.encrypted_image()), ("key", place.folder / "image.png")):
+            key = ("-k", place.key_file) if name == "key" else ()
+            place.succeed("segment", image, "--model", model, *windows, *key, "-o", place.folder / f"{name}.png")
+        whole, plain, *encrypted = map(place.label_map, ("whole.png", "plain.png", "encrypted.png", "key.png"))
+        assert (whole != plain).any()
+        assert all((found == plain).mean() > 0.99 for found in encrypted)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--stride", 8), "expected --stride together with --window, got --stride 8 alone"),
+            (("--window", 8, "--stride", 12), "expected --stride of at most --window 8"),
+            (("--window", 8, "--server", "http://localhost"), "a service cuts windows itself"),
+        ],
+        ids=["stride alone", "gaps", "server"],
+    )
+    def test_wrong_usage(self, place, options, message):
+        model = () if "--server" in options else ("--model", place.folder / "model")
+        found = place.fail("segment", place.folder / "image.png", *model, *options, "-o", "out", code=2)
+        assert message in " ".join(found.replace("│", " ").split())
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (
+                ("--window", 6),
+                "must be a multiple of the patch size 4, got 6; the nearest is 8",
+            ),
+            (("--window", 16), "the stride must be a multiple of the patch size 4, got 10; the nearest is 12"),
+        ],
+        ids=["window", "published stride"],
+    )
+    def test_windows_off_the_grid_of_a_ciphertext_are_refused_with_the_nearest(self, place, options, message):
+        found = place.fail(
+            "segment", place.encrypted_image(), "--model", place.encrypted_model(), *options, "-o", place.folder / "o"
+        )
+        assert message in found

@@ -25,10 +25,11 @@ from helpers import preloaded
 from helpers.paths import ROOT
 from hf_privseg import SecretKey
 from hf_privseg.cli.app import app
+from hf_privseg.experiments.evaluation_arguments import EvaluationArguments
 from hf_privseg.training.train_arguments import TrainArguments
 
 # Commands whose options a parser of their own reads.
-PASSED_ON: dict[str, Any] = {"train": TrainArguments}
+PASSED_ON: dict[str, Any] = {"train": TrainArguments, "evaluate": EvaluationArguments}
 TOP = [ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")]
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -167,7 +168,7 @@ def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch, small_default
     (from_pixels,) = names["maps"]
     assert from_pixels.shape == (208, 320)
     shells = [commands(text) for _, text in blocks(ROOT / "README.md", "sh")]
-    (lines,) = [lines for lines in shells if lines[0][0] == "privseg"]
+    (lines,) = [lines for lines in shells if lines[0][:2] == ["privseg", "keygen"]]
     assert [words[1] for words in lines] == ["keygen", "encrypt-model", "encrypt", "segment", "serve"]
     for words in lines[:-1]:
         run_privseg(words)

@@ -15,15 +15,21 @@ from unittest import mock
 
 from helpers import preloaded
 from helpers.paths import EXAMPLES
+from hf_privseg.cli.app import main
+
+PRIVSEG = "privseg"  # in place of a script: the command line of the package
 
 
 def run_here(script: str, *options: object) -> subprocess.CompletedProcess:
     """Run a script of examples/ as `__main__` with these options -> exit code, stdout and stderr."""
     out, err, code = io.StringIO(), io.StringIO(), 0
-    argv = [f"examples/{script}", *map(str, options)]
+    argv = [script if script == PRIVSEG else f"examples/{script}", *map(str, options)]
     with mock.patch.object(sys, "argv", argv), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+            if script == PRIVSEG:
+                main()
+            else:
+                runpy.run_path(str(EXAMPLES / script), run_name="__main__")
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
             err.write("" if isinstance(ended.code, int | None) else str(ended.code))
@@ -39,7 +45,7 @@ def run(
     """The same in a new process, or in several, which find each other as those of torchrun do.
 
     Args:
-        script: name of a file in examples/.
+        script: name of a file in examples/, or `PRIVSEG`.
         options: its command line.
         processes: of the run.
         until: asked again and again; all processes are killed, without a warning, once it is true.
@@ -61,7 +67,8 @@ def run_in(
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        command = [str(EXAMPLES / script), *map(str, options)]
+        program = ["-m", "hf_privseg.cli"] if script == PRIVSEG else [str(EXAMPLES / script)]
+        command = [*program, *map(str, options)]
         started = [
             preloaded.start("training", *command, env=environment | {"MASTER_PORT": port}, stdout=out, stderr=err)
             for environment in environments

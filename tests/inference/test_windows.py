@@ -212,7 +212,7 @@ class TestEncrypted:
     def test_a_stride_off_the_grid_is_refused(self, model, stride, nearest):
         ciphertext = processor().encrypt(image(), make_key())
         message = (
-            rf"stride must be a multiple of .* size 4, got {stride or 10}; the nearest is {nearest}: an encrypted"
+            rf"the stride must be a multiple of .* size 4, got {stride or 10}; the nearest is {nearest}: an encrypted"
         )
         with pytest.raises(CiphertextError, match=message):
             scores_of(Inference(16, stride), model, processor(), ciphertext)
@@ -270,7 +270,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(("crop_size", "nearest"), [(15, 16), (1, 4), (18, 20)])
     def test_a_crop_off_the_grid(self, model, crop_size, nearest):
-        message = f"crop_size must be a multiple of the patch size 4, got {crop_size}; the nearest is {nearest}: "
+        message = f"the window .crop_size. must be a multiple of the patch size 4, got {crop_size}; .* is {nearest}: "
         with pytest.raises(ValueError, match=message):
             scores_of(Inference(crop_size), model, processor(), image())
 

@@ -11,6 +11,8 @@ from helpers.leaks import assert_no_secret
 from helpers.tiny_service import ciphertext, embedding_for, image, processor, register, service
 from helpers.tiny_setr import make_key, pixels, projection, tiny_model
 from hf_privseg import CiphertextError, KeyMismatchError, SecretKey
+from hf_privseg.inference.segmentation import segment_image
+from hf_privseg.inference.windows import Inference
 from hf_privseg.service import Limits, SegmentationService
 from hf_privseg.service.embedding_file import embedding_from_bytes, embedding_to_bytes
 from hf_privseg.service.embedding_store import UnknownEmbeddingError
@@ -113,6 +115,33 @@ def test_a_key_that_is_replaced_or_revoked_counts_at_once():
     public.store.remove(key.fingerprint)
     with pytest.raises(UnknownEmbeddingError, match=f"no patch embedding is registered for .*{key.fingerprint}"):
         public.segment(ciphertext(key))
+
+
+def test_windows_are_those_of_the_plain_image_for_every_key_of_a_batch():
+    inference = Inference(8, 4)
+    public = SegmentationService(service().model, processor(), inference=inference)
+    keys = [SecretKey.generate(family) for family in FAMILIES]
+    for key in keys:
+        register(public, key)
+    found = public.segment_batch([public.opened(ciphertext(key)) for key in keys])
+    expected = segment_image(public.model, processor(), image(), inference=inference)
+    assert (expected != segment_image(public.model, processor(), image())).any()
+    assert all((labels == expected).mean() > 0.99 for labels in found)
+    assert public.model_info()["window"] == {"crop_size": 8, "stride": 4, "scales": (1.0,), "flip": False}
+
+
+@pytest.mark.parametrize(
+    ("inference", "message"),
+    [
+        (Inference(16), "the stride must be a multiple of the patch size 4, got 10; the nearest is 12"),
+        (Inference(6, 4), "must be a multiple of the patch size 4, got 6"),
+        (Inference(flip=True), "neither resized nor mirrored"),
+    ],
+    ids=["stride", "window", "mirrored"],
+)
+def test_what_cannot_be_done_to_ciphertexts_is_refused_at_the_start(inference, message):
+    with pytest.raises(ValueError, match=message):
+        SegmentationService(tiny_model(), processor(), inference=inference)
 
 
 # ----------------------------------------------------------------------------------------------------- encrypted model

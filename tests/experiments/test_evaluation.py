@@ -1,4 +1,4 @@
-"""Table 1, run for real on generated images: its figures, its files, what a second run keeps, and two processes."""
+"""`privseg evaluate`, run for real on generated images: plain models, and the paper's Table 1."""
 
 import csv
 import json
@@ -9,23 +9,28 @@ import pytest
 import torch
 import transformers as hf
 
-from helpers.example_runs import run, run_here
-from helpers.module_files import module_of_file
-from helpers.paths import EXAMPLES
+from helpers.example_runs import PRIVSEG, run, run_here
 from helpers.tiny_setr import tiny_model
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
 from hf_privseg import EncryptionStateError, SecretKey, SetrImageProcessor
+from hf_privseg.experiments import evaluation
+from hf_privseg.experiments.evaluation_arguments import EvaluationArguments, evaluation_arguments
+from hf_privseg.experiments.plain_models import any_plain_models
 from hf_privseg.experiments.records import Records
 from tiny_vision import CASES, randomize
 
 CONDITIONS = ("correct K", "No-Enc", "random K'")
 
 
-def evaluate(output, *options, processes=1):
-    given = ("evaluate_encrypted.py", "--output_dir", output, "--cpu", *options)
+def evaluate_plain(output, *options, processes=1):
+    given = (PRIVSEG, "evaluate", *options, "--output-dir", output, "--cpu")
     return run(*given, processes=processes) if processes > 1 else run_here(*given)
+
+
+def evaluate(output, *options, processes=1):
+    return evaluate_plain(output, *options, "--encrypted", processes=processes)
 
 
 def results(output):
@@ -49,6 +54,62 @@ def first(inputs, models, tmp_path_factory):
     done = evaluate(output, *options, "--models", f"small={models / 'naive'}", "--families", "permutation", "matrix")
     assert done.returncode == 0, done.stderr[-3000:]
     return options, output, done
+
+
+def test_a_plain_model_is_measured_and_nothing_else(inputs, models, tmp_path):
+    done = evaluate_plain(tmp_path, models / "naive", "--dataset", inputs / "data", "--split", "val")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (row,) = results(tmp_path)["records"].values()
+    assert row["classes"] == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    text = (tmp_path / "results.md").read_text()
+    figures = [f"{row[name]:.4f}" for name in ("mean_iou", "mean_accuracy", "overall_accuracy")]
+    assert f"| data | naive | {' | '.join(figures)} |" in text
+    assert f"| LABEL_1 | {row['per_category_iou'][1]:.4f} |" in text
+    assert "No-Enc" not in text + done.stdout
+    more = evaluate(tmp_path, models / "naive", "--dataset", inputs / "data", "--split", "val", "--families", "matrix")
+    assert more.returncode == 0, more.stderr[-3000:]
+    assert [row["condition"] for row in results(tmp_path)["records"].values()] == ["baseline", *CONDITIONS]
+
+
+def test_windows_scales_and_the_mirrored_image_count_and_are_another_experiment(inputs, models, tmp_path):
+    given = (models / "naive", "--dataset", inputs / "data", "--split", "val")
+    views = ("--window", 32, "--stride", 16, "--scales", "0.5", "1", "--flip")
+    assert evaluate_plain(tmp_path / "whole", *given).returncode == 0
+    assert evaluate_plain(tmp_path / "views", *given, *views).returncode == 0
+    whole, many = (results(tmp_path / name)["records"]["naive: baseline"] for name in ("whole", "views"))
+    assert whole["per_category_iou"] != many["per_category_iou"]
+    again = evaluate_plain(tmp_path / "whole", *given, *views)
+    assert "holds another experiment (window None, not 32;" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "models"),
+    [
+        (["m", "--dataset", "d"], "m", []),
+        (["a=m", "--dataset", "d"], None, ["a=m"]),
+        (["a=m", "b=n", "--dataset", "d"], None, ["a=m", "b=n"]),
+        (["--dataset", "d", "--model", "m"], "m", []),
+    ],
+    ids=["one", "one with a name", "two", "as an option"],
+)
+def test_models_come_first(words, model, models):
+    found = evaluation_arguments([*words, "--output-dir", "o"], "privseg evaluate")
+    assert (found.model, found.models) == (model, models)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "expected MODEL first"),
+        (("m", "--stride", "16"), "expected --stride together with --window, got --stride 16 alone"),
+        (("m", "n"), "different names with their paths"),
+    ],
+    ids=["no model", "a stride alone", "no names"],
+)
+def test_wrong_usage_is_refused(inputs, tmp_path, words, message):
+    done = evaluate_plain(tmp_path, *words, "--dataset", inputs / "data")
+    assert done.returncode in (1, 2)
+    assert message in " ".join(done.stderr.split())
 
 
 def test_the_figures_are_the_papers(first):
@@ -195,18 +256,17 @@ def test_what_another_model_cannot_do_is_refused(inputs, others, tmp_path, name,
 def test_a_condition_that_was_killed_goes_on_where_it_was(inputs, models, tmp_path):
     from accelerate import Accelerator
 
-    script = module_of_file(EXAMPLES / "evaluate_encrypted.py", "evaluate_encrypted")
-    arguments = script.Arguments(
+    arguments = EvaluationArguments(
         dataset=str(inputs / "data"), split="val", model=str(models / "naive"), output_dir=str(tmp_path), cpu=True
     )
     records = Records(tmp_path / "results.json", {}, writes=True)
-    experiment = script.Run(arguments, arguments.load_split("val"), records, Accelerator(cpu=True))
-    (plain,) = script.any_plain_models(arguments, "cpu")
+    experiment = evaluation.Run(arguments, arguments.load_split("val"), records, Accelerator(cpu=True))
+    (plain,) = any_plain_models(arguments, "cpu")
     store, known = experiment.store("x"), np.full((48, 64), 2)
     store[1] = known
     seen = []
     plain.model.register_forward_hook(lambda *_: seen.append(1))
-    script.predict(script.Condition("", "baseline", plain.model, None), plain, experiment, store)
+    evaluation.predict(evaluation.Condition("", "baseline", plain.model, None), plain, experiment, store)
     assert len(seen) == 2
     assert np.array_equal(store[1], known)
     assert store[0].shape == (48, 64)
@@ -238,8 +298,7 @@ def test_encrypted_models_and_other_classes_are_refused(inputs, models, tmp_path
     ids=["both", "no name", "one name twice"],
 )
 def test_models_that_cannot_be_told_apart_are_refused(options, message):
-    from hf_privseg.experiments.arguments import ExperimentArguments
-    from hf_privseg.experiments.plain_models import model_sources
+    from hf_privseg.experiments.arguments import ExperimentArguments, model_sources
 
     with pytest.raises(ValueError, match=message):
         model_sources(ExperimentArguments(dataset="", **options))
