@@ -10,7 +10,7 @@ Tensors on another device, and those that gradients flow through, stay with torc
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class BlockCipher(ABC):
         Raises:
             InvalidImageError: size, channels or dtype do not fit.
         """
-        return self._on_blocks(pixels, self._encrypt_blocks)
+        return self._on_pixels(pixels, self._encrypt_array, self._encrypt_blocks)
 
     def decrypt(self, pixels: Pixels) -> Pixels:
         """The inverse of `encrypt`: (..., channels, height, width) ciphertext -> same shape and dtype.
@@ -84,7 +84,7 @@ class BlockCipher(ABC):
             InvalidImageError: as `encrypt`.
             EncryptionStateError: the key is a client embedding, which has no inverse on pixels.
         """
-        return self._on_blocks(pixels, self._decrypt_blocks)
+        return self._on_pixels(pixels, self._decrypt_array, self._decrypt_blocks)
 
     def encrypt_weight(self, weight: "torch.Tensor") -> "torch.Tensor":
         """(hidden_size, channels, patch_size, patch_size) float -> same shape, dtype and device (eq. 3).
@@ -127,13 +127,28 @@ class BlockCipher(ABC):
         self.num_channels = num_channels
         self.block_length = num_channels * patch_size**2
 
-    def _on_blocks(self, pixels: Pixels, act: Callable[[Any], Any]) -> Pixels:
-        """Cut the pixels into rows of one block each, act on the rows, put the blocks back in place."""
+    def _on_pixels(
+        self, pixels: Pixels, on_array: Callable[[np.ndarray], np.ndarray], on_rows: Callable[[Any], Any]
+    ) -> Pixels:
+        """Check the pixels, then act on them as an array where they can be one, else on their rows with torch."""
         self._check_pixels(pixels)
-        if is_tensor(pixels) and pixels.device.type == "cpu" and not pixels.requires_grad:
-            import torch
+        if isinstance(pixels, np.ndarray):
+            return on_array(pixels)
+        if pixels.device.type != "cpu" or pixels.requires_grad:
+            return self._in_blocks(pixels, on_rows)
+        import torch
 
-            return cast(Pixels, torch.from_numpy(self._on_blocks(to_array(pixels), act)).to(pixels.dtype))
+        return torch.from_numpy(on_array(to_array(pixels))).to(pixels.dtype)
+
+    def _encrypt_array(self, pixels: np.ndarray) -> np.ndarray:
+        """(..., channels, height, width) -> the same, as `_encrypt_blocks` says; a family may have a faster way."""
+        return self._in_blocks(pixels, self._encrypt_blocks)
+
+    def _decrypt_array(self, pixels: np.ndarray) -> np.ndarray:
+        return self._in_blocks(pixels, self._decrypt_blocks)
+
+    def _in_blocks(self, pixels: Pixels, act: Callable[[Any], Any]) -> Pixels:
+        """Cut the pixels into rows of one block each, act on the rows, put the blocks back in place."""
         blocks = to_blocks(pixels, self.patch_size)
         acted = act(blocks.reshape(-1, self.block_length))
         return from_blocks(acted.reshape(blocks.shape), self.patch_size).reshape(pixels.shape)
@@ -239,6 +254,16 @@ def from_blocks(blocks: Pixels, patch_size: int) -> Pixels:
     channels = length // patch_size**2
     parts = blocks.reshape(batch, down, across, channels, patch_size, patch_size)
     return _permuted(parts, (0, 3, 1, 4, 2, 5)).reshape(batch, channels, down * patch_size, across * patch_size)
+
+
+def as_planes(pixels: np.ndarray, patch_size: int) -> np.ndarray:
+    """(..., channels, height, width) -> (channels, patch_size, patch_size, batch, rows, columns) of blocks.
+
+    For each place in a block, the pixels of all blocks that lie there. A view, where the pixels are contiguous.
+    """
+    channels, height, width = pixels.shape[-3:]
+    parts = pixels.reshape(-1, channels, height // patch_size, patch_size, width // patch_size, patch_size)
+    return parts.transpose(1, 3, 5, 0, 2, 4)
 
 
 def _permuted(values: Any, axes: tuple[int, ...]) -> Any:

@@ -21,7 +21,7 @@ import hmac
 import json
 import secrets
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeGuard, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeGuard, TypeVar, final
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from .arrays import to_array
 from .derivation import NAMESPACE, pseudorandom_key, stream_bytes
 from .errors import HeaderError, InvalidKeyError
 from .keys import SecretKey
+from .memo import Memo
 from .private_file import PrivateFile
 from .public_facts import EMBEDDING_FAMILY, FORMAT_VERSION, KeyFacts, check_plain_model
 from .tensor_files import arrays_from_bytes, arrays_to_bytes, header_from_bytes
@@ -111,7 +112,7 @@ class ClientEmbedding(PrivateFile):
         self.__matrix, self.__fingerprint_key, self.__code = numbers, fingerprint_key, code
         self.patch_size, self.num_channels = patch_size, num_channels
         self._fingerprint = self._derived_fingerprint()
-        self._memo: dict[Hashable, Any] = {}
+        self._memo = Memo()
 
     @classmethod
     def generate(cls, model: Any) -> "ClientEmbedding":
@@ -188,9 +189,7 @@ class ClientEmbedding(PrivateFile):
 
     def remember(self, name: Hashable, make: Callable[[], _T]) -> _T:
         """make(), called once for this object and `name`; the result lives as long as the object."""
-        if name not in self._memo:
-            self._memo[name] = make()
-        return cast(_T, self._memo[name])
+        return self._memo.remember(name, make)
 
     def to_bytes(self) -> bytes:
         """The content of the file. It *is* the secret: never log it."""

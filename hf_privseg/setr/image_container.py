@@ -36,13 +36,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from .bounded_json import parse_json
 from .counts import counted
 from .errors import CiphertextError, HeaderError
-from .image_inputs import levels_to_pillow
 from .packed_integers import packed, unpacked
+from .png_file import SIGNATURE, png_bytes
 from .setting_checks import MAX_CHANNELS
 from .stored_pixels import check_num_pixels, digest_of, restored, stored, with_zeros, without_zeros
 from .tensor_files import arrays_from_bytes, arrays_to_bytes, header_from_bytes
@@ -53,7 +53,6 @@ PNG_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels
 _FORMAT = 1
 _ENTRY = "privseg"
 _MAX_HEADER_BYTES = 4096
-_PNG = b"\x89PNG\r\n\x1a\n"
 _FOREIGN = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _KINDS = (  # of the tensors in a safetensors form: dtype and number of dimensions
     {"values": ("U8", 3)},
@@ -127,11 +126,7 @@ class ImageContainer:
         """The content of the file."""
         text = json.dumps(self.header)
         if len(self.arrays) == 1 and self.num_channels in PNG_MODES:
-            info = PngImagePlugin.PngInfo()
-            info.add_text(_ENTRY, text)
-            buffer = io.BytesIO()
-            levels_to_pillow(self.arrays[0]).save(buffer, "PNG", pnginfo=info)
-            return buffer.getvalue()
+            return png_bytes(self.arrays[0], {_ENTRY: text})
         if "packed" in self.header:
             values, scale = self.arrays
             return arrays_to_bytes({"packed": packed(values), "scale": scale}, {_ENTRY: text})
@@ -150,7 +145,7 @@ class ImageContainer:
         Raises:
             CiphertextError: another format, no header, another version, too large or damaged.
         """
-        return _read_png(data, max_pixels) if data.startswith(_PNG) else _read_safetensors(data, max_pixels)
+        return _read_png(data, max_pixels) if data.startswith(SIGNATURE) else _read_safetensors(data, max_pixels)
 
 
 def _read_png(data: bytes, max_pixels: int) -> ImageContainer:

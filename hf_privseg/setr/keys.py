@@ -12,7 +12,7 @@ import secrets
 import unicodedata
 import warnings
 from collections.abc import Callable, Hashable
-from typing import Any, ClassVar, TypeVar, cast, final
+from typing import ClassVar, TypeVar, final
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from .derivation import (
     stream_words,
 )
 from .errors import InvalidKeyError
+from .memo import shared_memo
 from .private_file import PrivateFile
 from .public_facts import FAMILIES, FORMAT_VERSION, KeyFacts, key_families
 
@@ -48,7 +49,7 @@ class SecretKey(PrivateFile):
     so that no log, cache or worker process receives a key by accident.
 
     Two keys are equal where bytes and family are (compared in constant time); the hash is that of the fingerprint. A
-    key remembers what it has derived; that is released together with the key.
+    key remembers what it has derived, and equal keys share it; it is released together with the last of them.
     """
 
     __slots__ = ("__secret", "_family", "_memo")
@@ -70,7 +71,7 @@ class SecretKey(PrivateFile):
             )
         self.__secret = secret_bytes
         self._family = _checked_family(family)
-        self._memo: dict[Hashable, Any] = {}
+        self._memo = shared_memo(stream_bytes(self._prk(), f"{NAMESPACE}/{family}/memo", _KEY_BYTES))
 
     @classmethod
     def generate(cls, family: str = DEFAULT_FAMILY) -> "SecretKey":
@@ -235,10 +236,8 @@ class SecretKey(PrivateFile):
         return self._remember_array("haar", block_length, purpose, make)
 
     def remember(self, name: Hashable, make: Callable[[], _T]) -> _T:
-        """make(), called once for this key object and `name`; the result lives as long as the key."""
-        if name not in self._memo:
-            self._memo[name] = make()
-        return cast(_T, self._memo[name])
+        """make(), called once for this key and `name`; the result lives as long as the key or one that equals it."""
+        return self._memo.remember(name, make)
 
     def _remember_array(self, kind: str, length: int, purpose: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         array = self.remember((kind, length, purpose), make)

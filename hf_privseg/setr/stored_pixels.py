@@ -29,7 +29,8 @@ def stored(array: np.ndarray, step: float | None = None) -> tuple[np.ndarray, ..
         return (array,)
     largest = float(np.abs(array).max())
     scale = np.float32(step or largest / _INT16_MAX) or np.float32(1.0)
-    values = np.rint(array.astype(np.float64) / np.float64(scale)).clip(-_INT16_MAX, _INT16_MAX)
+    values = np.divide(array, scale, dtype=np.float64)
+    np.rint(values, out=values).clip(-_INT16_MAX, _INT16_MAX, out=values)
     return values.astype(np.int16), np.array([scale], np.float32)
 
 

@@ -405,7 +405,7 @@ def test_cipher_for_takes_the_family_from_the_key_and_makes_each_cipher_once(fam
     assert cipher_for(key, patch_size=4) is cipher
     assert cipher_for(key, patch_size=2).block_length == 12
     assert cipher_for(key, patch_size=4, num_channels=1).block_length == 16
-    assert cipher_for(SecretKey.from_text(key.to_text()), patch_size=4) is not cipher
+    assert cipher_for(SecretKey.from_text(key.to_text()), patch_size=4) is cipher  # of an equal key
 
 
 def test_cipher_for_takes_bare_bytes_as_the_default_family_and_nothing_else():
@@ -478,3 +478,16 @@ def test_singular_matrix_is_refused(rank):
     matrix = torch.diag((torch.arange(LENGTH) < rank).double())
     with pytest.raises(InvalidKeyError, match="condition at most 100, got inf"):
         MatrixCipher.from_matrix(matrix, patch_size=PATCH_SIZE)
+
+
+@each_permuting
+@pytest.mark.parametrize("shape", [(3, 32, 48), (2, 3, 16, 32), (2, 1, 3, 48, 16)], ids=str)
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
+def test_whole_arrays_are_encrypted_as_their_blocks_are(family, shape, dtype):
+    cipher = cipher_for(SecretKey(bytes(32), family), patch_size=16)
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    for act, on_rows in ((cipher.encrypt, cipher._encrypt_blocks), (cipher.decrypt, cipher._decrypt_blocks)):
+        found, expected = act(pixels), cipher._in_blocks(pixels, on_rows)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(act(np.asfortranarray(pixels)), expected)

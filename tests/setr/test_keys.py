@@ -11,7 +11,10 @@ import os
 import pickle
 import pprint
 import stat
+import time
 import warnings
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ import pytest
 
 from helpers.paths import VECTORS_FOLDER
 from helpers.second_copy import second_copy
+from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.derivation import normals, orthogonal_from_normals, shuffled
 from hf_privseg.setr.errors import InvalidKeyError
 from hf_privseg.setr.keys import DEFAULT_FAMILY, FAMILIES, SecretKey, as_key
@@ -279,10 +283,32 @@ def test_haar_matrix_is_the_q_of_a_gaussian_with_the_same_first_column():
 def test_derived_arrays_are_remembered_on_the_key_and_read_only(derive):
     key, equal_key = SecretKey(COUNTING), SecretKey(COUNTING)
     array = derive(key)
-    assert derive(key) is array
-    assert derive(equal_key) is not array
+    assert derive(key) is derive(equal_key) is array
+    assert derive(SecretKey(COUNTING, "matrix")) is not array
     with pytest.raises(ValueError, match="read-only"):
         array[0] = 0
+
+
+def test_what_is_derived_dies_with_the_last_of_equal_keys():
+    key, equal_key = SecretKey(COUNTING), SecretKey(COUNTING)
+    cipher = weakref.ref(cipher_for(key, patch_size=4))
+    del key
+    assert cipher_for(equal_key, patch_size=4) is cipher()
+    del equal_key
+    assert cipher() is None
+
+
+def test_threads_derive_once():
+    key, calls = SecretKey(COUNTING), []
+
+    def slow():
+        time.sleep(0.05)
+        calls.append(1)
+        return object()
+
+    with ThreadPoolExecutor(4) as pool:
+        results = set(pool.map(lambda _: SecretKey(COUNTING).remember("slow", slow), range(4)))
+    assert (len(results), len(calls), key.remember("slow", slow)) == (1, 1, *results)
 
 
 def test_remember_calls_once_for_each_name():
