@@ -5,12 +5,27 @@ from itertools import accumulate
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+
+def _product_flops(inputs: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+    return 2 * inputs.numel() * weight[0]
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+# Kernels for the CPU that PyTorch's counter does not know.
+_FORMULAS = {
+    torch.ops.mkldnn._linear_pointwise: _product_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+}
 
 
 def flops_of(run: Callable[[], object]) -> int:
     """Operations of the matrix products, convolutions and attention of what runs; a multiply-add is two."""
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     with counter:
         run()
     return int(counter.get_total_flops())

@@ -1,7 +1,7 @@
 """SETR against mmsegmentation 1.2.2 with the same weights: seconds of a forward pass, in turns, and ratios.
 
     python -m venv build/mmseg
-    build/mmseg/bin/pip install torch==2.14.1 mmsegmentation==1.2.2 mmengine==0.10.7 mmcv-lite==2.1.0 ftfy
+    build/mmseg/bin/pip install torch==2.14.1 mmsegmentation==1.2.2 mmengine==0.10.7 mmcv-lite==2.1.0 ftfy regex
     python benchmarks/mmseg.py --peer build/mmseg/bin/python --encoders base large --output outputs/mmseg.md
 
 The peer runs in its own environment and process, with the same number of threads and in inference mode. It draws the
@@ -177,13 +177,13 @@ def _classifiers_last() -> Iterator[None]:
         yield
 
 
-def _linear_layers(as_convolutions: bool) -> AbstractContextManager:
-    return mock.patch.object(fast_layers, "convolution_is_faster", return_value=as_convolutions)
+def _linear_layers(by_onednn: bool) -> AbstractContextManager:
+    return mock.patch.object(fast_layers, "onednn_is_faster", return_value=by_onednn)
 
 
 def without_each(model: SetrForSemanticSegmentation, pixels: torch.Tensor) -> dict[str, Callable[[], float]]:
     """{what is different: a timed forward pass}, the first one with everything as it is."""
-    other = not fast_layers.convolution_is_faster()
+    other = not fast_layers.onednn_is_faster()
     contexts: dict[str, Callable[[], AbstractContextManager]] = {
         "as it is": nullcontext,
         "batch norm on its own": lambda: mock.patch.object(modeling_setr, "conv_norm_relu", _modules_as_they_are),

@@ -8,6 +8,7 @@ import torch
 from costs import flops_of, peak_bytes
 from interleaved import interleaved, ratio
 from PIL import Image
+from torch import nn
 
 from helpers.paths import ROOT
 from helpers.tiny_setr import randomize, tiny_model
@@ -66,6 +67,17 @@ def test_mmsegmentation_gives_the_same_logits(run):
     rows, text = run("mmseg", "--encoders", "tiny", "--size", 64, "--rounds", 1, "--peer", PEER)
     assert "mmseg 1.2.2" in text
     assert all(float(row[10]) < 2e-5 for row in rows if row[0] == "tiny")
+
+
+def test_operations_count_products_by_onednn_and_attention_on_a_cpu():
+    tokens, weight, heads = torch.ones(1, 6, 8), torch.ones(4, 8), torch.ones(1, 2, 10, 16)
+
+    @torch.inference_mode()
+    def product():
+        return torch.ops.mkldnn._linear_pointwise(tokens, weight, None, "none", [], "")
+
+    assert flops_of(product) == 2 * 6 * 8 * 4
+    assert flops_of(lambda: nn.functional.scaled_dot_product_attention(heads, heads, heads)) == 4 * 2 * 10 * 10 * 16
 
 
 def test_peak_memory_and_operations_are_those_of_what_runs():

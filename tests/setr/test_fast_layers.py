@@ -19,13 +19,13 @@ LAYERS = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
 TOLERANCE = 2e-5
 
 
-measure = fast_layers.convolution_is_faster.__wrapped__
+measure = fast_layers.onednn_is_faster.__wrapped__
 
 
 @pytest.fixture(params=["MKL", "oneDNN"], autouse=True)
 def kernel(request, monkeypatch):
-    """Linear layers as they are, or as convolutions, however this machine would have them."""
-    monkeypatch.setattr(fast_layers, "convolution_is_faster", lambda: request.param == "oneDNN")
+    """Linear layers by either kernel, however this machine would have them."""
+    monkeypatch.setattr(fast_layers, "onednn_is_faster", lambda: request.param == "oneDNN")
     monkeypatch.setattr(fast_layers, "_MIN_WIDTH", 1)
     return request.param
 
@@ -167,7 +167,7 @@ def test_a_compiled_and_an_exported_program_hold_the_modules(kernel):
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [((2.0, 1.0), True), ((1.2, 1.0), False), ((1.0, 2.0), False)])
-def test_a_convolution_is_taken_where_it_is_clearly_faster(monkeypatch, seconds, expected):
+def test_onednn_is_taken_where_it_is_clearly_faster(monkeypatch, seconds, expected):
     ticks = iter([tick for _ in range(6) for second in seconds for tick in (0.0, second)])
     monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     assert measure() is expected
