@@ -103,7 +103,7 @@ def of_openvino(peer: PeerProcess, folder: Path, dtype: str, path: Path) -> Runt
     def seconds(pixels: torch.Tensor) -> Callable[[], float]:
         def timed() -> float:
             np.save(folder / "pixels.npy", pixels.numpy())
-            return peer.seconds(dtype)
+            return peer.ask(dtype)
 
         return timed
 

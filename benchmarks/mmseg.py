@@ -100,7 +100,7 @@ def compare(encoder: str, decoder: str, args: Arguments, python: Path | None) ->
         timed: dict[str, Callable[[], float]] = {}
         for dtype in DTYPES:
             if peer is not None:
-                timed[f"peer {dtype}"] = partial(peer.seconds, dtype)
+                timed[f"peer {dtype}"] = partial(peer.ask, dtype)
             timed[dtype] = processor_seconds_of(partial(forward, in_dtype(model, dtype), pixels))
         product = one_product(model.config.hidden_size)
         timed["product"] = processor_seconds_of(product)

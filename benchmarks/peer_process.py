@@ -34,8 +34,8 @@ class PeerProcess:
     ) -> None:
         self._process.communicate()  # ends its input, and so the process
 
-    def seconds(self, line: str) -> float:
-        """Asks for something -> the seconds that it took there."""
+    def ask(self, line: str) -> float:
+        """Asks for something -> the number that comes back, such as the seconds that it took there."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()

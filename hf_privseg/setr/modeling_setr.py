@@ -30,7 +30,7 @@ from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY, capture_ou
 
 from .configuration_setr import SetrConfig
 from .counts import counted
-from .fast_layers import conv_norm_relu, linear
+from .fast_layers import attention, conv_norm_relu, linear
 from .model_card import write_model_card
 from .model_encryption import EncryptableEmbedding
 from .patch_grid import check_on_grid
@@ -243,6 +243,10 @@ class SetrAttention(RecordedModule):
             linear(projection, hidden_states).view(split_heads).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
+        if self.config._attn_implementation == "sdpa" and not self.training:
+            attended = attention(query, key, value, self.scaling)
+            if attended is not None:
+                return linear(self.o_proj, attended.reshape(hidden_states.shape)), None
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )

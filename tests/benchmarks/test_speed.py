@@ -15,6 +15,7 @@ from helpers.tiny_setr import randomize, tiny_model
 from hf_privseg import SetrImageProcessor
 
 PEER, OPENVINO = (ROOT / "build" / name / "bin/python" for name in ("mmseg", "openvino"))
+PRIVATE = {name: ROOT / "build" / name / "bin/python" for name in ("tenseal", "crypten", "concrete")}
 
 
 @pytest.fixture
@@ -152,3 +153,15 @@ def test_everything_on_a_gpu_runs_on_the_cpu_in_small(run):
     training = rows[-1]
     assert 0 < float(training[6].rstrip("%")) < 100
     assert float(training[7]) > 0.1
+
+
+@pytest.mark.slow
+def test_every_way_of_private_inference_finds_the_same_embedding(run):
+    there = [option for name, python in PRIVATE.items() if python.exists() for option in (f"--{name}", python)]
+    rows, text = run("private_inference", "--size", 32, "--rounds", 1, *there)
+    found = {row[0]: row for row in rows[2:]}
+    assert list(found)[:3] == ["ours, permutation", "ours, orthogonal", "ours, matrix"]
+    assert text.count("is skipped: no environment is given") == 3 - len(there) // 2
+    assert len(found) == 3 + len(there) // 2
+    assert all(float(row[5]) < 0.02 for row in found.values())
+    assert float(found["ours, permutation"][5]) < 1e-5

@@ -19,13 +19,14 @@ LAYERS = (nn.Linear, nn.Conv2d, nn.BatchNorm2d)
 TOLERANCE = 2e-5
 
 
-measure = fast_layers.onednn_is_faster.__wrapped__
+measures = [fast_layers.onednn_is_faster.__wrapped__, fast_layers.head_by_head_is_faster.__wrapped__]
 
 
 @pytest.fixture(params=["MKL", "oneDNN"], autouse=True)
 def kernel(request, monkeypatch):
-    """Linear layers by either kernel, however this machine would have them."""
-    monkeypatch.setattr(fast_layers, "onednn_is_faster", lambda: request.param == "oneDNN")
+    """Products by either library, however this machine would have them."""
+    for choice in ("onednn_is_faster", "head_by_head_is_faster"):
+        monkeypatch.setattr(fast_layers, choice, lambda: request.param == "oneDNN")
     monkeypatch.setattr(fast_layers, "_MIN_WIDTH", 1)
     return request.param
 
@@ -116,10 +117,10 @@ def test_gradients_in_evaluation_mode_are_those_of_the_modules():
 @pytest.mark.parametrize("mixed", [False, True], ids=["bf16 weights", "autocast"])
 def test_half_precision_is_as_near_to_full_as_with_the_modules(decoder, mixed):
     model = tiny_model(decoder)
-    exact = logits_of(copy.deepcopy(model).double(), pixels().double())
+    exact = logits_of(copy.deepcopy(model).double(), pixels(16).double())
     half = model if mixed else copy.deepcopy(model).bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-        found, expected = logits_of(half, pixels()), logits_of(watched(half), pixels())
+        found, expected = logits_of(half, pixels(16)), logits_of(watched(half), pixels(16))
     assert found.dtype == expected.dtype == torch.bfloat16
     error, usual = ((each - exact).square().mean().sqrt() for each in (found, expected))
     assert 1e-4 < error < 1.3 * usual
@@ -166,14 +167,45 @@ def test_a_compiled_and_an_exported_program_hold_the_modules(kernel):
     torch.testing.assert_close(program.module()(pixel_values=pixels()).logits, logits_of(model, pixels()))
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [((2.0, 1.0), True), ((1.2, 1.0), False), ((1.0, 2.0), False)])
-def test_onednn_is_taken_where_it_is_clearly_faster(monkeypatch, seconds, expected):
+@pytest.mark.parametrize("measure", measures)
+@pytest.mark.parametrize(("seconds", "expected"), [((1.0, 2.0), True), ((1.0, 1.2), False), ((2.0, 1.0), False)])
+def test_a_kernel_is_taken_where_it_is_clearly_faster(monkeypatch, measure, seconds, expected):
     ticks = iter([tick for _ in range(6) for second in seconds for tick in (0.0, second)])
     monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     assert measure() is expected
 
 
-def test_the_measurement_computes_where_others_only_count():
+@pytest.mark.parametrize("measure", measures)
+def test_the_measurement_computes_where_others_only_count(measure):
     with FlopCounterMode(display=False) as counter:
         measure()
     assert counter.get_total_flops() == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 9, 8), (3, 1, 5, 16)])
+def test_attention_head_by_head_is_attention(shape, kernel):
+    states = [torch.randn(shape).bfloat16() for _ in range(3)]
+    exact = nn.functional.scaled_dot_product_attention(*(each.double() for each in states), scale=0.3).transpose(1, 2)
+    with torch.inference_mode():
+        found = fast_layers.attention(*states, 0.3)
+        assert fast_layers.attention(*(each.float() for each in states), 0.3) is None
+    assert fast_layers.attention(*states, 0.3) is None  # gradients may be asked for
+    if kernel == "MKL":
+        assert found is None
+    else:
+        assert found.shape == exact.shape
+        assert (found - exact).abs().max() < 2e-2
+
+
+def test_layers_whose_tensors_are_not_in_order_are_called(kernel, monkeypatch):
+    called = []
+    monkeypatch.setattr(fast_layers, "_by_onednn", lambda *_: called.append(True))
+    layer, inputs = nn.Linear(4, 6), torch.randn(1, 4, 4)
+    with torch.inference_mode():
+        expected = layer(inputs.transpose(1, 2))
+        assert torch.equal(fast_layers.linear(layer, inputs.transpose(1, 2)), expected)
+        layer.weight = nn.Parameter(layer.weight.T.contiguous().T)
+        torch.testing.assert_close(fast_layers.linear(layer, inputs.transpose(1, 2).contiguous()), expected)
+        assert not called
+        fast_layers.linear(nn.Linear(4, 6), inputs)
+    assert bool(called) == (kernel == "oneDNN")
