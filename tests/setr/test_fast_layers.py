@@ -117,13 +117,13 @@ def test_gradients_in_evaluation_mode_are_those_of_the_modules():
 @pytest.mark.parametrize("mixed", [False, True], ids=["bf16 weights", "autocast"])
 def test_half_precision_is_as_near_to_full_as_with_the_modules(decoder, mixed):
     model = tiny_model(decoder)
-    exact = logits_of(copy.deepcopy(model).double(), pixels(16).double())
+    exact = logits_of(copy.deepcopy(model).double(), pixels(32).double())
     half = model if mixed else copy.deepcopy(model).bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-        found, expected = logits_of(half, pixels(16)), logits_of(watched(half), pixels(16))
+        found, expected = logits_of(half, pixels(32)), logits_of(watched(half), pixels(32))
     assert found.dtype == expected.dtype == torch.bfloat16
     error, usual = ((each - exact).square().mean().sqrt() for each in (found, expected))
-    assert 1e-4 < error < 1.3 * usual
+    assert 1e-4 < error < 1.5 * usual
 
 
 def test_who_watches_or_replaces_a_layer_is_heard(kernel):
@@ -184,17 +184,18 @@ def test_the_measurement_computes_where_others_only_count(measure):
 
 @pytest.mark.parametrize("shape", [(1, 2, 9, 8), (3, 1, 5, 16)])
 def test_attention_head_by_head_is_attention(shape, kernel):
-    states = [torch.randn(shape).bfloat16() for _ in range(3)]
-    exact = nn.functional.scaled_dot_product_attention(*(each.double() for each in states), scale=0.3).transpose(1, 2)
+    query, key, value = (torch.randn(shape).bfloat16() for _ in range(3))
+    exact = nn.functional.scaled_dot_product_attention(query.double(), key.double(), value.double(), scale=0.3)
     with torch.inference_mode():
-        found = fast_layers.attention(*states, 0.3)
-        assert fast_layers.attention(*(each.float() for each in states), 0.3) is None
-    assert fast_layers.attention(*states, 0.3) is None  # gradients may be asked for
+        found = fast_layers.attention(query, key, value, 0.3)
+        assert fast_layers.attention(query.float(), key.float(), value.float(), 0.3) is None
+    assert fast_layers.attention(query, key, value, 0.3) is None  # gradients may be asked for
     if kernel == "MKL":
         assert found is None
     else:
-        assert found.shape == exact.shape
-        assert (found - exact).abs().max() < 2e-2
+        assert found is not None
+        assert found.shape == exact.transpose(1, 2).shape
+        assert (found - exact.transpose(1, 2)).abs().max() < 2e-2
 
 
 def test_layers_whose_tensors_are_not_in_order_are_called(kernel, monkeypatch):
