@@ -25,17 +25,20 @@ between owner and server and is stored with mode 0600: with one of the keys it o
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from .arrays import to_array
+from .block_cipher import from_blocks, to_blocks
 from .ciphers import CIPHERS, cipher_for
+from .encrypted_image import EncryptedImage
 from .errors import HeaderError
 from .keys import SecretKey, as_key
 from .private_file import PrivateFile
-from .public_facts import EMBEDDING_FAMILY, KeyFacts
+from .public_facts import EMBEDDING_FAMILY, KeyFacts, check_image_fits
 from .tensor_files import arrays_from_bytes, arrays_to_bytes, header_from_bytes
 
 if TYPE_CHECKING:
@@ -50,7 +53,8 @@ _HEADER = ("format", "old", "new", "patch_size", "num_channels", "sha256")
 class RekeyUpdate(PrivateFile):
     """The map U from an old key to a new one, with the public facts about both; `between` makes it.
 
-    `model.apply_rekey_update(update)` applies it. By custom its file is called NAME.rekey.
+    `model.apply_rekey_update(update)` applies it to a model, `apply_to_image` to an image of the old key. By
+    custom its file is called NAME.rekey.
 
     Args:
         old, new: the public facts about the two keys.
@@ -131,6 +135,41 @@ class RekeyUpdate(PrivateFile):
         else:
             acted = rows[:, self.tensors["order"]] * self.tensors["signs"]
         return torch.from_numpy(acted).reshape(weight.shape).to(weight)
+
+    def apply_to_image(self, image: EncryptedImage) -> EncryptedImage:
+        """An encrypted image of the old key -> the same image under the new one; neither key is needed.
+
+        Exact from one permutation family to another. From a float family to a permutation family the 8-bit levels are
+        rounded, which undoes what the image's file has rounded; otherwise it is exact up to rounding.
+
+        Raises:
+            KeyMismatchError: the image is of another key.
+            CiphertextError: it has other blocks or channels than the update.
+        """
+        check_image_fits(image, self.old, self.patch_size, self.num_channels, model="the rekey update's old key")
+        blocks = to_blocks(image.pixels, self.patch_size)
+        rows = blocks.reshape(-1, blocks.shape[-1])
+        if "matrix" not in self.tensors:
+            is_negative = self.tensors["signs"] < 0
+            acted = rows[:, self.tensors["order"]] ^ (is_negative * np.uint8(255))
+        else:
+            centred = rows if rows.dtype.kind == "f" else (rows / np.float32(127.5) - 1).astype(np.float32)
+            acted = centred @ self._inverse
+            if CIPHERS[self.new.family].acts_on_uint8:
+                acted = ((acted + 1) * np.float32(127.5)).round().clip(0, 255).astype(np.uint8)
+        pixels = from_blocks(acted.reshape(blocks.shape), self.patch_size)[0]
+        return replace(
+            image,
+            pixels=np.ascontiguousarray(pixels),
+            family=self.new.family,
+            fingerprint=self.new.fingerprint,
+            version=self.new.version,
+        )
+
+    @cached_property
+    def _inverse(self) -> np.ndarray:
+        """(L, L) float32 U^-1: rows of blocks times it are those under the new key."""
+        return np.linalg.inv(self.tensors["matrix"]).T.astype(np.float32)
 
     def to_bytes(self) -> bytes:
         """The content of the file: safetensors with the facts in its metadata. It is confidential: never log it."""

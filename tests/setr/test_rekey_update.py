@@ -14,7 +14,16 @@ import torch
 
 from helpers.leaks import assert_no_secret
 from helpers.tiny_setr import FP32, SECRET, make_key, pixels, projection, tiny_model
-from hf_privseg import EncryptionStateError, InvalidKeyError, KeyMismatchError, RekeyUpdate, SecretKey
+from hf_privseg import (
+    CiphertextError,
+    EncryptedImage,
+    EncryptionStateError,
+    InvalidKeyError,
+    KeyMismatchError,
+    RekeyUpdate,
+    SecretKey,
+    SetrImageProcessor,
+)
 from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.keys import FAMILIES
 
@@ -269,3 +278,28 @@ def test_something_else_is_refused_without_being_repeated(data):
     ) as caught:
         RekeyUpdate.from_bytes(data)
     assert "privseg1" not in str(caught.value)
+
+
+@every_pair
+def test_an_image_of_the_old_key_becomes_one_of_the_new_key(old, new):
+    old, new = keys(old, new)
+    processor = SetrImageProcessor(patch_size=4, do_pad=True)
+    levels = np.random.default_rng(0).integers(0, 256, (3, 21, 30), np.uint8)
+    before, expected = (processor.encrypt(levels, key) for key in (old, new))
+    update = RekeyUpdate.between(old, new, patch_size=4)
+    found = update.apply_to_image(EncryptedImage.from_bytes(before.to_bytes()))  # rounded, as it travels
+    assert found.facts == new.facts
+    assert (found.original_size, found.valid_region) == ((21, 30), (21, 30))
+    if expected.pixels.dtype == np.uint8:
+        np.testing.assert_array_equal(found.pixels, expected.pixels)
+    else:
+        np.testing.assert_allclose(found.pixels, expected.pixels, atol=2e-3)
+
+
+def test_an_image_that_is_not_the_updates_is_refused():
+    old, new = SecretKey.generate(), SecretKey.generate()
+    image = SetrImageProcessor(patch_size=4).encrypt(np.zeros((3, 8, 8), np.uint8), new)
+    with pytest.raises(KeyMismatchError, match="the rekey update's old key"):
+        RekeyUpdate.between(old, new, patch_size=4).apply_to_image(image)
+    with pytest.raises(CiphertextError, match="in blocks of 4 pixels"):
+        RekeyUpdate.between(new, old, patch_size=8).apply_to_image(image)
