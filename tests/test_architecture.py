@@ -28,7 +28,7 @@ LAYERS = (
     {"attacks", "baselines", "convert", "storage"},
     {"inference"},
     {"audit", "export", "training"},
-    {"client", "experiments", "service"},
+    {"batch", "client", "experiments", "service"},
     {"cli"},
 )
 SHIPPED_PACKAGES = {"torch", "torchvision", "numpy", "PIL", "safetensors", "huggingface_hub", "transformers"}
@@ -41,7 +41,7 @@ GLOBAL_EFFECTS = {
 }  # fmt: skip
 ATTACKS_KNOW = {"setr.ciphers", "setr.errors", "setr.keys", "catalog.sample_images"}
 PUBLIC_ROOMS = {
-    "attacks", "audit", "baselines", "catalog", "checkpoints", "client", "convert", "experiments", "export",
+    "attacks", "audit", "baselines", "batch", "catalog", "checkpoints", "client", "convert", "experiments", "export",
     "inference", "reporting", "service", "storage", "training",
 }  # fmt: skip
 PUBLIC_NAMES = {
@@ -52,8 +52,8 @@ PUBLIC_NAMES = {
 }
 PUBLIC_MODULES = {"setr.ciphers", "setr.errors", "setr.keys"}
 HEAVY = (
-    "datasets", "evaluate", "fastapi", "gradio", "matplotlib", "prometheus_client", "rich", "sklearn", "tensorboard",
-    "torch", "torchvision", "transformers", "typer", "uvicorn",
+    "datasets", "evaluate", "fastapi", "fsspec", "gradio", "matplotlib", "prometheus_client", "pyarrow", "ray", "rich",
+    "sklearn", "tensorboard", "torch", "torchvision", "transformers", "typer", "uvicorn",
 )  # fmt: skip
 
 

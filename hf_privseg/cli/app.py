@@ -19,6 +19,7 @@ import typer
 
 from .access import tenant, token
 from .audit import audit
+from .batch import batch
 from .convert import convert
 from .datasets import encrypt_dataset
 from .demo import demo
@@ -68,6 +69,7 @@ for _command, _example in _COMMANDS.items():
     app.command(epilog=f"Example:\n\n{_example}")(_command)
 for _command in (train, evaluate):
     app.command(context_settings=PASSED_ON, add_help_option=False)(_command)
+app.add_typer(batch, name="batch", epilog="Example:\n\nprivseg batch encrypt images -o encrypted -k secret.key")
 app.add_typer(token, name="token", epilog="Example:\n\nprivseg token add tokens.json clinic-a")
 app.add_typer(tenant, name="tenant", epilog="Example:\n\nprivseg tenant add embeddings encrypted_for_clinic_a")
 

@@ -25,9 +25,12 @@ _OF_MODELS = ("torch", "torchvision", "transformers", "huggingface_hub")
 _EXTRAS = {
     "accelerate": "train",
     "datasets": "train",
+    "fsspec": "batch",
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
+    "pyarrow": "batch",
+    "ray": "ray",
 }
 _KEY_TEXT = re.compile(r"(privseg\d+\.\w+\.)[\w-]{8,}")
 

@@ -1,5 +1,7 @@
 """One image through a model: what its file holds, whether it fits the model, and its segmentation map."""
 
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,12 @@ from ..setr.encryption_key import EncryptionKey, as_encryption_key
 from ..setr.errors import CiphertextError, InvalidImageError
 from ..setr.image_encrypter import AnyImage
 from ..setr.image_processing_setr import SetrImageProcessor
+from ..setr.image_scores import ImageScores
+from ..setr.modeling_setr import SetrForSemanticSegmentation
+from ..setr.patch_grid import PatchGrid
 from ..setr.public_facts import check_image_fits, check_plain_image_fits
 from ..storage.images import is_ciphertext
-from .windows import Encrypt, Inference
+from .windows import Encrypt, Inference, logits_of
 
 WHOLE_IMAGE = Inference()
 MAX_MAP_PIXELS = 2**25  # of the segmentation map of an encrypted image, whose file says how large it is
@@ -60,6 +65,78 @@ def segment_image(
     scores = inference.scores(model, processor, image, secret_key=secret_key, encrypt=encrypt)
     with torch.inference_mode():
         return scores.segmentation_map().cpu().numpy()
+
+
+@torch.inference_mode()
+def segment_images(
+    model: SetrForSemanticSegmentation,
+    processor: SetrImageProcessor,
+    images: Sequence[AnyImage],
+    *,
+    batch_size: int = 1,
+) -> list[np.ndarray | Exception]:
+    """Images that belong to the model, plain or encrypted -> the map of each, or the error that it failed with.
+
+    Up to rounding in the last bits of scores they are the maps of `segment_image`, which is not told what came before:
+    images whose pixels have one size pass through the model together.
+
+    Args:
+        model: in evaluation mode.
+        processor: the model's.
+        images: (channels, height, width) uint8 levels, or encrypted images that `check_image_fits` and
+            `check_map_size` admit.
+        batch_size: how many of one size the model sees at once. A batch that fails is done one by one.
+
+    Raises:
+        torch.AcceleratorError: the device is in a state in which no other image would succeed.
+    """
+    groups: dict[tuple[int, int], list[tuple[int, torch.Tensor, tuple[int, int], tuple[int, int]]]] = {}
+    found: list[np.ndarray | Exception | None] = [None] * len(images)
+
+    def run(group: list[tuple[int, torch.Tensor, tuple[int, int], tuple[int, int]]]) -> None:
+        try:
+            logits = logits_of(model, torch.cat([pixels for _, pixels, _, _ in group]))
+            for (index, _, size, region), own in zip(group, logits, strict=True):
+                scores = ImageScores.from_logits(own, size, region, processor.patch_size)
+                found[index] = scores.segmentation_map().cpu().numpy()
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:  # of one image, as a lack of memory is
+            if len(group) == 1:
+                found[group[0][0]] = error
+            else:
+                for each in group:
+                    run([each])
+
+    for index, image in enumerate(images):
+        try:
+            entry = _pixels_of(processor, image)
+        except Exception as error:
+            found[index] = error
+            continue
+        height, width = entry[0].shape[-2:]
+        group = groups.setdefault((height, width), [])
+        group.append((index, *entry))
+        if len(group) == batch_size:
+            run(groups.pop((height, width)))
+    for group in groups.values():
+        run(group)
+    return [each for each in found if each is not None]
+
+
+def _pixels_of(
+    processor: SetrImageProcessor, image: AnyImage
+) -> tuple[torch.Tensor, tuple[int, int], tuple[int, int]]:
+    """Levels or an encrypted image -> (1, channels, height, width) pixels, the image's size, and its valid region."""
+    if is_encrypted_image(image):
+        return processor(image, return_tensors="pt").pixel_values, image.original_size, image.valid_region
+    assert isinstance(image, np.ndarray)
+    size = (image.shape[-2], image.shape[-1])
+    region = PatchGrid.of({field.name: getattr(processor, field.name) for field in fields(PatchGrid)}).valid_region(
+        size
+    )
+    pixels = processor(image, input_data_format="channels_first", return_tensors="pt").pixel_values
+    return pixels, size, region
 
 
 def _check_belongs(image: AnyImage, secret_key: EncryptionKey | bytes | None, model: PreTrainedModel) -> None:
