@@ -285,7 +285,7 @@ def test_an_image_of_the_old_key_becomes_one_of_the_new_key(old, new):
     old, new = keys(old, new)
     processor = SetrImageProcessor(patch_size=4, do_pad=True)
     levels = np.random.default_rng(0).integers(0, 256, (3, 21, 30), np.uint8)
-    before, expected = (processor.encrypt(levels, key) for key in (old, new))
+    before, expected = (encrypted(processor, levels, key) for key in (old, new))
     update = RekeyUpdate.between(old, new, patch_size=4)
     found = update.apply_to_image(EncryptedImage.from_bytes(before.to_bytes()))  # rounded, as it travels
     assert found.facts == new.facts
@@ -296,9 +296,15 @@ def test_an_image_of_the_old_key_becomes_one_of_the_new_key(old, new):
         np.testing.assert_allclose(found.pixels, expected.pixels, atol=2e-3)
 
 
+def encrypted(processor, levels, key):
+    image = processor.encrypt(levels, key)
+    assert isinstance(image, EncryptedImage)
+    return image
+
+
 def test_an_image_that_is_not_the_updates_is_refused():
     old, new = SecretKey.generate(), SecretKey.generate()
-    image = SetrImageProcessor(patch_size=4).encrypt(np.zeros((3, 8, 8), np.uint8), new)
+    image = encrypted(SetrImageProcessor(patch_size=4), np.zeros((3, 8, 8), np.uint8), new)
     with pytest.raises(KeyMismatchError, match="the rekey update's old key"):
         RekeyUpdate.between(old, new, patch_size=4).apply_to_image(image)
     with pytest.raises(CiphertextError, match="in blocks of 4 pixels"):
