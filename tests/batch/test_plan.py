@@ -71,8 +71,7 @@ def test_parts_of_one_chunk_are_skipped_by_number(place):
     assert names == [f"part-000000-000{index}{'-last' * (index == 3)}.parquet" for index in range(4)]
     for lost in (names[1], names[3]):
         (place / "out" / lost).unlink()
-        settings = {"part_size": 3}
-        again = start(operation(place), [str(place / "images.tar")], str(place / "out"), HereEngine(), **settings)
+        again = start(operation(place), [str(place / "images.tar")], str(place / "out"), HereEngine(), part_size=3)
         assert again.tasks[0].done == tuple(index for index in range(4) if names[index] != lost)
         assert [each.images for each in again.results()] == [3 if lost == names[1] else 1]
         assert rows_of(place / "out") == expected
@@ -137,7 +136,7 @@ def test_a_source_that_is_an_unfinished_job_is_refused(place):
 
 
 def test_a_full_disk_ends_the_job_and_a_busy_one_is_tried_again(place, monkeypatch):
-    real, calls = work.write_file, []
+    real, calls = places.write_file, []
     monkeypatch.setattr(work, "_PAUSE", 0)
 
     def fails(url, content, until):

@@ -14,6 +14,7 @@ from hf_privseg.batch import chunks
 from hf_privseg.batch.chunks import image_column
 from hf_privseg.batch.encryption import Encrypt
 from hf_privseg.batch.key_source import KeySource
+from hf_privseg.batch.places import filesystem_of
 from hf_privseg.batch.run import start
 from hf_privseg.batch.sources import chunks_of, source_urls
 
@@ -183,7 +184,7 @@ def test_a_damaged_parquet_file_is_a_row_and_the_next_file_is_read(place):
 def test_a_read_that_fails_once_is_tried_again(place, monkeypatch):
     write_parquet(place)
     expected = encrypted(place, place / "images.parquet", output="expected")
-    real, calls = chunks.filesystem_of, []
+    real, calls = filesystem_of, []
 
     def fails_at_first(url):
         calls.append(url)

@@ -11,7 +11,12 @@ from hf_privseg.batch import local_engine
 def in_this_process(monkeypatch):
     """A pool of processes takes seconds to start; tests/batch has it."""
     made = []
-    monkeypatch.setattr(local_engine, "LocalEngine", lambda workers: made.append(workers) or HereEngine())
+
+    def engine(workers):
+        made.append(workers)
+        return HereEngine()
+
+    monkeypatch.setattr(local_engine, "LocalEngine", engine)
     return made
 
 
