@@ -62,6 +62,23 @@ def convert(
     image_std: Annotated[
         str | None, typer.Option(metavar="S,S,S", help=f"Standard deviation of these pixels, {_STATISTICS}")
     ] = None,
+    out_indices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Layers of the encoder that feed the decoder, 0 the first.  [default: what SOURCE or --config says, "
+            "or else as published]",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CONFIG.py",
+            exists=True,
+            dir_okay=False,
+            help="Configuration of mmsegmentation that SOURCE was trained with. It is read without being run.",
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -84,6 +101,8 @@ def convert(
         labels=labels,
         image_mean=_numbers(image_mean, "--image-mean"),
         image_std=_numbers(image_std, "--image-std"),
+        config_file=config,
+        **({} if out_indices is None else {"out_indices": _layers(out_indices)}),
     )
     with new_folder(output, overwrite=force) as folder:
         converted.save_pretrained(folder)
@@ -95,6 +114,7 @@ def _facts(output: Path, converted: "Converted") -> dict[str, object]:
     config, provenance = converted.model.config, converted.provenance
     facts: dict[str, object] = {"path": output, "format": provenance.format, "decoder_type": config.decoder_type}
     facts |= {"num_labels": config.num_labels, "decoder_is_trained": provenance.is_trained}
+    facts["windows"] = converted.windows
     return {**facts, "folded": provenance.folded(), "not_used": provenance.dropped()}
 
 
@@ -112,11 +132,24 @@ def _lines(output: Path, converted: "Converted") -> list[str]:
             "The source is an encoder alone: the decoder is UNTRAINED, and segments nothing before training.",
             f"Next: privseg train --checkpoint {output} --decoder {config.decoder_type} ...",
         ]
+    if converted.windows is not None:
+        window, stride = converted.windows
+        lines.append(f"Its configuration evaluates it by windows: --window {window} --stride {stride}.")
     return [
         *lines,
         "Whoever has the source can invert images that are encrypted for this model: train it further in private.",
         f"Next: privseg encrypt-model {output} encrypted_model --key-file KEY_FILE",
     ]
+
+
+def _layers(text: str) -> list[int]:
+    """ "9,14,19,23" -> [9, 14, 19, 23]."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"expected --out-indices to be layer numbers separated by commas, such as 9,14,19,23, got {text!r}"
+        ) from None
 
 
 def _numbers(text: str | None, option: str) -> list[float] | None:

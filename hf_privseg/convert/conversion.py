@@ -7,7 +7,7 @@ into its patch embedding.
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from .card import Provenance
 from .formats import Format, collect
 from .labels import Classes, classes_for
 from .loading import Checkpoint, read_checkpoint
+from .mmseg_config import read_config_file
 from .normalization import Statistics, find_statistics
 
 FORMATS = {format.name: format for format in (mmseg.FORMAT, *encoders.FORMATS)}
@@ -37,11 +38,13 @@ class Converted:
         model: in float32, plain, in evaluation mode.
         processor: its image processor.
         provenance: where the weights came from and what was done to them.
+        windows: (side, stride) of the windows that the source was evaluated with, as its configuration says.
     """
 
     model: SetrForSemanticSegmentation
     processor: SetrImageProcessor
     provenance: Provenance
+    windows: tuple[int, int] | None = None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Model, processor, and the model card with a section on where the weights came from -> `folder`."""
@@ -59,6 +62,7 @@ def convert_checkpoint(
     labels: str | None = None,
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
+    config_file: str | Path | None = None,
     **config_kwargs: Any,
 ) -> Converted:
     """A checkpoint from elsewhere -> a SETR model in float32, with its processor.
@@ -76,6 +80,8 @@ def convert_checkpoint(
         image_mean: the mean that the source was trained with, one a channel, for pixels in [0, 1]. None reads the
             source's configuration, or takes ImageNet's (0.485, 0.456, 0.406).
         image_std: the standard deviation, likewise (0.229, 0.224, 0.225).
+        config_file: of a source of mmsegmentation's, the configuration that it was trained with, in place of the text
+            in the source, as `mmseg_config.read_config_file` reads it.
         config_kwargs: fields of `SetrConfig` that replace what was found, for example `out_indices`.
 
     Raises:
@@ -85,6 +91,13 @@ def convert_checkpoint(
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(Path(source))
     found = _find_format(checkpoint, format)
+    if config_file is not None:
+        if found.name != mmseg.FORMAT.name:
+            raise ConversionError(
+                f"expected a configuration (--config) for a checkpoint of mmsegmentation alone, got {config_file} for "
+                f"{found.title}; leave it out"
+            )
+        checkpoint = replace(checkpoint, meta=checkpoint.meta | {"settings": read_config_file(Path(config_file))})
     convert = _segmenter if found.name == mmseg.FORMAT.name else _encoder
     settings = _Settings(decoder, num_attention_heads, labels, image_mean, image_std, config_kwargs)
     return convert(checkpoint, found, settings)
@@ -108,7 +121,7 @@ class _Settings:
 def _find_format(checkpoint: Checkpoint, name: str) -> Format:
     """The format that was asked for, or the one that the names of the weights tell."""
     if name != "auto" and name not in FORMATS:
-        raise ConversionError(f"expected the format auto, {', '.join(FORMATS)}, got {name!r}")
+        raise ConversionError(f"expected the format (--format) auto, {', '.join(FORMATS)}, got {name!r}")
     asked = FORMATS.values() if name == "auto" else [FORMATS[name]]
     found = next((format for format in asked if format.matches(checkpoint.weights)), None)
     if found is None:
@@ -125,7 +138,8 @@ def _segmenter(checkpoint: Checkpoint, format: Format, settings: _Settings) -> C
     fields = mmseg.read_fields(checkpoint, settings.num_attention_heads)
     if settings.decoder not in (None, fields["decoder_type"]):
         raise ConversionError(
-            f"expected no decoder or {fields['decoder_type']}, which the checkpoint has, got {settings.decoder}"
+            f"expected no decoder (--decoder) or {fields['decoder_type']}, which the checkpoint has, got "
+            f"{settings.decoder}"
         )
     classes = classes_for(fields.pop("num_labels"), settings.labels, *mmseg.classes_of(checkpoint.meta))
     config = _config(fields | classes.fields | settings.config_kwargs)
@@ -148,7 +162,8 @@ def _segmenter(checkpoint: Checkpoint, format: Format, settings: _Settings) -> C
         ignore_index=void_label(config.num_labels),
         **classes.processor,
     )
-    return _converted(model, processor, checkpoint, format, statistics, classes, unused, notes)
+    found = _converted(model, processor, checkpoint, format, statistics, classes, unused, notes)
+    return replace(found, windows=mmseg.windows_of(mmseg.read_config(checkpoint.meta)))
 
 
 def _encoder(checkpoint: Checkpoint, format: Format, settings: _Settings) -> Converted:

@@ -52,7 +52,7 @@ def classes_for(
             if found is not None and len(found) != count:
                 raise ConversionError(
                     f"expected {count} {what}, one for each class of the checkpoint, got {len(found)}; choose other "
-                    f"labels ({', '.join(_PROCESSORS)}, or a file of names)"
+                    f"labels (--labels {', '.join(_PROCESSORS)}, or a file of names)"
                 )
     if names is None:
         return Classes({} if count is None else {"num_labels": count}, {}, "none are known, so that they are numbered")
@@ -72,8 +72,8 @@ def _names_in(file: str) -> list[str]:
     """The path of a file -> the names of the classes, in their order."""
     if not Path(file).is_file():
         raise ConversionError(
-            f"expected labels {' or '.join(_PROCESSORS)}, the path of a file with the names of the classes, or none, "
-            f"got {file!r}"
+            f"expected labels (--labels) {' or '.join(_PROCESSORS)}, the path of a file with the names of the "
+            f"classes, or none, got {file!r}"
         )
     try:
         return list(read_class_names(file).values())

@@ -51,11 +51,14 @@ def read_config(meta: dict[str, Any]) -> dict[str, object]:
     """What the checkpoint says of its making -> its configuration; empty where it says nothing.
 
     Args:
-        meta: `config` (until mmsegmentation 0.30) or `cfg` (since 1.0) is the text of a Python file.
+        meta: `config` (until mmsegmentation 0.30) or `cfg` (since 1.0) is the text of a Python file; `settings` are
+            those of a configuration file, which count more.
 
     Raises:
         ConversionError: the text is no Python, or too long or too deeply nested.
     """
+    if "settings" in meta:
+        return section(meta, "settings")
     text = meta.get("cfg", meta.get("config"))
     if not isinstance(text, str):
         return {}
@@ -151,7 +154,8 @@ def check_levels(weights: Weights, out_indices: list[int]) -> None:
     if levels != len(out_indices):
         raise ConversionError(
             f"expected out_indices of the {levels} layers that the checkpoint's heads read, got {out_indices}; the "
-            "configuration that it was trained with names them"
+            "configuration that it was trained with names them: give it (--config CONFIG.py), or the layers "
+            "(--out-indices)"
         )
 
 
@@ -180,6 +184,11 @@ def statistics_of(config: dict[str, Any]) -> tuple[list[float], list[float]] | N
     model = section(config, "model")
     for settings, name in ((model, "data_preprocessor"), (config, "data_preprocessor"), (config, "img_norm_cfg")):
         found = section(settings, name)
+        if False in (found.get("bgr_to_rgb"), found.get("to_rgb")):
+            raise ConversionError(
+                "expected a model of RGB images, got one whose configuration leaves them as BGR (bgr_to_rgb or to_rgb "
+                "is False), which SETR's processor does not make"
+            )
         mean, std = numbers(found, "mean"), numbers(found, "std")
         if mean and std:
             return mean, std
@@ -192,7 +201,7 @@ def classes_of(meta: dict[str, Any]) -> tuple[list[str] | None, list[list[int]] 
     Raises:
         ConversionError: the names are no texts, or the palette no colours of three levels in 0..255.
     """
-    described = section(meta, "dataset_meta")
+    described = section(meta, "dataset_meta") or _described_in(read_config(meta))
     names = described.get("classes") or meta.get("CLASSES")
     palette = described.get("palette") or meta.get("PALETTE")
     if names and not (_is_list(names, MAX_LABELS) and all(isinstance(name, str) for name in names)):
@@ -205,6 +214,31 @@ def classes_of(meta: dict[str, Any]) -> tuple[list[str] | None, list[list[int]] 
         [name.strip() for name in names] if names else None,
         [list(colour) for colour in palette] if palette else None,
     )
+
+
+def windows_of(config: Mapping[str, object]) -> tuple[int, int] | None:
+    """The configuration -> (side, stride) of the square windows that the model was evaluated with; None for none."""
+    test = section(section(config, "model"), "test_cfg") or section(config, "test_cfg")
+    side, stride = (_equal_sides(test.get(name)) for name in ("crop_size", "stride"))
+    return (side, stride) if test.get("mode") == "slide" and side and stride else None
+
+
+def _equal_sides(value: object) -> int | None:
+    """512 or [512, 512] -> 512; None for anything else."""
+    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+        value = value[0]
+    return value if type(value) is int and value > 0 else None
+
+
+def _described_in(config: Mapping[str, object]) -> dict[str, Any]:
+    """The configuration -> the lists of class names and colours of its training set; empty where it has none."""
+    for names in (("train_dataloader", "dataset", "metainfo"), ("data", "train")):  # since 1.0, and before
+        found: Any = config
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        if isinstance(found, dict) and isinstance(found.get("classes"), list):
+            return {name: found.get(name) for name in ("classes", "palette")}
+    return {}
 
 
 def section(settings: Mapping[str, object], name: str) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def find_statistics(
     for name, values in (("image_mean", found.mean), ("image_std", found.std)):
         if len(values) != num_channels or not all(0 <= value <= 1 for value in values) or min(found.std) == 0:
             raise ConversionError(
-                f"expected {name} to be {num_channels} numbers for pixels in [0, 1] (for pixels in 0..255 divide them "
-                f"by 255) and no deviation of 0, got {list(values)}"
+                f"expected {name} (--{name.replace('_', '-')}) to be {num_channels} numbers for pixels in [0, 1] "
+                f"(for pixels in 0..255 divide them by 255) and no deviation of 0, got {list(values)}"
             )
     return found
 

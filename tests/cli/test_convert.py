@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import re
 import subprocess
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import ViTModel
@@ -16,7 +19,7 @@ from helpers import preloaded
 from helpers.sources import mmseg_source, source_model
 from helpers.tiny_setr import FP32, pixels
 from hf_privseg import SetrConfig, SetrForSemanticSegmentation, SetrImageProcessor, convert
-from hf_privseg.cli.app import main
+from hf_privseg.cli.app import app, main
 from hf_privseg.cli.convert import DECODERS, FORMATS, LABELS
 from hf_privseg.convert import ConversionError, convert_checkpoint
 from hf_privseg.convert.labels import classes_for
@@ -161,10 +164,11 @@ def test_errors_are_one_line_and_nothing_is_written(run, mmseg_file, tmp_path, a
             "a,b",
             "expected --image-mean to be numbers separated by commas, such as 0.5,0.5,0.5, got 'a,b'",
         ),
+        ("--out-indices", "1,x", "expected --out-indices to be layer numbers separated by commas, such as 9,14,19,23"),
         ("--format", "onnx", f"expected one of {', '.join(FORMATS)}, got 'onnx'"),
         ("--decoder", "fcn", "expected one of naive, pup, mla, got 'fcn'"),
     ],
-    ids=["numbers", "format", "decoder"],
+    ids=["numbers", "layers", "format", "decoder"],
 )
 def test_options_that_mean_nothing_are_wrong_usage(run, mmseg_file, option, value, message):
     code, _, err = run("convert", "setr.pth", "out", option, value)
@@ -178,7 +182,8 @@ def test_the_choices_are_what_the_conversion_knows():
     for labels in LABELS:
         assert classes_for(None, labels, None, None).fields["id2label"]
     with pytest.raises(
-        ConversionError, match=f"expected labels {' or '.join(LABELS)}, the path of a file .*, got 'coco'"
+        ConversionError,
+        match=rf"expected labels \(--labels\) {' or '.join(LABELS)}, .*, got 'coco'",
     ):
         classes_for(None, "coco", None, None)
 
@@ -191,3 +196,52 @@ def test_json_says_what_became_of_the_source(capsys, mmseg_file, tmp_path, monke
     assert facts["path"] == "converted"
     assert (facts["decoder_type"], facts["num_labels"], facts["decoder_is_trained"]) == ("naive", 5, True)
     assert "as given, into the patch embedding" in facts["folded"][0]
+
+
+CONFIG = """
+model = dict(
+    backbone=dict(type='VisionTransformer', num_heads=4, out_indices=(1, 2, 3)),
+    decode_head=dict(type='SETRUPHead'),
+    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
+"""
+
+
+def test_a_configuration_is_read_beside_a_state_dict_and_out_indices_win(run, tmp_path):
+    _, weights = mmseg_source(out_indices=[1, 2, 3])
+    save_file(weights, tmp_path / "setr.safetensors")
+    (tmp_path / "config.py").write_text(CONFIG)
+    code, out, err = run("convert", "setr.safetensors", "one", "--config", "config.py")
+    assert code == 0, err
+    assert "Its configuration evaluates it by windows: --window 512 --stride 341." in out
+    assert SetrForSemanticSegmentation.from_pretrained("one").config.out_indices == [1, 2, 3]
+    given = ("convert", "setr.safetensors", "two", "--config", "config.py", "--out-indices", "0,2,3")
+    assert run(*given)[0] == 0
+    assert SetrForSemanticSegmentation.from_pretrained("two").config.out_indices == [0, 2, 3]
+    code, _, err = run("convert", "setr.safetensors", "three", "--num-attention-heads", "4", "--out-indices", "3")
+    assert code == 1
+    assert "expected out_indices of the 3 layers" in err
+    assert "(--config CONFIG.py)" in err
+
+
+def test_a_configuration_that_is_no_data_names_its_line(run, mmseg_file, tmp_path):
+    (tmp_path / "config.py").write_text("import os\n")
+    code, _, err = run("convert", "setr.pth", "out", "--config", "config.py")
+    assert code == 1
+    assert err.startswith("error: config.py, line 1: expected an assignment to a name")
+
+
+def test_a_configuration_for_an_encoder_is_refused(run, tmp_path):
+    source_model(ViTModel).save_pretrained(tmp_path / "vit")
+    (tmp_path / "config.py").write_text(CONFIG)
+    code, _, err = run("convert", "vit", "setr", "--config", "config.py")
+    assert code == 1
+    assert "expected a configuration (--config) for a checkpoint of mmsegmentation alone" in err
+
+
+def test_every_option_that_an_error_names_exists():
+    root: Any = typer.main.get_command(app)
+    known = {name for parameter in root.commands["convert"].params for name in parameter.opts}
+    texts = [path.read_text(encoding="utf-8") for path in Path(convert.__file__).parent.glob("*.py")]
+    named = {option for text in texts for option in re.findall(r"--[a-z][a-z-]+", text)}
+    others = {"--local-dir"}  # of `hf download`
+    assert {"--out-indices", "--config", "--labels"} <= named - others <= known

@@ -24,6 +24,7 @@ from hf_privseg.client.http_calls import parsed
 from hf_privseg.client.preparation import Preparation
 from hf_privseg.client.service_info import ServiceInfo
 from hf_privseg.convert import Checkpoint, ConversionError, mmseg, pickle_child
+from hf_privseg.convert.mmseg_config import read_config_file
 from hf_privseg.convert.normalization import find_statistics
 from hf_privseg.service.embedding_file import embedding_from_bytes, embedding_to_bytes
 from hf_privseg.setr.ciphers import cipher_for
@@ -333,6 +334,42 @@ class ArrayFile(Target):
     def parse(self, data):
         levels = image_to_levels(self.from_file(data, "stranger.npy"))
         assert levels.ndim == 3
+
+
+class MmsegConfig(Target):
+    documented = (ConversionError, FileNotFoundError)
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.from_file(b"a = dict(b=1)\nlist_ = [1, 2.0, 'x']", "base.py")
+        self.sound = (
+            b"_base_ = ['base.py']\nn = {'a': -1, 'b': (2 * 3, not 0) }\nn0 = None\nm = dict(**_base_.a, c=f'{3}x')\n"
+            b"x = [dict(s=r) for r in _base_.list_]\ny = {{_base_.a.b}}\na = dict(_delete_=True, b=dict(b=x[0]))\n"
+        )
+        self.parts = [
+            b"(",
+            b")",
+            b"[",
+            b"{{",
+            b"}}",
+            b"**",
+            b"_base_",
+            b"'base.py'",
+            b"lambda:",
+            b"for r in",
+            b"x",
+            b"=",
+        ]
+
+    def make(self, rng):
+        if rng.random() < 0.5:
+            return mutated_bytes(self.sound, rng)
+        words = self.sound.split(b" ")
+        words[rng.randrange(len(words))] = rng.choice(self.parts)
+        return b" ".join(words)
+
+    def parse(self, data):
+        read_config_file(self.from_file(data, "stranger.py"))
 
 
 TARGETS = Target.__subclasses__()
