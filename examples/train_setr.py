@@ -8,13 +8,16 @@ one file, in which an epoch is one function.
 """
 
 from hf_privseg.training.arguments import parse_arguments, run_script
-from hf_privseg.training.train import run_epochs
 from hf_privseg.training.train_arguments import TrainArguments
-from hf_privseg.training.train_setup import build_start, open_data, start_accelerator
 
 
 def main() -> None:
     args = parse_arguments(TrainArguments, description=__doc__)
+
+    # Here, and not above, so that --help does not wait for torch.
+    from hf_privseg.training.train import run_epochs
+    from hf_privseg.training.train_setup import build_start, open_data, start_accelerator
+
     accelerator = start_accelerator(args)  # processes, devices, precision; everything is seeded
     data = open_data(args, accelerator)  # both splits, and a look at their labels
     start = build_start(args, data)  # model and processor

@@ -22,7 +22,7 @@ from .options import (
     Revision,
     Source,
 )
-from .output import free_folder, refuse_existing_secret, report, write_secret
+from .output import free_folder, readable_by, refuse_existing_secret, report, write_secret
 
 EmbeddingFile = Annotated[Path, typer.Argument(metavar="OUTPUT", help="File for the client embedding.")]
 
@@ -41,7 +41,7 @@ def keygen(
     write_secret(key, path, force=force)
     report(
         {"path": path, **key.facts.to_dict()},
-        f"Wrote {path}: family {key.family}, fingerprint {key.fingerprint}, readable by you alone.",
+        f"Wrote {path}: family {key.family}, fingerprint {key.fingerprint}, {readable_by()}.",
         "Keep a copy in a safe place: nothing that is encrypted with this key can be used without it.",
         f"Next: privseg encrypt-model default {free_folder('encrypted_model')} --key-file {path}",
         as_json=as_json,
@@ -70,8 +70,8 @@ def make_client_embedding(
     length, rank = embedding.shape
     report(
         {"path": output, "block_length": length, "numbers_sent": rank, **embedding.facts.to_dict()},
-        f"Wrote {output}: {rank} numbers for the {length} of a block, fingerprint {embedding.fingerprint}, readable "
-        "by you alone.",
+        f"Wrote {output}: {rank} numbers for the {length} of a block, fingerprint {embedding.fingerprint}, "
+        f"{readable_by()}.",
         f"Next: privseg encrypt-model {model} {free_folder('encrypted_model')} --key-file {output}",
         as_json=as_json,
     )
@@ -160,7 +160,7 @@ def fit_transform_code(
     terminal(stderr=as_json).print(terminal_table(title, header, rows))
     report(
         {"path": output, **embedding.facts.to_dict(), "mean_iou": plain, "rates": [vars(each) for each in found]},
-        f"Wrote {output}: fingerprint {embedding.fingerprint}, readable by you alone; "
+        f"Wrote {output}: fingerprint {embedding.fingerprint}, {readable_by()}; "
         f"{code.bits[-1]:.3g} to {code.bits[0]:.3g} bits a block.",
         f"Next: privseg encrypt-model {model} {free_folder('encrypted_model')} --key-file {output}",
         f"Then: privseg encrypt IMAGES --key-file {output} --bits-per-block {rates[0]:g} -o encrypted",

@@ -11,7 +11,7 @@ import typer
 
 from ..setr.public_facts import check_key_fits
 from .options import Force, Json, KeyFile, Model, ModelFolder, read_key
-from .output import report
+from .output import readable_by, report
 
 if TYPE_CHECKING:
     from ..setr.encryption_key import EncryptionKey
@@ -75,7 +75,7 @@ def decrypt_model(
     save_model(decrypt_model(network, key), processor, output, licence_from=model, private=True, overwrite=force)
     report(
         _written(output, None),
-        f"Wrote {output}: the plain model, readable by you alone.",
+        f"Wrote {output}: the plain model, {readable_by()}.",
         "Keep it private: whoever has it can invert all images that are encrypted for the model, under any key.",
         as_json=as_json,
     )
@@ -161,7 +161,7 @@ def make_rekey_update(
     report(
         {"path": output, "old": vars(update.old), "new": vars(update.new), "patch_size": update.patch_size},
         f"Wrote {output}: from the key of fingerprint {old_key.fingerprint} ({old_key.family}) to "
-        f"{new_key.fingerprint} ({new_key.family}), readable by you alone.",
+        f"{new_key.fingerprint} ({new_key.family}), {readable_by()}.",
         f"Next, on the server: privseg apply-rekey-update ENCRYPTED_MODEL {output} NEW_MODEL",
         as_json=as_json,
     )

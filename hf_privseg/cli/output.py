@@ -5,6 +5,7 @@ error. Nothing that exists is overwritten without `--force`.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
@@ -80,6 +81,13 @@ def prepare_output(paths: Sequence[Path], *, force: bool, skip_existing: bool | 
         raise FileExistsError(f"{existing[0]} exists; choose another --output, {ways}")
     for folder in {path.parent for path in paths}:
         folder.mkdir(parents=True, exist_ok=True)
+
+
+def readable_by() -> str:
+    """Who may read what was just written for its owner alone, as the system keeps it."""
+    if os.name == "posix":
+        return "readable by you alone"
+    return "readable by whoever may open its folder, since this system has no file modes"
 
 
 def write_secret(secret: "EncryptionKey", path: Path, *, force: bool) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,3 +43,9 @@ def test_the_next_command_names_a_folder_that_does_not_exist(place, monkeypatch)
     for taken in ("encrypted_model", "encrypted_model_2"):
         (place.folder / taken).mkdir()
     assert "encrypt-model default encrypted_model_3 --key-file" in place.succeed("keygen", "second.key")
+
+
+def test_nobody_is_promised_file_modes_where_the_system_has_none(place, monkeypatch):
+    monkeypatch.setattr("hf_privseg.cli.output.os", SimpleNamespace(name="nt"))
+    out = place.succeed("keygen", place.folder / "new.key")
+    assert "readable by whoever may open its folder, since this system has no file modes" in out
