@@ -9,9 +9,6 @@ model and the image; ours is converted from its checkpoint, and must give its lo
 bfloat16, in seconds of processor time, so that other programs on the machine count little. Without the peer, ours is
 timed alone. `--means` adds a table of what each means of speed brings: the whole without it, or with its alternative,
 beside the whole.
-
-"products alone" is a bound: the floating-point operations of ours, at the rate at which PyTorch multiplies a float32
-matrix of a linear layer by itself in the same turns.
 """
 
 import copy
@@ -26,7 +23,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-from costs import flops_of
 from interleaved import encoder_sizes, interleaved, processor_seconds_of, ratio, report, setr_config
 from peer_process import PeerProcess, reason_to_skip
 from torch import nn
@@ -40,7 +36,7 @@ from hf_privseg.training.arguments import parse_arguments, run_script
 DTYPES = ("float32", "bfloat16")
 _HEADER = [
     "encoder", "decoder", "mmsegmentation, s", "ours, s", "ratio", "mmsegmentation bf16, s", "ours bf16, s",
-    "ratio to float32", "ratio to bf16", "products alone, s", "largest difference", "largest logit",
+    "ratio to float32", "ratio to bf16", "largest difference", "largest logit",
 ]  # fmt: skip
 
 
@@ -102,9 +98,6 @@ def compare(encoder: str, decoder: str, args: Arguments, python: Path | None) ->
             if peer is not None:
                 timed[f"peer {dtype}"] = partial(peer.ask, dtype)
             timed[dtype] = processor_seconds_of(partial(forward, in_dtype(model, dtype), pixels))
-        product = one_product(model.config.hidden_size)
-        timed["product"] = processor_seconds_of(product)
-        passes = flops_of(partial(forward, model, pixels)) / flops_of(product)
         seconds = interleaved(timed, args.rounds)
 
     def both(dtype: str) -> list[str]:
@@ -115,16 +108,9 @@ def compare(encoder: str, decoder: str, args: Arguments, python: Path | None) ->
         return f"{ratio(seconds[ours], seconds[f'peer {theirs}']):.2f}" if peer else "-"
 
     ratios = times("float32", "float32"), times("bfloat16", "float32"), times("bfloat16", "bfloat16")
-    bound = f"{passes * median(seconds['product']):.3f}"
-    row = [encoder, decoder, *both("float32"), ratios[0], *both("bfloat16"), *ratios[1:], bound, *cells]
+    row = [encoder, decoder, *both("float32"), ratios[0], *both("bfloat16"), *ratios[1:], *cells]
     versions = "" if peer is None else ", ".join(f"{name} {version}" for name, version in peer.versions.items())
     return row, versions
-
-
-def one_product(width: int) -> Callable[[], torch.Tensor]:
-    """The first matrix product of a perceptron of 1,024 tokens."""
-    inputs, weight = torch.rand(1024, width), torch.rand(4 * width, width)
-    return partial(nn.functional.linear, inputs, weight)
 
 
 def drawn(encoder: str, decoder: str, args: Arguments) -> tuple[SetrForSemanticSegmentation, torch.Tensor]:

@@ -54,7 +54,7 @@ def test_what_is_compared_runs_in_turns_and_a_first_turn_does_not_count():
 def test_without_mmsegmentation_ours_is_timed_alone_and_each_means_by_itself(run):
     rows, text = run("mmseg", "--encoders", "tiny", "--size", 64, "--rounds", 1, "--peer", "nowhere/python", "--means")
     assert "mmsegmentation is skipped: there is no nowhere/python" in text
-    times = [row for row in rows if row[0] == "tiny" and len(row) == 12]
+    times = [row for row in rows if row[0] == "tiny" and len(row) == 11]
     assert [row[1] for row in times] == ["naive", "pup", "mla"]
     assert all(row[2] == row[4] == "-" and float(row[3]) > 0 for row in times)
     means = [row for row in rows if row[0] == "tiny" and len(row) == 10]
@@ -67,7 +67,7 @@ def test_without_mmsegmentation_ours_is_timed_alone_and_each_means_by_itself(run
 def test_mmsegmentation_gives_the_same_logits(run):
     rows, text = run("mmseg", "--encoders", "tiny", "--size", 64, "--rounds", 1, "--peer", PEER)
     assert "mmseg 1.2.2" in text
-    assert all(float(row[10]) < 2e-5 for row in rows if row[0] == "tiny")
+    assert all(float(row[9]) < 2e-5 for row in rows if row[0] == "tiny")
 
 
 def test_operations_count_products_by_onednn_and_attention_on_a_cpu():
@@ -165,3 +165,11 @@ def test_every_way_of_private_inference_finds_the_same_embedding(run):
     assert len(found) == 3 + len(there) // 2
     assert all(float(row[5]) < 0.02 for row in found.values())
     assert float(found["ours, permutation"][5]) < 1e-5
+
+
+@pytest.mark.slow
+def test_every_command_runs_in_a_process_of_its_own(run):
+    rows, _ = run("start_up", "--rounds", 1)
+    assert [row[0] for row in rows[2:4]] == ["`import hf_privseg`", "`from transformers import PreTrainedModel`"]
+    assert len(rows) == 9
+    assert all(0 < float(cell) < 60 for row in rows[2:] for cell in row[1:])
