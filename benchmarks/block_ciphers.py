@@ -20,7 +20,7 @@ from hf_privseg.attacks.tools.blocks import to_grid, to_image
 from hf_privseg.attacks.tools.metrics import image_metrics, thumbnail
 from hf_privseg.attacks.tools.priors import ImagePrior, image_prior
 from hf_privseg.baselines import BLOCKWISE_CIPHERS
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.setr.keys import SecretKey
 from hf_privseg.training.arguments import parse_arguments, run_script
 
@@ -71,7 +71,7 @@ def main() -> None:
     header = ["cipher", "block", "ciphertexts", "PSNR, dB", "SSIM", "hp", "hp of the ciphertext", "hp of block means"]
     table = ResultTable("Reconstructions from ciphertexts alone", header, rows)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    write_markdown(Path(args.output), [table], [])
+    write_tables(Path(args.output), [table])
     print_tables([table], "", [])
 
 

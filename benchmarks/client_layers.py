@@ -34,7 +34,7 @@ from hf_privseg.attacks.tools.priors import image_prior
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.convert import convert_checkpoint
 from hf_privseg.experiments.records import Records
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.training.arguments import parse_arguments, run_script
 
 Grid = np.ndarray
@@ -202,7 +202,7 @@ def main() -> None:
         ResultTable("What the server recovers", ["k", "attacker", "PSNR, dB", "SSIM", "hp", "note"], leaks),
         ResultTable("What the client spends", ["k", "ms an image", "weights, MB (fp32)", "upload, MB"], costs),
     ]
-    write_markdown(Path(args.output_dir) / "client_layers.md", tables, [])
+    write_tables(Path(args.output_dir) / "client_layers.md", tables, runs=records.runs)
     print_tables(tables, "", [])
 
 

@@ -27,7 +27,7 @@ from hf_privseg import ClientEmbedding, EncryptedImage, SetrForSemanticSegmentat
 from hf_privseg.attacks.tools.metrics import high_pass_correlation
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.experiments.records import Records
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.inference.segmentation import segment_image
 from hf_privseg.setr.block_cipher import from_blocks, to_blocks
 from hf_privseg.training.arguments import DataArguments, parse_arguments, run_script
@@ -237,7 +237,7 @@ def main() -> None:
     found = summary(records, model.config.num_labels)
     tables = [table(found)]
     lines = [f"{args.limit} images of the split {args.split}; blocks of {model.config.patch_size} pixels"]
-    write_markdown(folder / "fewer_bits.md", tables, lines)
+    write_tables(folder / "fewer_bits.md", tables, lines, runs=records.runs)
     plot(found, folder / "fewer_bits.png")
     print_tables(tables, "Notes", lines)
 

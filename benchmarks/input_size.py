@@ -33,7 +33,7 @@ from hf_privseg.audit.subject import segmenter
 from hf_privseg.audit.trial import Trial
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.experiments.records import Records
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.training.arguments import DataArguments, parse_arguments, run_script
 from hf_privseg.training.data import evenly_spaced
 
@@ -148,7 +148,7 @@ def main() -> None:
     run(args, model, records)
     tables = [table(args, records)]
     lines = [f"mIoU: {args.limit} images of the split {args.split}"]
-    write_markdown(Path(args.output_dir) / "input_size.md", tables, lines)
+    write_tables(Path(args.output_dir) / "input_size.md", tables, lines, runs=records.runs)
     print_tables(tables, "Notes", lines)
 
 

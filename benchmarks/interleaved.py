@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
-from hf_privseg.reporting.provenance import provenance, provenance_in_words
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.setr.configuration_setr import SetrConfig
 
 # Hidden size, layers, heads; "tiny" is for tests.
@@ -76,9 +75,8 @@ def ratio(seconds: Sequence[float], reference: Sequence[float]) -> float:
 
 
 def report(output: str, tables: Sequence[ResultTable], *notes: str) -> None:
-    """Write the tables as Markdown and print them, with where they come from."""
+    """Write the tables in several forms, with what made them, and print them."""
     load = f"load of the machine at the end: {os.getloadavg()[0]:.1f}"
-    lines = [f"{provenance_in_words(provenance())}; {load}", *notes]
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    write_markdown(Path(output), tables, lines)
+    lines = [load, *notes]
+    write_tables(Path(output), tables, lines)
     print_tables(tables, "Notes", lines)

@@ -32,7 +32,7 @@ from hf_privseg.audit.summary import METRICS, metric_cells, shown_metrics
 from hf_privseg.audit.trial import Trial
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.experiments.records import Records
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.training.arguments import parse_arguments, run_script
 
 
@@ -153,7 +153,7 @@ def main() -> None:
         run_group(group, scene, args, model, records)
     found = tables(records, args.groups)
     lines = [] if drift is None else [f"drift of the model's patch embedding from the public base: {drift:.2%}"]
-    write_markdown(Path(args.output_dir) / "leakage.md", found, lines)
+    write_tables(Path(args.output_dir) / "leakage.md", found, lines, runs=records.runs)
     print_tables(found, "Drift", lines)
 
 

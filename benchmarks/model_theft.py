@@ -26,7 +26,7 @@ from hf_privseg.audit.embeddings import load_embedding
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.experiments.plain_models import seeded_key
 from hf_privseg.experiments.records import Records
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.training.arguments import DataArguments, parse_arguments, run_script
 from hf_privseg.training.data import evenly_spaced
 
@@ -84,7 +84,7 @@ def write_table(args: Arguments, records: Records) -> None:
     cells = [[name, f"{row['mean_iou']:.4f}"] for name, row in records.rows.items()]
     title = f"mIoU on {args.limit} images, {args.steps} updates of {args.batch_size} images each"
     table = ResultTable(title, ["what the thief has", "mIoU"], cells)
-    write_markdown(Path(args.output_dir) / "theft.md", [table], [])
+    write_tables(Path(args.output_dir) / "theft.md", [table], runs=records.runs)
     print_tables([table], "", [])
 
 

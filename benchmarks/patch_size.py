@@ -24,7 +24,7 @@ from hf_privseg.audit.attack_table import ATTACKS, trials_of
 from hf_privseg.audit.scene import Scene
 from hf_privseg.audit.trial import Trial
 from hf_privseg.experiments.records import Records
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.training.arguments import parse_arguments, run_script
 
 TRIED = [attack for attack in ATTACKS if attack.name in ("block means", "matching", "alignment")]
@@ -98,7 +98,7 @@ def main() -> None:
     run(args, records)
     tables = [table(args, records)]
     lines = ["in brackets: the attacker has unrelated images instead of images of similar scenes"]
-    write_markdown(Path(args.output_dir) / "patch_size.md", tables, lines)
+    write_tables(Path(args.output_dir) / "patch_size.md", tables, lines, runs=records.runs)
     print_tables(tables, "Notes", lines)
 
 

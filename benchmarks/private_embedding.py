@@ -41,7 +41,7 @@ from hf_privseg.audit.scene import Scene
 from hf_privseg.audit.subject import segmenter, thief
 from hf_privseg.audit.trial import Trial
 from hf_privseg.experiments.records import Json, Records
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.training.arguments import parse_arguments, run_script
 
 SCRIPT = Path(__file__).parents[1] / "examples/train_setr.py"
@@ -175,7 +175,7 @@ def main() -> None:
     run(args, records)
     tables = [table(args, records)]
     lines = [f"mIoU: validation split, after {args.max_steps} updates"]
-    write_markdown(Path(args.output_dir) / "private_embedding.md", tables, lines)
+    write_tables(Path(args.output_dir) / "private_embedding.md", tables, lines, runs=records.runs)
     print_tables(tables, "Notes", lines)
 
 

@@ -27,7 +27,7 @@ from hf_privseg.attacks.tools.metrics import image_metrics, thumbnail
 from hf_privseg.attacks.tools.priors import ImagePrior, image_prior
 from hf_privseg.experiments.records import Json, Records
 from hf_privseg.experiments.table2_cells import Cell
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.training.arguments import parse_arguments, run_script
 
 Grid = np.ndarray
@@ -121,8 +121,8 @@ def main() -> None:
             if f"{cell.name}: {count}" not in records.rows:
                 records.add(f"{cell.name}: {count}", attacked(cell, victims, prior, count, args))
     found = table(records)
-    write_markdown(Path(args.output_dir) / "restricted_permutations.md", [found], records.made_with)
-    print_tables([found], "", records.made_with)
+    write_tables(Path(args.output_dir) / "restricted_permutations.md", [found], runs=records.runs)
+    print_tables([found], "", [])
 
 
 if __name__ == "__main__":

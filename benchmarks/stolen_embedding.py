@@ -41,7 +41,7 @@ from hf_privseg.attacks.tools.statistics import BlockStatistics, block_statistic
 from hf_privseg.audit.embeddings import embedding_matrix_of
 from hf_privseg.convert import convert_checkpoint
 from hf_privseg.experiments.records import Json, Records
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.training.arguments import DataArguments, parse_arguments, run_script
 from hf_privseg.training.data import evenly_spaced
 
@@ -260,8 +260,7 @@ def main() -> None:
     records = Records(Path(args.output_dir) / "results.json", facts, writes=True)
     run(args, records)
     found, lines = [table(records)], [f"{name}: {value}" for name, value in facts.items()]
-    lines += records.made_with
-    write_markdown(Path(args.output_dir) / "stolen_embedding.md", found, lines)
+    write_tables(Path(args.output_dir) / "stolen_embedding.md", found, lines, runs=records.runs)
     print_tables(found, "Facts", lines)
 
 

@@ -39,7 +39,7 @@ from hf_privseg.audit.embeddings import embedding_matrix_of, load_embedding
 from hf_privseg.audit.trial import Decoder
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.experiments.records import Json, Records
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.training.arguments import parse_arguments, run_script
 
 ATTACKS = ("inversion", "alignment")
@@ -215,9 +215,9 @@ def main() -> None:
         figures = experiment.figures(attack())
         figures |= {"cpu_minutes": (time.process_time() - processor) / 60, "minutes": (time.monotonic() - clock) / 60}
         records.add(name, figures)
-    lines = [", ".join(f"{name} {facts[name]}" for name in (*BUDGET, "device", "seed")), *records.made_with]
+    lines = [", ".join(f"{name} {facts[name]}" for name in (*BUDGET, "device", "seed"))]
     found = [table(records)]
-    write_markdown(Path(args.output_dir) / "strong_attackers.md", found, lines)
+    write_tables(Path(args.output_dir) / "strong_attackers.md", found, lines, runs=records.runs)
     print_tables(found, "Budget", lines)
 
 

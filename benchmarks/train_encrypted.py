@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from hf_privseg import ClientEmbedding, SecretKey, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.experiments.plain_models import seeded_key
 from hf_privseg.experiments.records import Records
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.inference.windows import Encrypt
 from hf_privseg.setr.ciphers import CIPHERS
 from hf_privseg.setr.encryption_key import EncryptionKey, key_from_file
@@ -217,8 +217,7 @@ def write_table(records: Records, folder: Path) -> None:
         cells,
     )
     lines = [f"{name}: {value}" for name, value in records.facts.items() if value is not None]
-    lines += records.made_with
-    write_markdown(folder / "training.md", [table], lines)
+    write_tables(folder / "training.md", [table], lines, runs=records.runs)
     print_tables([table], "", lines)
 
 

@@ -55,7 +55,7 @@ from hf_privseg.experiments.behind_cipher import behind_cipher
 from hf_privseg.experiments.records import Records
 from hf_privseg.experiments.seed_statistics import comparison, spread
 from hf_privseg.experiments.table2_cells import CELLS, CONDITIONS, Cell
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_csv, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_csv, write_tables
 from hf_privseg.training.arguments import DataArguments, OptimizationArguments, parse_arguments, run_script
 from hf_privseg.training.augmentation import AugmentedDataset, JointAugmentation, collate
 from hf_privseg.training.checkpoints import load_latest_checkpoint, save_checkpoint
@@ -382,9 +382,8 @@ def write_report(run: Run) -> tuple[list[ResultTable], list[str]]:
     tables = [table for table in tables if table.rows]
     lines = comparisons(found)
     run.records.write(comparisons=lines)
-    lines = [*lines, *run.records.made_with]
     write_csv(folder / "results.csv", CSV_COLUMNS, ({"dataset": dataset} | row for row in run.records.rows.values()))
-    write_markdown(folder / "results.md", tables, lines)
+    write_tables(folder / "results.md", tables, lines, runs=run.records.runs, forms=(".md", ".tex"))
     return tables, lines
 
 

@@ -52,6 +52,7 @@ def render_page(
     advice: Advice,
     findings: Sequence[Finding],
     original: np.ndarray,
+    made_with: str,
 ) -> str:
     """The parts of an `AuditReport` -> one HTML page that loads nothing from elsewhere; all text is escaped."""
     environment = Environment(
@@ -69,6 +70,7 @@ def render_page(
         worst_cases=_table(*worst_cases(findings)),
         attacks=_table(*table_rows(findings)),
         explanation=EXPLANATION,
+        made_with=made_with,
         pictures=[_picture("the original, as the model sees it", original), *reconstructed],
     )
 

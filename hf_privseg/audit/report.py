@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..reporting.provenance import provenance, provenance_in_words
 from ..setr.counts import counted
 from ..setr.files import write_whole
 from .advice import Advice
@@ -25,6 +27,7 @@ class AuditReport:
         original: (height, width, 3) uint8, the first victim as the plain model sees it.
         public_source: what the public weights are called that the model's patch embedding equals; None for none.
         num_left: attacks that were not run, since the time was over.
+        made_with: versions, commit, machine and so on, as `provenance` gives them.
     """
 
     subject: Mapping[str, str | int | float]
@@ -33,6 +36,7 @@ class AuditReport:
     original: np.ndarray
     public_source: str | None = None
     num_left: int = 0
+    made_with: Mapping[str, Any] = field(default_factory=provenance)
 
     @property
     def verdict(self) -> str:
@@ -74,7 +78,7 @@ class AuditReport:
         advice = {"family": self.advice.family, "reasons": list(self.advice.reasons)}
         rows = [finding.to_dict() for finding in self.findings]
         facts = {"verdict": self.verdict, "attacks_left": self.num_left, "subject": dict(self.subject)}
-        return {**facts, "advice": advice, "findings": rows}
+        return {**facts, "advice": advice, "findings": rows, "made_with": dict(self.made_with)}
 
     def to_json(self, path: str | Path) -> None:
         """Write `to_dict` to a file."""
@@ -88,6 +92,7 @@ class AuditReport:
             advice=self.advice,
             findings=self.findings,
             original=self.original,
+            made_with=provenance_in_words(self.made_with),
         )
         write_whole(path, page.encode(), overwrite=True)
 

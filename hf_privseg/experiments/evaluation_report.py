@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .evaluation_arguments import EvaluationArguments
 from .records import Json, Records
-from .tables import ResultTable, print_tables, write_csv, write_markdown
+from .tables import ResultTable, print_tables, write_csv, write_tables
 
 ENCRYPTED = ("correct K", "No-Enc", "random K'")
 FIGURES = ("mean_iou", "mean_accuracy", "overall_accuracy")
@@ -102,5 +102,5 @@ def report(args: EvaluationArguments, records: Records, num_images: int) -> None
     records.write(checks=lines)
     rows: list[Json] = [{"dataset": dataset} | row for row in records.rows.values()]
     write_csv(folder / "results.csv", _CSV_COLUMNS, rows)
-    write_markdown(folder / "results.md", tables, lines)
+    write_tables(folder / "results.md", tables, lines, runs=records.runs, forms=(".md", ".tex"))
     print_tables(tables, "As in the paper?" if lines else f"Wrote {folder / 'results.md'}.", lines)

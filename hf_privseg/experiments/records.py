@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..reporting.provenance import provenance, provenance_in_words
+from ..reporting.provenance import provenance
 from ..setr.files import write_whole
+from ..training.data import names_hash
 from .arguments import ExperimentArguments
 from .plain_models import PlainModel
 from .tables import write_json
@@ -22,8 +23,11 @@ _FACTS = "dataset revision split preset label_map ignore_labels reduce_labels se
 
 
 def experiment_facts(args: ExperimentArguments, dataset: Dataset) -> Json:
-    """The settings, apart from models and families, under which figures of an experiment can be compared."""
-    return {name: getattr(args, name) for name in _FACTS.split()} | {"num_images": len(dataset)}
+    """The settings, apart from models and families, under which figures can be compared, and a hash of the data."""
+    return {name: getattr(args, name) for name in _FACTS.split()} | {
+        "num_images": len(dataset),
+        "data": names_hash(dataset),
+    }
 
 
 class Records:
@@ -70,11 +74,6 @@ class Records:
         if self._run not in self.runs:
             self.runs.append(self._run)
         self.write()
-
-    @property
-    def made_with(self) -> list[str]:
-        """The runs in words, one line each."""
-        return [provenance_in_words(run) for run in self.runs]
 
     def write(self, **extra: Any) -> None:
         """Write the file, with further entries if given."""

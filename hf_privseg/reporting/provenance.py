@@ -5,6 +5,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -36,7 +37,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def provenance_in_words(run: dict[str, Any]) -> str:
+def provenance_in_words(run: Mapping[str, Any]) -> str:
     """What `provenance` gave -> one line for people, without the command."""
     parts = [
         run["date"],

@@ -1,5 +1,6 @@
-"""Tables of text, in Markdown and on the terminal, and the terminal itself."""
+"""Tables of text, in Markdown, in LaTeX and on the terminal, and the terminal itself."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -26,6 +27,23 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(map(_markdown_cell, cells))} |\n" for cells in lines)
 
 
+def latex_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A title, column heads and rows of cells -> a LaTeX table in the manner of booktabs, every character escaped."""
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_latex_text(title)}}}",
+        rf"\begin{{tabular}}{{{'l' * len(header)}}}",
+        r"\toprule",
+        _latex_row(header),
+        r"\midrule",
+        *map(_latex_row, rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
 def terminal_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A title, column heads and rows of cells -> a table for `terminal`, which shows square brackets as they are."""
     table = Table(*header, title=title, title_justify="left")
@@ -36,3 +54,20 @@ def terminal_table(title: str, header: Sequence[str], rows: Iterable[Sequence[st
 
 def _markdown_cell(text: str) -> str:
     return " ".join(text.splitlines()).replace("|", r"\|")
+
+
+# Code between backticks in Markdown is set in a typewriter's letters.
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}  # fmt: skip
+
+
+def _latex_text(text: str) -> str:
+    escaped = "".join(_LATEX.get(character, character) for character in " ".join(text.splitlines()))
+    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", escaped)
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_latex_text, cells)) + r" \\"

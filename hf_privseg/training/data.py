@@ -1,8 +1,11 @@
 """Data sets of images and segmentation maps: how they are found."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Image, IterableDataset, load_dataset
 
 from ..setr.array_files import is_array_file
@@ -59,6 +62,21 @@ def load_segmentation_dataset(
     names = {image_column: "image", annotation_column: "annotation"}
     changed = {before: after for before, after in names.items() if before != after}
     return dataset.select_columns(list(names)).rename_columns(changed)
+
+
+def names_hash(dataset: Dataset | IterableDataset) -> str | None:
+    """SHA-256 of the file names of a data set's images in order; None of one that is streamed or has no names."""
+    if isinstance(dataset, IterableDataset):
+        return None
+    found = hashlib.sha256()
+    for batch in dataset.select_columns("image").with_format("arrow").iter(1000):
+        column = batch["image"]
+        paths = pc.struct_field(column, "path") if pa.types.is_struct(column.type) else column
+        for path in paths.to_pylist():
+            if path is None:
+                return None
+            found.update(f"{Path(path).name}\n".encode())
+    return found.hexdigest()
 
 
 def evenly_spaced(dataset: Dataset, limit: int | None) -> Dataset:

@@ -7,7 +7,9 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from ..reporting.provenance import provenance
 from .checkpoints import load_latest_checkpoint, save_checkpoint
+from .data import names_hash
 from .evaluation import evaluate_mean_iou
 from .log import TrainingLog
 from .loop import WaitingTime, build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
@@ -41,6 +43,8 @@ def run_epochs(args: TrainArguments, accelerator: Accelerator, data: Data, start
     progress = load_latest_checkpoint(accelerator, output_dir / "checkpoints")
     progress = progress or {"step": 0, "epoch": 0, "batches": 0, "loss_sum": 0.0, "best": -1.0, "history": []}
     progress["total"] = total
+    # Of every start of this training; names of images identify the data, if they are not streamed.
+    progress["runs"] = [*progress.get("runs", []), provenance() | {"data": names_hash(data.train)}]
     log = TrainingLog(output_dir / "log.jsonl", progress, writes=accelerator.is_main_process)
     bar = tqdm(total=total, initial=progress["step"], desc="train", disable=not accelerator.is_local_main_process)
     while progress["step"] < total:
@@ -53,7 +57,7 @@ def run_epochs(args: TrainArguments, accelerator: Accelerator, data: Data, start
         log.add(record)
         accelerator.print(json.dumps(record))
         save_checkpoint(accelerator, output_dir / "checkpoints", progress)
-    finish(accelerator, model, processor, progress["history"], data.statistics, args)
+    finish(accelerator, model, processor, progress, data.statistics, args)
 
 
 def train_epoch(

@@ -61,10 +61,11 @@ def _shown(name: str, value: object) -> object:
 
 
 def describe_training(
-    folder: Path, args: TrainArguments, num_processes: int, history: list[dict], statistics: LabelStatistics
+    folder: Path, args: TrainArguments, num_processes: int, progress: dict, statistics: LabelStatistics
 ) -> None:
     """Write training.json, and a section of the model card: the recipe, the evaluations and the classes."""
-    recipe = {"arguments": asdict(args), "processes": num_processes, "history": history}
+    history = progress["history"]
+    recipe = {"arguments": asdict(args), "processes": num_processes, "history": history, "runs": progress["runs"]}
     (folder / "training.json").write_text(json.dumps(recipe, indent=1))
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8").partition("\n## Training\n")[0]
@@ -85,7 +86,7 @@ def describe_training(
 
 
 def finish(
-    accelerator: Accelerator, model, processor, history: list[dict], statistics: LabelStatistics, args: TrainArguments
+    accelerator: Accelerator, model, processor, progress: dict, statistics: LabelStatistics, args: TrainArguments
 ) -> None:
     """Write the final model with its card, and publish it on the Hub if asked; checkpoints stay local."""
     output_dir = Path(args.output_dir)
@@ -94,7 +95,7 @@ def finish(
         args = replace(
             args, mixed_precision=args.mixed_precision or accelerator.mixed_precision
         )  # a launcher's choice
-        describe_training(output_dir, args, accelerator.num_processes, history, statistics)
+        describe_training(output_dir, args, accelerator.num_processes, progress, statistics)
         if args.push_to_hub:
             create_repo(args.push_to_hub, private=args.hub_private, exist_ok=True)
             files = ["*.json", "*.safetensors", "README.md"]

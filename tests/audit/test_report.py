@@ -196,6 +196,7 @@ def test_json_holds_every_figure(tmp_path):
     assert read["findings"][0]["recovered"] == "blurred outlines"
     assert read["advice"]["family"] == "embedding"
     assert read["subject"]["num_images"] == 4
+    assert read["made_with"]["versions"]["hf-privseg"]
 
 
 def test_html_is_one_page_with_pictures_and_escaped_text(tmp_path):

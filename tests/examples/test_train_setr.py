@@ -94,6 +94,8 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(inputs, tmp_path, processes, 
     assert records[0]["processes"] == processes
     assert [row["step"] for row in records[0]["history"]] == steps
     assert records[0]["history"] == records[1]["history"]
+    assert [len(record["runs"]) for record in records] == [1, 2]
+    assert len({run["data"] for record in records for run in record["runs"]}) == 1
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "killed")]
     assert logs[0] == logs[1]
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")]

@@ -1,5 +1,6 @@
 """From data sets to batches: layouts, label maps, and an augmentation that moves image and labels together."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -15,7 +16,7 @@ from hf_privseg.catalog.class_files import class_names_of
 from hf_privseg.setr.segmentation_map_inputs import IGNORE_INDEX
 from hf_privseg.training.arguments import DataArguments
 from hf_privseg.training.augmentation import AugmentedDataset, JointAugmentation, collate
-from hf_privseg.training.data import load_segmentation_dataset
+from hf_privseg.training.data import load_segmentation_dataset, names_hash
 from hf_privseg.training.label_map import LabelMap
 
 
@@ -237,3 +238,20 @@ class TestAugmentedDataset:
         assert batch["pixel_values"].shape == (3, 3, 32, 32)
         assert batch["labels"].shape == (3, 32, 32)
         assert batch["labels"].dtype == torch.int64
+
+
+def test_the_hash_of_names_tells_data_sets_apart(tmp_path):
+    def stored(*names):
+        for name in names:
+            Image.new("RGB", (4, 4)).save(tmp_path / name)
+        paths = datasets.Dataset.from_dict({"image": [str(tmp_path / name) for name in names]})
+        return paths, paths.cast_column("image", datasets.Image())
+
+    paths, images = stored("a.png", "b.png")
+    assert names_hash(paths) == names_hash(images) == hashlib.sha256(b"a.png\nb.png\n").hexdigest()
+    assert names_hash(images.select([1])) == hashlib.sha256(b"b.png\n").hexdigest()
+    assert names_hash(images.to_iterable_dataset()) is None
+    without = datasets.Dataset.from_dict(
+        {"image": [Image.new("RGB", (4, 4))]}, datasets.Features(image=datasets.Image())
+    )
+    assert names_hash(without) is None
