@@ -10,7 +10,7 @@ import typer
 from ..setr.errors import EncryptionStateError, InvalidImageError
 from ..setr.public_facts import check_key_fits
 from .jobs import Job, attempt
-from .options import BitsPerBlock, Force, Images, Json, KeyFile, SkipExisting, read_key
+from .options import Bits, BitsPerBlock, Force, Images, Json, KeyFile, SkipExisting, read_key
 from .output import output_paths, prepare_output, report, wrote
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def encrypt(
             "Without it, images become RGB and are resized to the nearest multiple of 16 pixels.",
         ),
     ] = None,
+    bits: Bits = None,
     bits_per_block: BitsPerBlock = None,
     skip_existing: SkipExisting = False,
     force: Force = False,
@@ -51,7 +52,7 @@ def encrypt(
     from ..storage.images import is_ciphertext
     from .resume import kept_encrypted_images
 
-    encrypter = _encrypter(model, key, bits_per_block)
+    encrypter = _encrypter(model, key, bits, bits_per_block)
     paths = output_paths(images, output, f".encrypted{encrypter.suffix}")
     prepare_output(paths, force=force, skip_existing=skip_existing)
     kept = kept_encrypted_images(paths, encrypter.form, key.facts, encrypter.patch_size) if skip_existing else set()
@@ -100,7 +101,7 @@ class _Encrypter:
     next_step: "Callable[[Path], str]"
 
 
-def _encrypter(model: str | None, key: "EncryptionKey", bits_per_block: float | None) -> _Encrypter:
+def _encrypter(model: str | None, key: "EncryptionKey", bits: int | None, bits_per_block: float | None) -> _Encrypter:
     """What encrypts images for the model.
 
     Raises:
@@ -108,16 +109,16 @@ def _encrypter(model: str | None, key: "EncryptionKey", bits_per_block: float | 
         KeyMismatchError: the model is encrypted with another key.
         ValueError: the model takes videos alone, or bits are asked for that model or key cannot serve.
     """
-    from ..setr.client_embedding import step_for
     from ..setr.encrypted_image import EncryptedImage, file_suffix
     from ..setr.image_encrypter import ImageEncrypter
+    from ..setr.rounding import Rounding
     from ..storage.model_files import is_setr, read_setr_settings
 
-    step_for(key, bits_per_block)  # refuses, before any image is read
+    Rounding.of(key, bits=bits, bits_per_block=bits_per_block)  # refuses, before any image is read
     if model is not None and not is_setr(model):
-        if bits_per_block is not None:
+        if (bits, bits_per_block) != (None, None):
             raise ValueError(
-                f"expected a SETR model with --bits-per-block, got {model}, of another class; leave it out"
+                f"expected a SETR model with --bits or --bits-per-block, got {model}, of another class; leave them out"
             )
         return _encrypter_of_inputs(model, key)
     encrypter, encrypted_model = ImageEncrypter(), "ENCRYPTED_MODEL"
@@ -131,7 +132,7 @@ def _encrypter(model: str | None, key: "EncryptionKey", bits_per_block: float | 
 
     def encrypt_image(path: Path) -> "EncryptedImage":
         try:
-            return encrypter.encrypt(path, key, bits_per_block=bits_per_block)
+            return encrypter.encrypt(path, key, bits=bits, bits_per_block=bits_per_block)
         except InvalidImageError as error:
             raise InvalidImageError(f"{path}: {error}") from error
 

@@ -38,6 +38,12 @@ def one_of(option: str, *, choices: Sequence[str], help: str) -> OptionInfo:
     return typer.Option(option, metavar="|".join(choices), callback=check, help=help)
 
 
+def _only_8(value: int | None) -> int | None:
+    if value not in (None, 8):
+        raise typer.BadParameter(f"expected 8, or no --bits for the usual form, got {value}")
+    return value
+
+
 Model = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="Folder of a model, Hub id (owner/name), or 'default' for the embedded one."),
@@ -119,6 +125,16 @@ AnnotationPattern = Annotated[
     str | None, typer.Option(help="Names of a folder's segmentation maps without suffix, as in {stem}_mask.")
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        "--bits",
+        metavar="8",
+        callback=_only_8,
+        help="Send 8 bits a number in place of 16, half the bytes: exactness is given up. The permutation families "
+        "have 8 bits anyway, exactly.",
+    ),
+]
 BitsPerBlock = Annotated[
     float | None,
     typer.Option(

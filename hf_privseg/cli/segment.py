@@ -12,6 +12,7 @@ from ..setr.public_facts import EMBEDDING_FAMILY
 from .jobs import Job, attempt
 from .options import (
     TOKEN_VARIABLE,
+    Bits,
     BitsPerBlock,
     Device,
     Dtype,
@@ -103,6 +104,7 @@ def segment(
     ] = None,
     window: Window = None,
     stride: Stride = None,
+    bits: Bits = None,
     bits_per_block: BitsPerBlock = None,
     patch_size: Annotated[
         int | None,
@@ -161,8 +163,10 @@ def segment(
         raise typer.BadParameter(
             "--patch-size, --timeout, --token-file and --ca-file belong to --server; leave them out with --model"
         )
-    if server is None and bits_per_block is not None:
-        raise typer.BadParameter("--bits-per-block makes uploads small, which --model has none of; leave it out")
+    if server is None and (bits, bits_per_block) != (None, None):
+        raise typer.BadParameter(
+            "--bits and --bits-per-block make uploads small, which --model has none of; leave them out"
+        )
     if server is not None and (max_pixels, device, dtype) != (None, None, None):
         raise typer.BadParameter("--max-pixels, --device and --dtype belong to --model; leave them out with --server")
     if server is not None and (task, threshold, fuse or None) != ("semantic", None, None):
@@ -216,6 +220,7 @@ def segment(
             timeout=seconds,
             token_file=token_file,
             ca_file=ca_file,
+            bits=bits,
             bits_per_block=bits_per_block,
         )
     with source as segmenter:

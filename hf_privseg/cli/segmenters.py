@@ -47,6 +47,7 @@ def service(
     timeout: float,
     token_file: Path | None,
     ca_file: Path | None,
+    bits: int | None = None,
     bits_per_block: float | None = None,
 ) -> Iterator[Segmenter]:
     """The model of a service, which is sent ciphertexts alone.
@@ -59,7 +60,7 @@ def service(
         timeout: seconds for one image, with all attempts.
         token_file: file with an access token; without it, the environment variable PRIVSEG_TOKEN may hold one.
         ca_file: certificates that are trusted, in place of those that the machine trusts.
-        bits_per_block: of uploads in the compact form.
+        bits, bits_per_block: of uploads in the 8-bit or the compact form.
 
     Raises:
         As `read_key` and `read_token`, and as `SegmentationClient`.
@@ -77,7 +78,7 @@ def service(
             show=lambda image: plain_image(image, client.processor, key),
             segment=lambda images: attempt(
                 lambda _, found: Segmentation(found),
-                client.segment_each(images, key, bits_per_block=bits_per_block),
+                client.segment_each(images, key, bits=bits, bits_per_block=bits_per_block),
             ),
         )
 

@@ -65,25 +65,33 @@ class AsyncSegmentationClient:
             return self._info
 
     async def encrypt(
-        self, image: AnyImage, secret_key: EncryptionKey | bytes, *, bits_per_block: float | None = None
+        self,
+        image: AnyImage,
+        secret_key: EncryptionKey | bytes,
+        *,
+        bits: int | None = None,
+        bits_per_block: float | None = None,
     ) -> EncryptedImage:
         """As `SegmentationClient.encrypt`."""
         key, preparation = as_encryption_key(secret_key), await self._preparation()
         await self._check_key(key.facts)
-        return await asyncio.to_thread(preparation.encrypt, image, key, bits_per_block)
+        return await asyncio.to_thread(preparation.encrypt, image, key, bits=bits, bits_per_block=bits_per_block)
 
     async def segment(
         self,
         image: AnyImage,
         secret_key: EncryptionKey | bytes | None = None,
         *,
+        bits: int | None = None,
         bits_per_block: float | None = None,
     ) -> np.ndarray:
         """As `SegmentationClient.segment`. Cancelling it closes the connection, and the service drops the image."""
         preparation = await self._preparation()
         encrypted = await asyncio.to_thread(preparation.opened, image)
         if encrypted is None:
-            encrypted = await self.encrypt(image, preparation.key(secret_key), bits_per_block=bits_per_block)
+            encrypted = await self.encrypt(
+                image, preparation.key(secret_key), bits=bits, bits_per_block=bits_per_block
+            )
         else:
             await self._check_key(encrypted.facts, subject="the encrypted image")
         content = await self._calls.send(await asyncio.to_thread(preparation.call, encrypted))
@@ -96,6 +104,7 @@ class AsyncSegmentationClient:
         *,
         concurrency: int = 4,
         progress: bool = True,
+        bits: int | None = None,
         bits_per_block: float | None = None,
     ) -> list[np.ndarray]:
         """As `SegmentationClient.segment_batch`."""
@@ -110,7 +119,9 @@ class AsyncSegmentationClient:
                 if is_gone.is_set():
                     return index, ServiceUnavailableError(f"not sent, for {self.url} had become unavailable")
                 try:
-                    return index, await self.segment(images[index], secret_key, bits_per_block=bits_per_block)
+                    return index, await self.segment(
+                        images[index], secret_key, bits=bits, bits_per_block=bits_per_block
+                    )
                 except (ValueError, TypeError, OSError, RuntimeError) as error:
                     if isinstance(error, ServiceUnavailableError):
                         is_gone.set()

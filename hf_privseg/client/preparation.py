@@ -99,16 +99,19 @@ class Preparation:
             )
         return as_encryption_key(secret_key)
 
-    def encrypt(self, image: AnyImage, key: EncryptionKey, bits_per_block: float | None = None) -> EncryptedImage:
+    def encrypt(
+        self, image: AnyImage, key: EncryptionKey, *, bits: int | None = None, bits_per_block: float | None = None
+    ) -> EncryptedImage:
         """One image, of any kind that `SetrImageProcessor` takes -> the encrypted image.
 
         Args:
             image: a plain one.
             key: the client's.
-            bits_per_block: of the compact form; None encrypts exactly.
+            bits: 8 for the 8-bit form.
+            bits_per_block: of the compact form; None of both encrypts exactly.
 
         Raises:
-            ValueError: the key is not fitted for so many bits.
+            ValueError: other bits than 8, or the key is not fitted for so many a block.
             InvalidImageError: no image, or one that is too large for the service.
             ServiceError: the service asks for settings that would show too much.
         """
@@ -116,7 +119,7 @@ class Preparation:
         levels = self.processor.to_levels(cast(PlainImage, image))
         self._check_sizes((levels.shape[-2], levels.shape[-1]))
         encrypted = self.processor.encrypt(
-            levels, key, input_data_format="channels_first", bits_per_block=bits_per_block
+            levels, key, input_data_format="channels_first", bits=bits, bits_per_block=bits_per_block
         )
         return cast(EncryptedImage, encrypted)
 

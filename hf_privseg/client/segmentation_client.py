@@ -115,31 +115,39 @@ class SegmentationClient:
         self._check_key(as_encryption_key(secret_key).facts)
 
     def encrypt(
-        self, image: AnyImage, secret_key: EncryptionKey | bytes, *, bits_per_block: float | None = None
+        self,
+        image: AnyImage,
+        secret_key: EncryptionKey | bytes,
+        *,
+        bits: int | None = None,
+        bits_per_block: float | None = None,
     ) -> EncryptedImage:
         """One image, of any kind that `SetrImageProcessor` takes -> what `segment` sends; nothing is sent yet.
 
         Args:
             image: a plain image.
             secret_key: that of the service's model, or of a tenant.
+            bits: 8 sends 8 bits a number in place of 16, and gives exactness up for it; the families with 8-bit
+                pixels do so exactly.
             bits_per_block: rounds what is sent to about so many bits a block, for which the key must be a client
                 embedding with a transform code.
 
         Raises:
-            ValueError: the key is not fitted for so many bits.
+            ValueError: other bits than 8, or the key is not fitted for so many a block.
             KeyMismatchError: the service does not serve this key.
             InvalidKeyError, InvalidImageError: no key, or no image.
             ServiceError: the service gives no answer, or asks for settings that would show too much.
         """
         key = as_encryption_key(secret_key)
         self._check_key(key.facts)
-        return self._preparation.encrypt(image, key, bits_per_block)
+        return self._preparation.encrypt(image, key, bits=bits, bits_per_block=bits_per_block)
 
     def segment(
         self,
         image: AnyImage,
         secret_key: EncryptionKey | bytes | None = None,
         *,
+        bits: int | None = None,
         bits_per_block: float | None = None,
     ) -> np.ndarray:
         """One image, encrypted image, or path of either -> (height, width) uint8 class indices, at the image's size.
@@ -147,7 +155,7 @@ class SegmentationClient:
         Args:
             image: a plain image is encrypted first; an encrypted one is sent as it is.
             secret_key: that of the service's model, or of a tenant; only plain images need it.
-            bits_per_block: as for `encrypt`; an encrypted image is sent as it is.
+            bits, bits_per_block: as for `encrypt`; an encrypted image is sent as it is.
 
         Raises:
             EncryptionStateError: a plain image without a key.
@@ -159,7 +167,9 @@ class SegmentationClient:
         """
         encrypted = self._preparation.opened(image)
         if encrypted is None:
-            encrypted = self.encrypt(image, self._preparation.key(secret_key), bits_per_block=bits_per_block)
+            encrypted = self.encrypt(
+                image, self._preparation.key(secret_key), bits=bits, bits_per_block=bits_per_block
+            )
         else:
             self._check_key(encrypted.facts, subject="the encrypted image")
         content = self._calls.send(self._preparation.call(encrypted))
@@ -171,6 +181,7 @@ class SegmentationClient:
         secret_key: EncryptionKey | bytes | None = None,
         *,
         concurrency: int = 4,
+        bits: int | None = None,
         bits_per_block: float | None = None,
     ) -> Iterator[tuple[int, np.ndarray | Exception]]:
         """Images as `segment` takes them -> (position, segmentation map or error), each as soon as it is there.
@@ -182,7 +193,7 @@ class SegmentationClient:
             images: of any sizes.
             secret_key: as for `segment`.
             concurrency: how many images are under way at once, at least 1.
-            bits_per_block: as for `segment`.
+            bits, bits_per_block: as for `segment`.
 
         Raises:
             KeyMismatchError, InvalidKeyError, ServiceError: as `segment`, where not a single image can succeed.
@@ -192,7 +203,7 @@ class SegmentationClient:
             self._check_key(secret_key.facts)
         pool = ThreadPoolExecutor(concurrency)
         try:
-            send = partial(self.segment, secret_key=secret_key, bits_per_block=bits_per_block)
+            send = partial(self.segment, secret_key=secret_key, bits=bits, bits_per_block=bits_per_block)
             tasks = {pool.submit(send, image): index for index, image in enumerate(images)}
             for task in as_completed(tasks):
                 index = tasks.pop(task)  # so that the task can be freed, and the map in it
@@ -215,12 +226,13 @@ class SegmentationClient:
         *,
         concurrency: int = 4,
         progress: bool = True,
+        bits: int | None = None,
         bits_per_block: float | None = None,
     ) -> list[np.ndarray]:
         """Images as `segment` takes them -> their segmentation maps in the same order.
 
         Args:
-            images, secret_key, concurrency, bits_per_block: as for `segment_each`.
+            images, secret_key, concurrency, bits, bits_per_block: as for `segment_each`.
             progress: whether a progress bar is shown on stderr.
 
         Raises:
@@ -228,7 +240,7 @@ class SegmentationClient:
             KeyMismatchError, InvalidKeyError, ServiceError: as `segment_each`.
         """
         images = [images] if is_single(images) else list(images)
-        each = self.segment_each(images, secret_key, concurrency=concurrency, bits_per_block=bits_per_block)
+        each = self.segment_each(images, secret_key, concurrency=concurrency, bits=bits, bits_per_block=bits_per_block)
         return all_maps(images, dict(shown(each, len(images), wanted=progress)))
 
     def close(self) -> None:

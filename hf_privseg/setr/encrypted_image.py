@@ -12,6 +12,7 @@ from .arrays import is_tensor, to_array
 from .ciphers import CIPHERS
 from .ciphertext_file import CiphertextFile
 from .counts import counted
+from .eight_bit_blocks import EightBitBlocks
 from .errors import CiphertextError, EncryptionStateError, InvalidImageError
 from .image_container import FACTS, PNG_MODES, ImageContainer
 from .image_inputs import levels_to_picture
@@ -38,6 +39,7 @@ class EncryptedImage(CiphertextFile):
         valid_region: (height, width) at the top left that the plain image covers.
         version: format version of the key.
         step: of the compact form, whose pixels are multiples of it and take few bytes; None of every other image.
+        blocks: of the 8-bit form, the pixels as `EightBitBlocks`; None of every other image.
 
     Raises:
         CiphertextError: a fact of the wrong type or range, or pixels that do not fit the facts.
@@ -54,6 +56,7 @@ class EncryptedImage(CiphertextFile):
     valid_region: tuple[int, int]
     version: int = FORMAT_VERSION
     step: float | None = None
+    blocks: EightBitBlocks | None = None
 
     def __post_init__(self) -> None:
         _check_facts({name: getattr(self, name) for name in FACTS})
@@ -63,11 +66,19 @@ class EncryptedImage(CiphertextFile):
             object.__setattr__(self, "pixels", to_array(self.pixels))
         _check_pixels(self.pixels, self.family, self.patch_size, self.valid_region)
         _check_step(self.step, self.pixels.dtype)
+        _check_blocks(self.blocks, self.pixels, self.patch_size, self.step)
 
     @property
     def facts(self) -> KeyFacts:
         """The public facts about the key that encrypted the image."""
         return KeyFacts(self.family, self.version, self.fingerprint)
+
+    @property
+    def bits(self) -> int | None:
+        """Bits of a number in the file; None of the compact form, whose numbers take as many as each needs."""
+        if self.step is not None:
+            return None
+        return 8 if self.blocks is not None or self.pixels.dtype == np.uint8 else 16
 
     @property
     def num_channels(self) -> int:
@@ -84,11 +95,13 @@ class EncryptedImage(CiphertextFile):
 
         Float pixels are rounded to 16 bits: they change by at most half the scale, max |pixels| / 65534, and the
         image that `from_bytes` returns then keeps its values through further round trips, up to float32 rounding.
-        The compact form, which was rounded when it was made, comes back bit for bit.
+        The compact and the 8-bit form, which were rounded when they were made, come back bit for bit.
         """
         facts = {name: getattr(self, name) for name in FACTS}
         ends_in_zeros = CIPHERS[self.family].ends_in_zeros
-        return ImageContainer.of(self.pixels, facts, ends_in_zeros=ends_in_zeros, step=self.step).to_bytes()
+        return ImageContainer.of(
+            self.pixels, facts, ends_in_zeros=ends_in_zeros, step=self.step, blocks=self.blocks
+        ).to_bytes()
 
     @classmethod
     def from_bytes(cls, data: bytes, *, max_pixels: int | None = None) -> "EncryptedImage":
@@ -110,7 +123,7 @@ class EncryptedImage(CiphertextFile):
         _check_facts(facts)
         ends_in_zeros = CIPHERS[facts["family"]].ends_in_zeros
         pixels = container.pixels(patch_size=facts["patch_size"], ends_in_zeros=ends_in_zeros, max_pixels=max_pixels)
-        image = cls(pixels=pixels, **facts, step=container.step)
+        image = cls(pixels=pixels, **facts, step=container.step, blocks=container.blocks)
         if not container.is_intact():
             raise CiphertextError(
                 "the pixels were changed after encryption (their SHA-256 is not the one in the header): by lossy "
@@ -228,6 +241,18 @@ def _check_step(step: object, dtype: np.dtype) -> None:
         raise CiphertextError(
             f"the step of an encrypted image is a positive float, and only float pixels have one, got {step!r:.80} "
             f"and {dtype} pixels"
+        )
+
+
+def _check_blocks(blocks: EightBitBlocks | None, pixels: np.ndarray, patch_size: int, step: float | None) -> None:
+    """Refuse blocks beside a step or 8-bit pixels, and other blocks than the pixels have."""
+    if blocks is None:
+        return
+    grid = tuple(side // patch_size for side in pixels.shape[-2:])
+    if pixels.dtype.kind != "f" or step is not None or blocks.scale.shape != grid:
+        raise CiphertextError(
+            f"only float pixels without a step have the 8-bit form, with blocks of their grid {grid}, got a grid of "
+            f"{blocks.scale.shape}, {pixels.dtype} pixels and the step {step!r}"
         )
 
 

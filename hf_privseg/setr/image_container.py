@@ -9,7 +9,9 @@ file forms, told apart by their first bytes:
                    Of the family "embedding", "values" are (height / patch_size, width / patch_size, r):
                    of each block, flattened (channel, row, column), the first r numbers; the others are 0.
                    In the compact form, "packed" uint8 (n,) and the header entry "packed" are in place of "values":
-                   `packed_integers` restores the values from the one, and the other is their shape
+                   `packed_integers` restores the values from the one, and the other is their shape.
+                   In the 8-bit form, "values" int8 (rows, columns, n), "scale", "axis" and "along" are those of
+                   `eight_bit_blocks`
 
 The permutation families have 8-bit pixels. The header is a JSON object with exactly these entries:
 
@@ -22,7 +24,8 @@ The permutation families have 8-bit pixels. The header is a JSON object with exa
     valid_region    [height, width] of the part, at the top left, that the image covers; the rest is padding up to the
                     next multiple of patch_size
     sha256          hexadecimal, over "<dtype>[<shape>]", as in "uint8[3, 32, 48]", and the values in the order of that
-                    shape; then, where there is a scale, over "float32[1]" and the scale; numbers little-endian
+                    shape; then, where there are a scale, axis and along, over each of them in the same way, as in
+                    "float32[1]"; numbers little-endian
 
 The hash covers the decoded pixels, so that a program may recompress the PNG losslessly. It finds accidents, not
 attackers: it is not keyed. Nothing in a container is secret, and nothing is ever pickled.
@@ -40,6 +43,7 @@ from PIL import Image
 
 from .bounded_json import parse_json
 from .counts import counted
+from .eight_bit_blocks import EightBitBlocks
 from .errors import CiphertextError, HeaderError
 from .packed_integers import packed, unpacked
 from .png_file import SIGNATURE, png_bytes
@@ -58,7 +62,9 @@ _KINDS = (  # of the tensors in a safetensors form: dtype and number of dimensio
     {"values": ("U8", 3)},
     {"values": ("I16", 3), "scale": ("F32", 1)},
     {"packed": ("U8", 1), "scale": ("F32", 1)},
+    {"values": ("I8", 3), "scale": ("F32", 2), "axis": ("F32", 1), "along": ("F32", 2)},
 )
+_ARRAYS = ("values", "scale", "axis", "along")
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ class ImageContainer:
 
     Args:
         header: all entries; those in FACTS are not checked.
-        arrays: the stored pixels, as `stored` or, for a family whose blocks end in zeros, `without_zeros` gives them.
+        arrays: the stored pixels, as `stored` or, for a family whose blocks end in zeros, `without_zeros` gives them;
+            in the 8-bit form those of `EightBitBlocks`.
     """
 
     header: dict[str, Any]
@@ -75,17 +82,24 @@ class ImageContainer:
 
     @classmethod
     def of(
-        cls, pixels: np.ndarray, facts: Mapping[str, Any], *, ends_in_zeros: bool, step: float | None = None
+        cls,
+        pixels: np.ndarray,
+        facts: Mapping[str, Any],
+        *,
+        ends_in_zeros: bool,
+        step: float | None = None,
+        blocks: EightBitBlocks | None = None,
     ) -> "ImageContainer":
         """(channels, height, width) pixels and the FACTS about them -> what their file holds.
 
-        With a `step`, of which the pixels are multiples, it is the compact form.
+        With a `step`, of which the pixels are multiples, it is the compact form; with `blocks`, which are the pixels,
+        the 8-bit form.
         """
         header: dict[str, Any] = {"format": _FORMAT, **{name: facts[name] for name in FACTS}}
         if len(pixels) != 3:
             header["num_channels"] = len(pixels)
-        arrays = stored(pixels, step)
-        if ends_in_zeros:
+        arrays = stored(pixels, step) if blocks is None else blocks.arrays
+        if ends_in_zeros and blocks is None:
             arrays = (without_zeros(arrays[0], facts["patch_size"]), *arrays[1:])
         if step is not None:
             header["packed"] = list(arrays[0].shape)
@@ -101,14 +115,25 @@ class ImageContainer:
         """The step of the quantiser in the compact form, else None."""
         return float(self.arrays[1][0]) if "packed" in self.header else None
 
+    @property
+    def blocks(self) -> EightBitBlocks | None:
+        """The blocks in the 8-bit form, else None.
+
+        Raises:
+            CiphertextError: shapes that do not fit, or numbers out of range.
+        """
+        return EightBitBlocks(*self.arrays) if len(self.arrays) == len(_ARRAYS) else None
+
     def pixels(self, *, patch_size: int, ends_in_zeros: bool, max_pixels: int) -> np.ndarray:
         """The encrypted pixels, (channels, height, width).
 
         Raises:
             CiphertextError: more pixels than `max_pixels`, or other channels than the header says.
         """
-        if ends_in_zeros:
-            return with_zeros(restored(self.arrays), patch_size, self.num_channels, max_pixels)
+        blocks = self.blocks
+        if ends_in_zeros or blocks is not None:
+            found = restored(self.arrays) if blocks is None else blocks.restored()
+            return with_zeros(found, patch_size, self.num_channels, max_pixels)
         num_channels, height, width = self.arrays[0].shape
         if num_channels != self.num_channels:
             raise CiphertextError(
@@ -130,8 +155,7 @@ class ImageContainer:
         if "packed" in self.header:
             values, scale = self.arrays
             return arrays_to_bytes({"packed": packed(values), "scale": scale}, {_ENTRY: text})
-        names = ("values", "scale")[: len(self.arrays)]
-        return arrays_to_bytes(dict(zip(names, self.arrays, strict=True)), {_ENTRY: text})
+        return arrays_to_bytes(dict(zip(_ARRAYS, self.arrays, strict=False)), {_ENTRY: text})
 
     @classmethod
     def from_bytes(cls, data: bytes, *, max_pixels: int) -> "ImageContainer":
@@ -185,17 +209,20 @@ def _read_safetensors(data: bytes, max_pixels: int) -> ImageContainer:
         if _ENTRY not in found.metadata or kinds not in _KINDS:
             raise CiphertextError(
                 "expected a safetensors file with 'values' (U8, or I16 and a 'scale' F32; 3 dimensions), or 'packed' "
-                f"(U8) and a 'scale' F32, and a 'privseg' header, got {kinds!r:.200}; it is no encrypted image"
+                "(U8) and a 'scale' F32, or 'values' (I8) and 'scale', 'axis' and 'along' (F32), and a 'privseg' "
+                f"header, got {kinds!r:.200}; it is no encrypted image"
             )
         header = _parsed_header(found.metadata[_ENTRY], max_pixels)
         arrays = arrays_from_bytes(data)
     except HeaderError as error:
         raise CiphertextError(f"the safetensors file is truncated or damaged ({error}); transfer it again") from error
+    if ("packed" in header) != ("packed" in arrays):
+        raise CiphertextError("expected the shape of packed numbers in the header, and of no others; it is damaged")
+    if "axis" in arrays:
+        return ImageContainer(header, tuple(arrays[name] for name in _ARRAYS))
     scale = arrays.get("scale")
     if scale is not None and (scale.size != 1 or not 0 < scale[0] < np.inf):
         raise CiphertextError(f"the scale of an encrypted image is one positive number, got {scale.tolist()!r:.80}")
-    if ("packed" in header) != ("packed" in arrays):
-        raise CiphertextError("expected the shape of packed numbers in the header, and of no others; it is damaged")
     values = unpacked(arrays["packed"], tuple(header["packed"])) if "packed" in arrays else arrays["values"]
     return ImageContainer(header, (values,) if scale is None else (values, scale))
 

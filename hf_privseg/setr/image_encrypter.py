@@ -9,7 +9,6 @@ from PIL.Image import Resampling
 
 from .centring import CENTRED, Centring, check_channels, refuse_secret_key
 from .ciphers import cipher_for
-from .client_embedding import step_for
 from .encrypted_image import EncryptedImage, is_encrypted_image
 from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import EncryptionStateError, InvalidImageError
@@ -17,8 +16,8 @@ from .image_decryption import ImageDecryption
 from .image_inputs import PlainImage, flat_images, image_to_levels
 from .patch_grid import PatchGrid
 from .resampling import resized
+from .rounding import Rounding
 from .setting_checks import check_settings
-from .stored_pixels import rounded
 
 AnyImage = PlainImage | EncryptedImage
 
@@ -100,6 +99,7 @@ class ImageEncrypter(ImageDecryption):
         secret_key: EncryptionKey | bytes,
         *,
         input_data_format: str | None = None,
+        bits: int | None = None,
         bits_per_block: float | None = None,
     ) -> EncryptedImage:
         """One image -> what `SetrImageProcessor.encrypt` makes of it.
@@ -108,31 +108,31 @@ class ImageEncrypter(ImageDecryption):
             image: of any kind.
             secret_key: its family chooses the cipher.
             input_data_format: of an array, "channels_first" or "channels_last"; None infers it.
+            bits: 8 sends 8 bits a number in place of 16, and gives exactness up for it; the families with 8-bit
+                pixels do so exactly.
             bits_per_block: rounds what is sent to about so many bits a block, and gives exactness up for it. Only a
                 client embedding with a transform code can.
 
         Raises:
             InvalidImageError, InvalidKeyError: no image, or no key.
             EncryptionStateError: the image is encrypted already.
-            ValueError: settings that cannot be encrypted with, or bits that the key is not fitted for.
+            ValueError: settings that cannot be encrypted with, other bits than 8, or bits of a block that the key is
+                not fitted for.
         """
         if is_encrypted_image(image):
             raise EncryptionStateError(
                 "expected plain images, got an EncryptedImage: encrypting twice would ruin it; use it as it is"
             )
         key = as_encryption_key(secret_key)
-        step = step_for(key, bits_per_block)
+        rounding = Rounding.of(key, bits=bits, bits_per_block=bits_per_block)
         self._centring.check_encryptable()
         levels = self.to_levels(image, input_data_format)
         cipher = cipher_for(key, patch_size=self.patch_size, num_channels=self.num_channels)
         size = (levels.shape[-2], levels.shape[-1])
         plain = self._on_grid(levels)
         pixels = cipher.encrypt(plain if cipher.acts_on_uint8 else _centred(plain))
-        if step is not None:
-            pixels, step = rounded(pixels, step)
         return EncryptedImage(
-            pixels=pixels,
-            step=step,
+            **rounding.of_pixels(pixels, self.patch_size),
             family=cipher.family,
             fingerprint=key.fingerprint,
             patch_size=self.patch_size,

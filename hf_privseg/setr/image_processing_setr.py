@@ -20,7 +20,6 @@ from transformers.image_utils import ChannelDimension, PILImageResampling, SizeD
 from .arrays import to_array
 from .centring import CENTRED, Centring, check_channels, refuse_secret_key, with_channels
 from .ciphers import cipher_for
-from .client_embedding import step_for
 from .encrypted_image import EncryptedImage, check_ciphertexts, is_encrypted_image
 from .encryption_key import EncryptionKey, as_encryption_key
 from .errors import EncryptionStateError, InvalidImageError
@@ -32,9 +31,9 @@ from .patch_grid import PatchGrid
 from .post_processing import SegmentationPostProcessing
 from .processor_settings import ImagesOnGrid, SetrImageProcessorKwargs, check_settings_files
 from .public_facts import KeyFacts
+from .rounding import Rounding
 from .segmentation_map_inputs import IGNORE_INDEX, check_ignore_index, segmentation_maps_to_indices
 from .setting_checks import check_settings
-from .stored_pixels import rounded
 
 OnePlainImage = TypeVar("OnePlainImage", bound=PlainImage)
 
@@ -198,6 +197,7 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
         images: PlainImage | Sequence[PlainImage],
         secret_key: EncryptionKey | bytes,
         *,
+        bits: int | None = None,
         bits_per_block: float | None = None,
         **kwargs: Any,
     ) -> EncryptedImage | list[EncryptedImage]:
@@ -209,19 +209,21 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
         Args:
             images: one image, or a list or batch of them.
             secret_key: its family chooses the cipher.
+            bits: 8 sends 8 bits a number in place of 16, and gives exactness up for it; the families with 8-bit
+                pixels do so exactly.
             bits_per_block: rounds what is sent to about so many bits a block, and gives exactness up for it. Only a
                 client embedding with a transform code can.
             **kwargs: settings that replace the processor's own for this call.
 
         Raises:
-            As `preprocess`, and ValueError for bits that the key is not fitted for.
+            As `preprocess`, and ValueError for other bits than 8, or bits of a block that the key is not fitted for.
         """
         if any(map(is_encrypted_image, _as_list(images))):
             raise EncryptionStateError(
                 "expected plain images, got an EncryptedImage: encrypting twice would ruin it; use it as it is"
             )
         key = as_encryption_key(secret_key)
-        step = step_for(key, bits_per_block)
+        rounding = Rounding.of(key, bits=bits, bits_per_block=bits_per_block)
         batch = self._on_grid(images, None, kwargs)
         batch.centring.check_encryptable()
         cipher = cipher_for(key, patch_size=batch.grid.patch_size, num_channels=batch.num_channels)
@@ -229,18 +231,16 @@ class SetrImageProcessor(ImageDecryption, SegmentationPostProcessing, Torchvisio
             pixels = batch.map(cipher.encrypt)
         else:
             pixels = batch.map(lambda stack: cipher.encrypt(self._centred(stack, batch.centring)))
-        arrays = [(to_array(each), None) if step is None else rounded(to_array(each), step) for each in pixels]
         encrypted = [
             EncryptedImage(
-                pixels=array,
-                step=its_step,
+                **rounding.of_pixels(to_array(each), cipher.patch_size),
                 family=cipher.family,
                 fingerprint=key.fingerprint,
                 patch_size=cipher.patch_size,
                 original_size=size,
                 valid_region=batch.grid.valid_region(size),
             )
-            for (array, its_step), size in zip(arrays, batch.original_sizes, strict=True)
+            for each, size in zip(pixels, batch.original_sizes, strict=True)
         ]
         return encrypted[0] if is_single(images) else encrypted
 

@@ -62,7 +62,8 @@ def with_zeros(values: np.ndarray, patch_size: int, num_channels: int, max_pixel
             f"expected at most {length} numbers for a block of {patch_size} x {patch_size} pixels, got {stored}"
         )
     check_num_pixels(num_channels, rows * patch_size, columns * patch_size, max_pixels)  # before it is allocated
-    return from_blocks(np.pad(values, ((0, 0), (0, 0), (0, length - stored)))[None], patch_size)[0]
+    whole = values if stored == length else np.pad(values, ((0, 0), (0, 0), (0, length - stored)))
+    return from_blocks(whole[None], patch_size)[0]
 
 
 def check_num_pixels(num_channels: int, height: int, width: int, max_pixels: int) -> None:

@@ -147,8 +147,7 @@ def _of_encrypted_image(path: Path) -> dict[str, object]:
         **image.facts.to_dict(),
         "patch_size": image.patch_size,
     }
-    if image.step is not None:
-        facts["step"] = image.step  # of the compact form
+    facts |= {"bits": image.bits} if image.step is None else {"step": image.step}  # the latter of the compact form
     return facts | {name: {"height": size[0], "width": size[1]} for name, size in sizes.items()}
 
 

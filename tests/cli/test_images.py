@@ -32,6 +32,15 @@ def test_encrypt_writes_what_the_processor_encrypts(place):
     assert_no_secret(path.read_bytes(), place.key)
 
 
+@every_family
+def test_encrypt_with_8_bits_writes_the_8_bit_form(place):
+    place.succeed("encrypt", place.folder / "image.png", "-o", place.folder / "out", "-k", place.key_file, "--bits", 8)
+    (path,) = (place.folder / "out").iterdir()
+    assert EncryptedImage.from_file(path).bits == place.run_json("info", path)["bits"] == 8
+    message = place.fail("encrypt", place.folder / "image.png", "-o", "x", "-k", place.key_file, "--bits", 7, code=2)
+    assert "expected 8, or no --bits for the usual form, got 7" in message
+
+
 def test_encrypt_takes_several_images_and_the_key_from_the_environment(place, monkeypatch):
     monkeypatch.setenv("PRIVSEG_KEY", place.key.to_text())
     Image.new("RGBA", (40, 20), (255, 0, 0, 99)).save(place.folder / "other.png")

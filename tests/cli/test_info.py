@@ -89,6 +89,7 @@ def test_an_encrypted_image_by_its_content(place):
         "kind": "encrypted image",
         **facts_of(place.key),
         "patch_size": 4,
+        "bits": 8 if "permutation" in place.key.family else 16,
         "size": {"height": 24, "width": 32},
         "original_size": {"height": IMAGE_SIZE[0], "width": IMAGE_SIZE[1]},
         "valid_region": {"height": 24, "width": 32},

@@ -121,6 +121,17 @@ def test_a_service_takes_the_compact_form_as_it_is(image):
             client.segment(image, embedding, bits_per_block=7)
 
 
+def test_a_service_takes_the_8_bit_form_as_it_is(engine, client, key, image):
+    sent = engine.processor.encrypt(image, key, bits=8)
+    assert client.encrypt(image, key, bits=8).to_bytes() == sent.to_bytes()
+    expected = segment_image(engine.model, engine.processor, EncryptedImage.from_bytes(sent.to_bytes()))
+    (found,) = client.segment_batch([image], key, bits=8, progress=False)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(client.segment(sent), expected)
+    with pytest.raises(ValueError, match="expected 8 bits, or none for the usual form, got 7"):
+        client.segment(image, key, bits=7)
+
+
 def test_images_encrypted_images_and_paths_of_both_are_one(client, engine, key, image, tmp_path):
     expected = local_map(engine, key, image)
     image.save(tmp_path / "image.png")

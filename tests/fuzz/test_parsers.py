@@ -85,6 +85,9 @@ class Container(Target):
         embedding = ClientEmbedding.generate(tiny_model())
         self.sound.append(processor.encrypt([PHOTO], embedding)[0].to_bytes())
         self.sound.append(processor.encrypt([PHOTO], with_code(embedding), bits_per_block=60)[0].to_bytes())
+        self.sound += [
+            processor.encrypt([PHOTO], key, bits=8)[0].to_bytes() for key in (KEYS["orthogonal"], embedding)
+        ]
 
     def make(self, rng):
         data = rng.choice(self.sound)

@@ -145,4 +145,4 @@ def test_the_command_line(data, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "x").exists()
     code, _, err = run("segment", data / "images/test/0.png", "--model", "model", "-o", "y", "--bits-per-block", 99)
     assert code == 2
-    assert "--bits-per-block makes uploads small" in err
+    assert "--bits and --bits-per-block make uploads small" in err
