@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from hf_privseg import ClientEmbedding, EncryptedImage, SecretKey, SetrForSemanticSegmentation, SetrImageProcessor
 from hf_privseg.checkpoints import default_checkpoint
 from hf_privseg.experiments.records import Records
-from hf_privseg.experiments.tables import ResultTable, print_tables, write_markdown
+from hf_privseg.experiments.tables import ResultTable, print_tables, write_tables
 from hf_privseg.inference.segmentation import segment_image
 from hf_privseg.setr.block_cipher import to_blocks
 from hf_privseg.setr.encryption_key import EncryptionKey
@@ -257,8 +257,8 @@ def main() -> None:
     if not args.times_only:
         take_maps(bench, records)
     tables = [table(bench, records)]
-    lines = [f"{args.limit} images of the split {args.split}; means, and medians of times", *records.made_with]
-    write_markdown(folder / "uploads.md", tables, lines)
+    lines = [f"{args.limit} images of the split {args.split}; means, and medians of times"]
+    write_tables(folder / "uploads.md", tables, lines, runs=records.runs)
     print_tables(tables, "Notes", lines)
 
 

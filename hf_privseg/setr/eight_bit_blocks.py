@@ -77,11 +77,11 @@ class EightBitBlocks:
         """The arrays in their order in a file."""
         return self.values, self.scale, self.axis, self.along
 
-    def restored(self) -> np.ndarray:
-        """(rows, columns, n) float32."""
-        found = np.empty(self.values.shape, np.float32)
+    def restored(self, rows: int | None = None) -> np.ndarray:
+        """(rows, columns, n) float32; of the first `rows` alone, where they are given."""
+        found = np.empty_like(self.values[:rows], np.float32)
         axis = self.axis.astype(np.float64)
-        for row, values in enumerate(self.values):
+        for row, values in enumerate(self.values[:rows]):
             brightness = self.along[row, :, None].astype(np.float64) * axis
             found[row] = values * self.scale[row, :, None].astype(np.float64) + brightness
         return found

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from .arrays import is_tensor, to_array
+from .block_cipher import to_blocks
 from .ciphers import CIPHERS
 from .ciphertext_file import CiphertextFile
 from .counts import counted
@@ -253,6 +254,13 @@ def _check_blocks(blocks: EightBitBlocks | None, pixels: np.ndarray, patch_size:
         raise CiphertextError(
             f"only float pixels without a step have the 8-bit form, with blocks of their grid {grid}, got a grid of "
             f"{blocks.scale.shape}, {pixels.dtype} pixels and the step {step!r}"
+        )
+    first = to_blocks(pixels[:, :patch_size], patch_size)[0]
+    length = blocks.values.shape[-1]
+    if length > first.shape[-1] or not np.array_equal(blocks.restored(rows=1), first[..., :length]):
+        raise CiphertextError(
+            "the blocks of an encrypted image in the 8-bit form are its pixels, got those of others; leave them out "
+            "where the pixels are changed"
         )
 
 

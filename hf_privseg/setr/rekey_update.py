@@ -39,6 +39,7 @@ from .errors import HeaderError
 from .keys import SecretKey, as_key
 from .private_file import PrivateFile
 from .public_facts import EMBEDDING_FAMILY, KeyFacts, check_image_fits
+from .rounding import Rounding
 from .tensor_files import arrays_from_bytes, arrays_to_bytes, header_from_bytes
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ class RekeyUpdate(PrivateFile):
         """An encrypted image of the old key -> the same image under the new one; neither key is needed.
 
         Exact from one permutation family to another. From a float family to a permutation family the 8-bit levels are
-        rounded, which undoes what the image's file has rounded; otherwise it is exact up to rounding.
+        rounded, which undoes what the image's file has rounded; otherwise it is exact up to rounding. An image in
+        the 8-bit form stays in it, and is rounded a second time.
 
         Raises:
             KeyMismatchError: the image is of another key.
@@ -157,10 +159,11 @@ class RekeyUpdate(PrivateFile):
             acted = centred @ self._inverse
             if CIPHERS[self.new.family].acts_on_uint8:
                 acted = ((acted + 1) * np.float32(127.5)).round().clip(0, 255).astype(np.uint8)
-        pixels = from_blocks(acted.reshape(blocks.shape), self.patch_size)[0]
+        pixels = np.ascontiguousarray(from_blocks(acted.reshape(blocks.shape), self.patch_size)[0])
+        rounding = Rounding(bits=image.bits if image.blocks is not None and pixels.dtype.kind == "f" else None)
         return replace(
             image,
-            pixels=np.ascontiguousarray(pixels),
+            **({"blocks": None} | rounding.of_pixels(pixels, self.patch_size)),
             family=self.new.family,
             fingerprint=self.new.fingerprint,
             version=self.new.version,

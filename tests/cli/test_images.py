@@ -38,7 +38,7 @@ def test_encrypt_with_8_bits_writes_the_8_bit_form(place):
     (path,) = (place.folder / "out").iterdir()
     assert EncryptedImage.from_file(path).bits == place.run_json("info", path)["bits"] == 8
     message = place.fail("encrypt", place.folder / "image.png", "-o", "x", "-k", place.key_file, "--bits", 7, code=2)
-    assert "expected 8, or no --bits for the usual form, got 7" in message
+    assert "expected 8, or no --bits for the usual form" in message
 
 
 def test_encrypt_takes_several_images_and_the_key_from_the_environment(place, monkeypatch):

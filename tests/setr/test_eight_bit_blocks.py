@@ -1,5 +1,6 @@
 """The 8-bit form: what it loses, that it is restored bit for bit everywhere, and what a file may not say."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -15,6 +16,7 @@ from hf_privseg.setr.encrypted_image import EncryptedImage
 from hf_privseg.setr.errors import CiphertextError
 from hf_privseg.setr.image_encrypter import ImageEncrypter
 from hf_privseg.setr.keys import SecretKey
+from hf_privseg.setr.rekey_update import RekeyUpdate
 from hf_privseg.setr.stored_pixels import digest_of
 
 VECTOR = json.loads((VECTORS_FOLDER / "eight_bit_blocks.json").read_text())
@@ -93,6 +95,17 @@ def test_blocks_of_one_number_are_kept(value):
     blocks = EightBitBlocks.of(pixels, 16)
     np.testing.assert_allclose(blocks.restored(), value, rtol=1e-5)
     assert blocks.values.shape == (1, 2, 768 if value else 1)
+
+
+@pytest.mark.parametrize(("old", "new"), [("orthogonal", "matrix"), ("matrix", "permutation")])
+def test_a_rekey_update_keeps_the_form(old, new):
+    update = RekeyUpdate.between(key_of(old), key_of(new), patch_size=16, num_channels=3)
+    moved, expected = update.apply_to_image(encrypted(old)), encrypted(new)
+    assert (moved.bits, moved.fingerprint) == (8, expected.fingerprint)
+    back = EncryptedImage.from_bytes(moved.to_bytes())
+    assert np.array_equal(back.pixels, moved.pixels)
+    images = [np.asarray(ImageEncrypter().decrypt(image, key_of(new)), int) for image in (back, expected)]
+    assert np.abs(images[0] - images[1]).max() <= 3
 
 
 def test_more_channels_than_three():
@@ -182,6 +195,8 @@ def test_a_file_larger_than_allowed_is_refused():
 
 def test_blocks_belong_to_their_pixels():
     sent = encrypted("orthogonal")
+    with pytest.raises(CiphertextError, match="are its pixels, got those of others"):
+        dataclasses.replace(sent, pixels=-sent.pixels)
     with pytest.raises(CiphertextError, match="float pixels without a step have the 8-bit form"):
         EncryptedImage(**{**vars(sent), "step": 0.5})
     with pytest.raises(CiphertextError, match=r"blocks of their grid \(4, 6\), got a grid of \(1, 1\)"):
