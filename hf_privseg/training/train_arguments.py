@@ -66,7 +66,10 @@ class TrainArguments(OptimizationArguments, DataArguments):
     num_channels: int | None = field(
         default=None, metadata={"help": "Channels of the images. Default: those of --checkpoint, or 3."}
     )
-    decoder: str = field(default="naive", metadata={"help": "The decoder.", "choices": ["naive", "pup", "mla"]})
+    decoder: str | None = field(
+        default=None,
+        metadata={"help": "The decoder. Default: that of --checkpoint, or naive.", "choices": ["naive", "pup", "mla"]},
+    )
     use_cls_token: bool | None = field(default=None, metadata={"help": "Keep the class token. Default: as published."})
     use_auxiliary_head: bool = field(default=True, metadata={"help": "Auxiliary losses on intermediate layers."})
     fresh_embedding: str | None = field(

@@ -118,7 +118,7 @@ def _build_model(args: TrainArguments, id2label: dict[int, str]) -> SetrForSeman
     fields: dict[str, Any] = {
         name: getattr(args, name) for name in ("use_auxiliary_head", "drop_path_rate", "use_cls_token")
     }
-    fields |= {"decoder_type": args.decoder, "id2label": id2label}
+    fields |= {"decoder_type": args.decoder or "naive", "id2label": id2label}
     fields["label2id"] = None  # follows from id2label
     fields["semantic_loss_ignore_index"] = None  # as the number of classes asks for
     palette = args.load_palette()
@@ -137,8 +137,9 @@ def _build_model(args: TrainArguments, id2label: dict[int, str]) -> SetrForSeman
             f"expected --num-channels {config.num_channels}, as {args.checkpoint} has, got {args.num_channels}; "
             "images of other channels need a model that starts with --vit or --from-scratch"
         )
+    fields["decoder_type"] = args.decoder or config.decoder_type
     fields["use_cls_token"] = config.use_cls_token if args.use_cls_token is None else args.use_cls_token
-    replaced = {"out_indices", "auxiliary_num_stages"} if config.decoder_type != args.decoder else set()
+    replaced = {"out_indices", "auxiliary_num_stages"} if config.decoder_type != fields["decoder_type"] else set()
     replaced |= {"palette"} if config.id2label != id2label else set()
     kept = {name: value for name, value in config.to_dict().items() if name not in replaced}
     return SetrForSemanticSegmentation.from_pretrained(

@@ -102,6 +102,16 @@ def test_a_model_from_scratch_is_random_and_has_the_colours_of_the_classes(place
     assert vars(parsed(*shlex.split(command)[2:])) == recipe
 
 
+@pytest.mark.parametrize(
+    ("asked", "decoder"), [((), "mla"), (("--decoder", "pup"), "pup")], ids=["its own", "another"]
+)
+def test_a_checkpoint_keeps_its_decoder_unless_another_is_asked_for(place, mine, asked, decoder):
+    given = ("train", "--dataset", mine, *BUDGET)
+    place.succeed(*given, "--from-scratch", "tiny", "--decoder", "mla", "--output-dir", "one")
+    place.succeed(*given, "--checkpoint", "one", *asked, "--output-dir", "two")
+    assert SetrForSemanticSegmentation.from_pretrained("two").config.decoder_type == decoder
+
+
 def png_of(label):
     content = io.BytesIO()
     Image.new("L", (64, 48), label).save(content, "PNG")

@@ -1,18 +1,11 @@
 """The commands in docs/how-to/deploy.md and keys.md, run one after the other as they stand."""
 
-import contextlib
-import io
-import json
-import os
 import re
 import shlex
 import shutil
-import socketserver
 import subprocess
 import sys
-import threading
 import time
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,47 +13,13 @@ from PIL import Image
 
 from helpers import preloaded
 from helpers.paths import ROOT
+from helpers.shell import privseg_shell
 from helpers.tiny_setr import tiny_model
 from hf_privseg import SecretKey, SetrImageProcessor
-from hf_privseg.cli.app import main
 
 pytest.importorskip("fastapi")
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/how-to/deploy.md").read_text(encoding="utf-8"), re.DOTALL)
 PORT = "8443"
-
-# A `privseg` that has its command run in the process of the test, which has imported torch already.
-PRIVSEG = """
-import json, os, socket, sys
-connection = socket.socket(socket.AF_UNIX)
-connection.connect({address!r})
-given = sys.stdin.read() if "-" in sys.argv else ""
-key = os.environ.get("PRIVSEG_KEY", "")
-connection.sendall(json.dumps([os.getcwd(), sys.argv[1:], key, given]).encode() + b"\\n")
-code, out, err = json.loads(connection.makefile().read())
-sys.stdout.write(out)
-sys.stderr.write(err)
-sys.exit(code)
-"""
-
-
-class Command(socketserver.StreamRequestHandler):
-    """Runs one command of `privseg` for a shell."""
-
-    def handle(self):
-        folder, arguments, key, given = json.loads(self.rfile.readline())
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        os.chdir(folder)
-        try:
-            with (
-                contextlib.redirect_stdout(out),
-                contextlib.redirect_stderr(err),
-                mock.patch.dict(os.environ, {"PRIVSEG_KEY": key} if key else {}),
-                mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode()))),
-            ):
-                main(arguments)
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        self.wfile.write(json.dumps([code, out.getvalue(), err.getvalue()]).encode())
 
 
 @pytest.fixture
@@ -71,21 +30,8 @@ def shell(tmp_path, monkeypatch):
     SetrImageProcessor().save_pretrained("my_model")
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (64, 96, 3), np.uint8)).save("image.jpg")
-    (tmp_path / "bin").mkdir()
-    script = tmp_path / "bin" / "privseg"
-    script.write_text(f"#!{sys.executable}\n{PRIVSEG.format(address=str(tmp_path / 'socket'))}")
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
-
-    def run(block):
-        done = subprocess.run(["bash", "-ec", block], capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, block + done.stderr
-        return done.stdout
-
-    with socketserver.UnixStreamServer(str(tmp_path / "socket"), Command) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with privseg_shell(tmp_path) as run:
         yield run
-        server.shutdown()
 
 
 @pytest.mark.slow
