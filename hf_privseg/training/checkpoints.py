@@ -2,10 +2,12 @@
 
 import json
 import re
+import secrets
 import shutil
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 
 from ..setr.files import publish_folder
 
@@ -39,13 +41,41 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, progress: dict, *, k
     accelerator.wait_for_everyone()
 
 
+def latest_progress(folder: Path) -> dict | None:
+    """The progress of the newest checkpoint of `folder`; None if there is none."""
+    checkpoints = _checkpoints(folder)
+    return json.loads((checkpoints[-1] / "progress.json").read_text()) if checkpoints else None
+
+
 def load_latest_checkpoint(accelerator: Accelerator, folder: Path) -> dict | None:
     """Load the newest checkpoint of `folder` into the prepared objects -> its progress; None if there is none."""
     checkpoints = _checkpoints(folder)
-    if not checkpoints:
-        return None
-    accelerator.load_state(str(checkpoints[-1]))
-    return json.loads((checkpoints[-1] / "progress.json").read_text())
+    if checkpoints:
+        accelerator.load_state(str(checkpoints[-1]))
+        accelerator.step = 0  # a checkpoint lies between two updates: the next one begins to accumulate
+    return latest_progress(folder)
+
+
+def check_folder_is_shared(accelerator: Accelerator, folder: Path) -> None:
+    """Make sure that all processes of a run, which may be on several nodes, write into one folder, and make it.
+
+    Raises:
+        ValueError: in every process, if one of them does not see what the first one writes.
+    """
+    (token,) = broadcast_object_list([secrets.token_hex(8)])
+    mark = folder / f".{token}.tmp"
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    accelerator.wait_for_everyone()
+    sees = gather_object([mark.exists()])
+    if accelerator.is_main_process:
+        mark.unlink()
+    if not all(sees):
+        raise ValueError(
+            f"expected an output folder that all nodes share, got {folder}, in which {sees.count(False)} of "
+            f"{len(sees)} processes do not see the files of the first; use a folder on a file system of all nodes"
+        )
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -66,6 +66,32 @@ def with_synchronized_norms(model: Model, accelerator: Accelerator) -> Model:
     return model
 
 
+def keep_images_per_update(accelerator: Accelerator, progress: dict[str, Any]) -> None:
+    """Have a run that goes on in another number of processes update on as many images as before.
+
+    Half the processes accumulate the gradients of twice as many batches, which are the same ones.
+
+    Args:
+        accelerator: of the processes that go on, with the accumulation that the options ask for.
+        progress: of the run. `processes` is the number with which it began; `batches` and `loss_sum` count those of
+            one of the `last_processes`, which this function brings up to date.
+
+    Raises:
+        ValueError: the batches of an update cannot be divided among the processes.
+    """
+    asked, number = accelerator.gradient_accumulation_steps, accelerator.num_processes
+    each, rest = divmod(asked * progress["processes"], number)
+    if rest:
+        raise ValueError(
+            f"expected a number of processes that divides {asked * progress['processes']}, the batches of each update "
+            f"since this run began, got {number}; go on with {progress['processes']}"
+        )
+    accelerator.gradient_accumulation_steps = each
+    before, progress["last_processes"] = progress["last_processes"], number
+    progress["batches"] = progress["batches"] * before // number
+    progress["loss_sum"] *= before / number
+
+
 def remaining_batches(accelerator: Accelerator, loader: DataLoaderShard, progress: dict[str, Any]) -> Iterable[Batch]:
     """The batches of the epoch `progress["epoch"]` after the first `progress["batches"]`, in their fixed order.
 
@@ -75,6 +101,8 @@ def remaining_batches(accelerator: Accelerator, loader: DataLoaderShard, progres
         progress: of the run.
     """
     loader.set_epoch(progress["epoch"])
+    if hasattr(loader.dataset, "set_epoch"):  # Accelerate 1.15 tells the data set in runs of one process alone
+        loader.dataset.set_epoch(progress["epoch"])
     if not progress["batches"]:
         return loader
     batches = accelerator.skip_first_batches(loader, progress["batches"])

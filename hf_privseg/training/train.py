@@ -8,11 +8,18 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..reporting.provenance import provenance
-from .checkpoints import load_latest_checkpoint, save_checkpoint
+from .checkpoints import check_folder_is_shared, latest_progress, load_latest_checkpoint, save_checkpoint
 from .data import names_hash
 from .evaluation import evaluate_mean_iou
 from .log import TrainingLog
-from .loop import WaitingTime, build_optimizer, build_scheduler, remaining_batches, with_synchronized_norms
+from .loop import (
+    WaitingTime,
+    build_optimizer,
+    build_scheduler,
+    keep_images_per_update,
+    remaining_batches,
+    with_synchronized_norms,
+)
 from .train_arguments import TrainArguments
 from .train_setup import Data, Start, build_loader, build_start, open_data, start_accelerator, total_updates
 from .trained_model import finish, save_model
@@ -31,17 +38,19 @@ def train(args: TrainArguments) -> None:
 
 def run_epochs(args: TrainArguments, accelerator: Accelerator, data: Data, start: Start) -> None:
     """The whole training of a model, whose result `finish` writes."""
-    processor = start.processor
+    processor, output_dir = start.processor, Path(args.output_dir)
+    checkpoints = output_dir / "checkpoints"
+    check_folder_is_shared(accelerator, output_dir)
+    progress = latest_progress(checkpoints) or new_progress(accelerator.num_processes)
+    keep_images_per_update(accelerator, progress)
     plain = with_synchronized_norms(start.model, accelerator)
     optimizer = build_optimizer(plain, args, fresh=start.fresh)
     model, optimizer, loader = accelerator.prepare(plain, optimizer, build_loader(args, data, processor, plain.config))
-    total = total_updates(args, loader)
+    total = total_updates(args, loader, accelerator.gradient_accumulation_steps)
     scheduler = build_scheduler(optimizer, args, total)
     accelerator.register_for_checkpointing(scheduler)
 
-    output_dir = Path(args.output_dir)
-    progress = load_latest_checkpoint(accelerator, output_dir / "checkpoints")
-    progress = progress or {"step": 0, "epoch": 0, "batches": 0, "loss_sum": 0.0, "best": -1.0, "history": []}
+    load_latest_checkpoint(accelerator, checkpoints)
     progress["total"] = total
     # Of every start of this training; names of images identify the data, if they are not streamed.
     progress["runs"] = [*progress.get("runs", []), provenance() | {"data": names_hash(data.train)}]
@@ -56,8 +65,14 @@ def run_epochs(args: TrainArguments, accelerator: Accelerator, data: Data, start
         record = end_epoch(accelerator, model, processor, data, progress, args)
         log.add(record)
         accelerator.print(json.dumps(record))
-        save_checkpoint(accelerator, output_dir / "checkpoints", progress)
+        save_checkpoint(accelerator, checkpoints, progress)
     finish(accelerator, model, processor, progress, data.statistics, args)
+
+
+def new_progress(processes: int) -> dict:
+    """What a run that begins in so many processes keeps in its checkpoints."""
+    progress = {"step": 0, "epoch": 0, "batches": 0, "loss_sum": 0.0, "best": -1.0, "history": []}
+    return progress | {"processes": processes, "last_processes": processes}
 
 
 def train_epoch(

@@ -181,9 +181,9 @@ def build_loader(args: TrainArguments, data: Data, processor: SetrImageProcessor
     )
 
 
-def total_updates(args: TrainArguments, loader: DataLoader) -> int:
-    """The number of updates: --max-steps, or that of --epochs passes over the data."""
+def total_updates(args: TrainArguments, loader: DataLoader, batches: int) -> int:
+    """The number of updates of so many batches: --max-steps, or that of --epochs passes over the data."""
     if args.max_steps is not None:
         return args.max_steps
     # At least one, so that the loop starts and reports an empty loader.
-    return max(math.ceil(len(loader) / args.gradient_accumulation_steps) * args.epochs, 1)
+    return max(math.ceil(len(loader) / batches) * args.epochs, 1)

@@ -6,6 +6,7 @@ import torch
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 
 from hf_privseg.training.arguments import OptimizationArguments
@@ -30,6 +31,29 @@ def test_a_pass_that_goes_on_skips_batches_and_leaves_the_random_state():
     assert torch.equal(torch.rand(3), expected)
     assert [batch["x"][:, 0].tolist() for batch in rest] == [[6, 7]]
     assert list(remaining_batches(accelerator, loader, {"epoch": 0, "batches": 4})) == []
+
+
+class Rows(torch.utils.data.Dataset):
+    epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return {"x": self.epoch}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("batches", [0, 1])
+def test_the_data_set_learns_of_the_epoch_in_any_number_of_processes(processes, batches):
+    loader = prepare_data_loader(
+        DataLoader(Rows(), 2, shuffle=True), num_processes=processes, process_index=0, use_seedable_sampler=True
+    )
+    found = list(remaining_batches(Accelerator(cpu=True), loader, {"epoch": 3, "batches": batches}))
+    assert [batch["x"].tolist() for batch in found] == [[3, 3]] * (4 // processes - batches)
 
 
 @pytest.mark.parametrize(
