@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from interleaved import interleaved, report, seconds_of
@@ -65,7 +66,7 @@ def steps(content: bytes, key: SecretKey, bits: int | None, rounds: int) -> dict
     small = encrypter._on_grid(levels)
     pixels = small if cipher.acts_on_uint8 else _centred(small)
     encrypted, rounding = cipher.encrypt(pixels), Rounding.of(key, bits=bits)
-    facts = {"family": key.family, "fingerprint": key.fingerprint, "patch_size": 16}
+    facts: dict[str, Any] = {"family": key.family, "fingerprint": key.fingerprint, "patch_size": 16}
     facts |= dict.fromkeys(("original_size", "valid_region"), small.shape[1:])
 
     works: Works = {
@@ -151,13 +152,13 @@ def packing_rows(contents: dict[str, bytes], rounds: int) -> list[list[str]]:
 def _zstandard() -> Callable[[bytes, int], bytes] | None:
     """What packs with Zstandard, where Python (from 3.14 on) or the package zstandard has it."""
     try:
-        from compression.zstd import compress  # type: ignore[import-not-found]
+        from compression.zstd import compress
     except ImportError:
         try:
             from zstandard import compress
         except ImportError:
             return None
-    return compress  # type: ignore[no-any-return]
+    return compress
 
 
 def main() -> None:

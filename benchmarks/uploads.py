@@ -240,9 +240,10 @@ def table(bench: Bench, records: Records) -> ResultTable:
             maps = rows_of(PLAIN)
             cells.append([*cell, "", "1" if maps else "", mean_iou(maps) if maps else ""])
             continue
-        maps = rows_of(name)
-        figures = [f"{np.mean([row['z'] for row in maps]):.1e}", f"{np.mean([row['equal'] for row in maps]):.5f}"]
-        cells.append([*cell, *(figures if maps else ["", ""]), mean_iou(maps) if maps else ""])
+        maps, figures = rows_of(name), ["", ""]
+        if maps:
+            figures = [f"{np.mean([row['z'] for row in maps]):.1e}", f"{np.mean([row['equal'] for row in maps]):.5f}"]
+        cells.append([*cell, *figures, mean_iou(maps) if maps else ""])
     header = ["upload", "MB", "client, ms", "client, x reading", "error of z", "equal pixels", "mIoU"]
     return ResultTable("Uploads", header, cells)
 

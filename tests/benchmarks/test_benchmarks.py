@@ -168,6 +168,28 @@ def test_fewer_bits(run, folder):
 
 
 @pytest.mark.usefixtures("labelled")
+def test_uploads(run, folder):
+    options = ["--dataset", "data", "--model", "model", "--limit", "2", "--rounds", "1", "--output_dir", "uploads"]
+    run("uploads", *options, "--times_only", "true")
+    records = json.loads((folder / "uploads/results.json").read_text())["records"]
+    assert list(records) == ["times: 0", "times: 1"]
+    sizes = records["times: 0"]["bytes"]
+    assert sizes["orthogonal: 8 bits"] < 0.7 * sizes["orthogonal: as it is"]
+    run("uploads", *options)
+    records = json.loads((folder / "uploads/results.json").read_text())["records"]
+    assert records["permutation: as it is: 1"]["equal"] == 1
+    assert 10 * records["orthogonal: as it is: 1"]["z"] < records["orthogonal: 8 bits: 1"]["z"] < 0.03
+    assert "| orthogonal: 8 bits | " in (folder / "uploads/uploads.md").read_text()
+
+
+def test_client_path(run, folder):
+    run("client_path", "--output", "client_path.md", "--sizes", "64x48", "--rounds", "1")
+    text = (folder / "client_path.md").read_text()
+    assert "| 64x48 | orthogonal, 8 bits | " in text
+    assert "| 64x48 | signed_permutation | Pillow, level 1 | " in text
+
+
+@pytest.mark.usefixtures("labelled")
 def test_model_theft(run, folder):
     options = ["--dataset", "data", "--model", "model", "--counts", "2", "--steps", "2", "--limit", "2"]
     options += ["--starts", "random"]
