@@ -1,51 +1,15 @@
 """deploy/nginx.conf in a real nginx with TLS on loopback, before a service of ours."""
 
-import re
-import shutil
-import socket
-import ssl
-import subprocess
-import time
-
 import numpy as np
 import pytest
 
+from helpers import nginx
 from helpers.loopback import running
-from helpers.paths import ROOT
 from helpers.tiny_service import ciphertext, register, service
 from hf_privseg import SecretKey
 from hf_privseg.client.http_calls import httpx
 
 pytest.importorskip("fastapi")
-NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin") or ""
-MAIN = """
-daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-    include {folder}/default.conf;
-}}
-"""
-
-
-def adapted(url, folder, port):
-    """deploy/nginx.conf for this machine: addresses, folders, and the option of HTTP/2 before nginx 1.25.1."""
-    text = (ROOT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
-    version = subprocess.run([NGINX, "-v"], capture_output=True, text=True, check=True).stderr
-    protocol = ""
-    if tuple(map(int, re.findall(r"\d+", version)[:3])) < (1, 25, 1):
-        text, protocol = text.replace("    http2 on;\n", ""), " http2"
-    changes = {
-        "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl{protocol};",
-        "http://privseg:7860": url,
-        "/etc/nginx/tls/": f"{folder}/",
-    }
-    for old, new in changes.items():
-        assert old in text
-        text = text.replace(old, new)
-    return text
 
 
 @pytest.fixture(scope="module")
@@ -63,37 +27,11 @@ def engine(key):
 @pytest.fixture(scope="module")
 def proxy(engine, tmp_path_factory):
     """A client of nginx, which passes on to the service."""
-    folder = tmp_path_factory.mktemp("nginx")
-    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *names, *files]
-    subprocess.run(make, check=True, capture_output=True)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with running(engine) as url:
-        (folder / "default.conf").write_text(adapted(url, folder, port))
-        (folder / "nginx.conf").write_text(MAIN.format(folder=folder))
-        options = ["-c", str(folder / "nginx.conf"), "-p", str(folder)]
-        process = subprocess.Popen([NGINX, *options, "-e", str(folder / "error.log")])
-        address = f"https://localhost:{port}"
-        trusted = ssl.create_default_context(cafile=folder / "certificate.pem")
-        try:
-            with httpx.Client(base_url=address, verify=trusted, timeout=30) as client:
-                deadline = time.monotonic() + 20
-                while process.poll() is None and time.monotonic() < deadline:
-                    try:
-                        client.get("/healthz")
-                        break
-                    except httpx.TransportError:
-                        time.sleep(0.1)
-                assert process.poll() is None, (folder / "error.log").read_text()
-                yield client
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
+    with running(engine) as url, nginx.proxy("nginx.conf", [url], tmp_path_factory.mktemp("nginx")) as client:
+        yield client
 
 
-pytestmark = pytest.mark.skipif(not NGINX or shutil.which("openssl") is None, reason="nginx or openssl is missing")
+pytestmark = nginx.needs_nginx
 
 
 def test_an_image_passes_through_tls_and_comes_back_as_the_service_answers(proxy, engine, key):
