@@ -1,4 +1,4 @@
-"""The service on Ray Serve: replicas that come and go with the load, batches, and tenants that stay with their replica.
+"""The service on Ray Serve: replicas that come and go with the load, batches, tenants that stay with their replica.
 
     python examples/ray_serve.py --model encrypted_model --embeddings data/embeddings --tokens data/tokens.json
     python examples/ray_serve.py --model encrypted_model --embeddings /shared/embeddings --address auto --gpus 1
@@ -27,13 +27,13 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
+from hf_privseg import EncryptedImage
 from hf_privseg.service import EmbeddingFolder, Limits, SegmentationService
 from hf_privseg.service.access import Access, ForbiddenError, Grant, RateLimitError, UnknownTokenError
 from hf_privseg.service.answers import accepted, encoded
 from hf_privseg.service.embedding_store import RegisteredEmbedding
 from hf_privseg.service.problems import Problem, problem_of
 from hf_privseg.service.requests import BodyReader
-from hf_privseg.setr.encrypted_image import EncryptedImage
 from hf_privseg.storage.models import load_model
 from hf_privseg.training.arguments import parse_arguments, run_script
 
@@ -56,7 +56,6 @@ class Arguments:
     gpus: float = field(default=0, metadata={"help": "GPUs of a replica; a fraction shares one."})
 
 
-@serve.deployment(name="segment", max_ongoing_requests=64, graceful_shutdown_timeout_s=30)
 class Segmenter:
     """One replica: a model, and the patch embeddings of those who were led here."""
 
@@ -142,7 +141,13 @@ def start(args: Arguments) -> None:
     serve.start(http_options={"host": args.host, "port": args.port})
     scaling = {"min_replicas": args.min_replicas, "max_replicas": args.max_replicas, "target_ongoing_requests": 8}
     resources = {"num_cpus": args.cpus, "num_gpus": args.gpus}
-    deployment = Segmenter.options(autoscaling_config=scaling, ray_actor_options=resources)
+    deployment = serve.deployment(
+        name="segment",
+        max_ongoing_requests=64,
+        graceful_shutdown_timeout_s=30,
+        autoscaling_config=scaling,
+        ray_actor_options=resources,
+    )(Segmenter)
     tokens = Path(args.tokens).resolve() if args.tokens else None
     serve.run(deployment.bind(args.model, Path(args.embeddings).resolve(), tokens), name="privseg", route_prefix="/")
 
@@ -151,7 +156,7 @@ def main() -> None:
     start(parse_arguments(Arguments, description=__doc__))
     print("Ctrl-C ends the service.", flush=True)
     try:
-        asyncio.run(asyncio.Event().wait())  # type: ignore[arg-type]
+        asyncio.run(asyncio.Event().wait())
     except KeyboardInterrupt:
         serve.shutdown()
 

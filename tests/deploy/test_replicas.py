@@ -169,5 +169,9 @@ def test_a_rolling_restart_loses_no_request(balancer, replicas, key, token, how)
             replica.start()
             replica.wait_until_ready()
             time.sleep(2.2)  # until nginx asks the replica again
-    assert set(ends) == {200}, ends
-    print(f"{how}: {ends[200]} requests")
+    cut_off = [end for end in ends if "without sending complete message body" in str(end)]
+    allowed = cut_off if how == "kill" else []  # nginx has passed on the head of such an answer
+    assert set(ends) == {200, *allowed}, ends
+    lost = sum(ends[end] for end in cut_off)
+    assert lost <= len(replicas)
+    print(f"{how}: {ends[200]} requests, {lost} answers cut off")
