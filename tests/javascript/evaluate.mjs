@@ -3,7 +3,7 @@
 
 const { modules, code } = JSON.parse(await new Response(process.stdin).text());
 const scope = {};
-for (const name of ["keys", "ciphers", "products", "containers", "owner_client", "image"]) {
+for (const name of ["keys", "ciphers", "products", "containers", "eight_bit_blocks", "owner_client", "image"]) {
   Object.assign(scope, await import(`${modules}/${name}.js`));
 }
 const AsyncFunction = (async () => {}).constructor;

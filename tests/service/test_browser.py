@@ -207,6 +207,25 @@ def test_the_map_is_the_one_that_python_computes(browser, public, image):
     assert readout == f"LABEL {labels[100, 150]}"
 
 
+def test_a_visitor_may_send_half_as_much(browser, public, image):
+    engine, url = public
+    with opened(browser, url) as (page, recorder):
+        segment(page, image)
+        before = page.locator('[data-privseg="image-name"]').text_content()
+        page.locator('[data-privseg="eight-bits"]').check()
+        assert page.locator('[data-privseg="image-name"]').text_content() != before
+        press(page, "segment")
+        finished(page, "segment")
+        with page.expect_download() as download:
+            press(page, "save-used-key")
+        key = SecretKey.from_file(download.value.path())
+    register(engine, key, patch_size=16)  # the page has had its own forgotten
+    exact, sent = recorder.images()
+    assert (exact.bits, sent.bits) == (16, 8)
+    assert np.abs(sent.pixels - exact.pixels).max() < 0.05
+    assert (engine.segment(sent.to_bytes()) == engine.segment(exact.to_bytes())).mean() > 0.98
+
+
 def test_wrong_key_and_no_key(browser, public, image):
     with opened(browser, public[1]) as (page, recorder):
         segment(page, image)

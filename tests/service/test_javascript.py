@@ -135,6 +135,48 @@ def test_an_encrypted_image_is_the_same_file_content(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_an_upload_of_8_bits_is_read_as_it_was_meant(family):
+    key = SecretKey.generate(family)
+    levels = (
+        np.random.default_rng(5).integers(0, 60, (32, 48, 3), np.uint8) + np.arange(48, dtype=np.uint8)[:, None] * 4
+    )
+    rgba = np.concatenate([levels, np.full((32, 48, 1), 255, np.uint8)], axis=2)
+    found = node(
+        """
+        const me = new js.OwnerClient();
+        await me.loadKey("mine", text);
+        const pixels = Uint8Array.from(Buffer.from(rgba, "base64"));
+        const {file, picture} = await me.encryptImage("mine", pixels, 32, 48, 8, [32, 48], 8);
+        return {file: b64(file), picture: b64(picture)};
+        """,
+        text=key.to_text(),
+        rgba=base64.b64encode(rgba.tobytes()).decode(),
+    )
+    image = EncryptedImage.from_bytes(base64.b64decode(found["file"]))
+    exact = SetrImageProcessor(patch_size=8).encrypt(Image.fromarray(levels), key)
+    expected = SetrImageProcessor(patch_size=8).encrypt(Image.fromarray(levels), key, bits=8)
+    assert image.bits == 8
+    errors = [float(np.abs(each.pixels.astype(np.float64) - exact.pixels).mean()) for each in (image, expected)]
+    assert errors[0] <= 1.02 * errors[1]
+    assert (errors[0] > 0) == ("permutation" not in family)
+    shown = array(found["picture"], np.uint8).reshape(32, 48, 4)
+    assert np.abs(shown[..., :3].astype(int) - np.array(image.to_picture()).astype(int)).max() <= 1
+
+
+def test_blocks_of_8_bits_are_restored_to_the_numbers_of_the_vector():
+    vector = json.loads((HERE / "vectors" / "eight_bit_blocks.json").read_text())
+    found = node(
+        """
+        const flat = (type, list) => type.from(list.flat(Infinity));
+        const [scale, axis, along] = [vector.scale, vector.axis, vector.along].map((list) => flat(Float32Array, list));
+        return b64(js.restoredBlocks({values: flat(Int8Array, vector.values), scale, axis, along}));
+        """,
+        vector=vector,
+    )
+    assert array(found, "<f4").astype(">f4").tobytes().hex() == vector["restored"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_an_encrypted_embedding_is_that_of_python(family):
     key = SecretKey.generate(family)
     weight = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -264,7 +306,7 @@ def test_the_bands_of_an_image_make_no_difference_and_can_be_ended():
         await me.loadKey("mine", text);
         const rgba = Uint8Array.from({length: 4 * 128 * 104}, (_, i) => (7 * i) % 251); // 208 blocks: two bands
         const shares = [];
-        const encrypt = (onBand) => me.encryptImage("mine", rgba, 128, 104, 8, [128, 104], onBand);
+        const encrypt = (onBand) => me.encryptImage("mine", rgba, 128, 104, 8, [128, 104], 16, onBand);
         const whole = await encrypt(async (share) => shares.push(share));
         const error = await encrypt(async () => { throw new Error("ended"); }).catch((error) => error.message);
         return {file: b64(whole.file), rgba: b64(rgba), shares, error};

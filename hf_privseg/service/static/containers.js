@@ -25,6 +25,19 @@ export async function imageToFile(pixels, facts) {
   return safetensors(tensors, { [ENTRY]: header });
 }
 
+// Encrypted blocks in the 8-bit form and the facts about them -> Uint8Array, the file.
+export async function blocksToFile({ values, scale, axis, along }, facts) {
+  const grid = facts.valid_region.map((side) => side / facts.patch_size);
+  const shapes = { values: [...grid, axis.length], scale: grid, axis: [axis.length], along: grid };
+  const arrays = { values, scale, axis, along };
+  const parts = Object.entries(arrays).flatMap(([name, array]) => [
+    encode(`${name === "values" ? "int8" : "float32"}[${shapes[name].join(", ")}]`), bytesOf(array),
+  ]);
+  const floats = ["along", "axis", "scale"].map((name) => [name, "F32", shapes[name], bytesOf(arrays[name])]);
+  const tensors = [...floats, ["values", "I8", shapes.values, bytesOf(values)]];
+  return safetensors(tensors, { [ENTRY]: await withDigest(facts, parts) });
+}
+
 // Float32Array weight, its shape and the facts of its key -> Uint8Array, the file that register_embedding takes.
 export function embeddingToFile(weight, shape, facts) {
   const metadata = Object.fromEntries(Object.entries(facts).map(([name, value]) => [name, String(value)]));

@@ -2,7 +2,8 @@
 // and keys do not leave it unless keyText is called.
 
 import { blocksFromPlanes, cipherFor, planesFromBlocks } from "./ciphers.js";
-import { embeddingFromFile, embeddingToFile, imageToFile, pictureOf } from "./containers.js";
+import { blocksToFile, embeddingFromFile, embeddingToFile, imageToFile, pictureOf } from "./containers.js";
+import { eightBitBlocks, restoredBlocks } from "./eight_bit_blocks.js";
 import { SecretKey } from "./keys.js";
 
 // Levels 0..255 -> -1..1. Loops like this one are several times as fast as Float64Array.from with a function.
@@ -45,8 +46,9 @@ export class OwnerClient {
 
   // RGBA pixels of whole blocks, and the size [height, width] that the segmentation map shall have
   // -> {file, picture}: the container, and RGBA of what can be seen in it.
+  // bits: 8 or 16 of a number; the families with 8-bit pixels have 8.
   // onBand: is told the share of the blocks that are done, 0 to 1, now and then; what it throws ends the work.
-  async encryptImage(name, rgba, height, width, patchSize, originalSize, onBand = async () => {}) {
+  async encryptImage(name, rgba, height, width, patchSize, originalSize, bits = 16, onBand = async () => {}) {
     const cipher = await this.#cipher(name, 3 * patchSize ** 2);
     const levels = new Uint8Array(3 * height * width);
     for (let i = 0; i < height * width; i++) {
@@ -60,12 +62,14 @@ export class OwnerClient {
       await onBand(start / rows.length);
       encrypted.set(cipher.actOnRows(rows.subarray(start, start + band)), start);
     }
-    const planes = planesFromBlocks(encrypted, height, width, patchSize);
+    const facts = {
+      ...(await this.#keys.get(name).facts()),
+      patch_size: patchSize, original_size: originalSize, valid_region: [height, width],
+    };
+    const blocksOf8Bits = bits === 8 && !cipher.actsOnBytes ? eightBitBlocks(encrypted, 3 * patchSize ** 2) : null;
+    const planes = planesFromBlocks(blocksOf8Bits ? restoredBlocks(blocksOf8Bits) : encrypted, height, width, patchSize);
     const pixels = cipher.actsOnBytes ? planes : Float32Array.from(planes);
-    const facts = await this.#keys.get(name).facts();
-    const file = await imageToFile(pixels, {
-      ...facts, patch_size: patchSize, original_size: originalSize, valid_region: [height, width],
-    });
+    const file = await (blocksOf8Bits ? blocksToFile(blocksOf8Bits, facts) : imageToFile(pixels, facts));
     return { file, picture: pictureOf(pixels, height, width) };
   }
 

@@ -277,6 +277,10 @@ document.addEventListener("change", ({ target }) => {
     target.value = ""; // so that the same file may be chosen again; its name is shown beside
     act(target, (progress) => FILES[name](file, progress));
   }
+  if (name === "eight-bits") {
+    session.bits = target.checked ? 8 : 16;
+    showSize();
+  }
   if (CHOICES[name]) act(target, (progress) => CHOICES[name](target.value, progress));
 });
 

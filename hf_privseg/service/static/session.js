@@ -28,6 +28,9 @@ export class Session {
   /** The ciphertext that was sent last. @type {Uint8Array | null} */
   sent = null;
 
+  /** Bits of a number that is sent, 8 or 16; permutation families have 8. */
+  bits = 16;
+
   #service;
   #owner;
   #embedding = null;
@@ -163,7 +166,7 @@ export class Session {
     if (this.image === null || this.info === null) return null;
     const { bitmap, shown } = this.image;
     const [height, width] = gridSize(shown.height, shown.width, this.info);
-    const bytes = (family.endsWith("permutation") ? 3 : 6) * height * width;
+    const bytes = (family.endsWith("permutation") || this.bits === 8 ? 3 : 6) * height * width;
     return { height, width, bytes, isEnlarged: height * width > 1.5 * bitmap.height * bitmap.width };
   }
 
@@ -226,7 +229,7 @@ export class Session {
     const size = [this.image.shown.height, this.image.shown.width];
     const onShare = (share) => progress.detail(`${Math.round(100 * share)}\u00a0%`);
     const { file, picture } = await this.#owner.call(
-      "encryptImage", [name, rgbaOf(grid), height, width, this.info.patch_size, size], { signal: progress.signal, onShare },
+      "encryptImage", [name, rgbaOf(grid), height, width, this.info.patch_size, size, this.bits], { signal: progress.signal, onShare },
     );
     progress.detail(megabytes(file.length));
     return { file, picture, height, width };
