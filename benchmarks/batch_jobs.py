@@ -5,9 +5,9 @@
     python benchmarks/batch_jobs.py kills --images 400 --kills 5
     python benchmarks/batch_jobs.py translate --images 10000 --size 256 256
 
-Runs `privseg batch` in processes of its own, on JPEG files cut from the street images of the package. Seconds are those of
-the command's own report: without its start, with that of its workers. Memory is the largest sum over all processes of
-the command of their proportional shares (PSS of Linux), which counts what they share once.
+Runs `privseg batch` in processes of its own, on JPEG files cut from the street images of the package. Seconds are
+those of the command's report: without its start, with that of its workers. Memory is the largest sum over all
+processes of the command of their proportional shares (PSS of Linux), which counts what they share once.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from .work import Job, run_task
 
 _T = TypeVar("_T")
 _ATTEMPTS = 3
+_THREADS = "OMP_NUM_THREADS"
 _WAITING = 1  # tasks beside those that run, so that no worker waits for the next one
 
 
@@ -87,9 +88,10 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with this block, whatever they are doing, and with this process, however it ends."""
     before = {*multiprocessing.active_children()}
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(workers,))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
     try:
-        yield pool
+        with _threads(max(1, (os.cpu_count() or 1) // workers)):
+            yield pool
         pool.shutdown()
     except BaseException:
         for process in {*multiprocessing.active_children()} - before:
@@ -98,9 +100,24 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         raise
 
 
-def _start(workers: int) -> None:
-    """Prepare a process: libraries take its share of the cores, and it ends when its parent does."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Have processes that start in this block compute with so many threads, unless the user has said how many.
+
+    Libraries read the variable when they are imported, which is before a process runs anything of ours.
+    """
+    if _THREADS in os.environ:
+        yield
+        return
+    os.environ[_THREADS] = str(count)
+    try:
+        yield
+    finally:
+        del os.environ[_THREADS]
+
+
+def _start() -> None:
+    """Prepare a process: it ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
