@@ -1,9 +1,10 @@
-"""Batch jobs: images a second against workers, memory against the size of a job, kills, and translated ciphertexts.
+"""Batch jobs: images a second against workers, memory against the size of a job, kills, translated ciphertexts, costs.
 
     python benchmarks/batch_jobs.py throughput --images 400
     python benchmarks/batch_jobs.py memory --images 200 2000
     python benchmarks/batch_jobs.py kills --images 400 --kills 5
     python benchmarks/batch_jobs.py translate --images 10000 --size 256 256
+    python benchmarks/batch_jobs.py costs
 
 Runs `privseg batch` in processes of its own, on JPEG files cut from the street images of the package. Seconds are
 those of the command's report: without its start, with that of its workers. Memory is the largest sum over all
@@ -12,21 +13,32 @@ processes of the command of their proportional shares (PSS of Linux), which coun
 
 import argparse
 import json
+import pickle
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 
+from hf_privseg import EncryptedImage, SecretKey
+from hf_privseg.batch.operations import decode_image
+from hf_privseg.batch.segmentation import map_to_png
 from hf_privseg.catalog.street_images import STREET_IMAGES, street_image
+from hf_privseg.inference.pictures import palette_for
+from hf_privseg.inference.segmentation import segment_images
 from hf_privseg.reporting.provenance import provenance, provenance_in_words
 from hf_privseg.reporting.tables import markdown_table
+from hf_privseg.setr.image_encrypter import ImageEncrypter
+from hf_privseg.storage.models import load_model
 
 PRIVSEG = [sys.executable, "-m", "hf_privseg.cli"]
 MIB = 2**20
@@ -164,10 +176,51 @@ def translate(place: Path, options: argparse.Namespace) -> None:
     )
 
 
+def costs(place: Path, options: argparse.Namespace) -> None:
+    """Processor time and bytes of one image in each step of a job."""
+    content = next(make_images(place / "images", 1, options.size).iterdir()).read_bytes()
+    rows = []
+    for family in ("orthogonal", "permutation"):
+        key, encrypter = SecretKey.generate(family), ImageEncrypter()
+        levels = decode_image("image.jpg", content, encrypter)
+        assert isinstance(levels, np.ndarray)
+        encrypted = encrypter.encrypt(levels, key)
+        file = encrypted.to_bytes()
+        steps: dict[str, Callable[[], object]] = {
+            "decode JPEG": partial(decode_image, "image.jpg", content, encrypter),
+            "encrypt": partial(encrypter.encrypt, levels, key),
+            "write": encrypted.to_bytes,
+            "read": partial(EncryptedImage.from_bytes, file),
+        }
+        times = [f"{1000 * processor_seconds(step):.1f}" for step in steps.values()]
+        sizes = [len(content), len(file), len(pickle.dumps(encrypted, 5)), len(pickle.dumps(levels, 5))]
+        rows.append([family, *times, *(f"{size / 1000:.0f}" for size in sizes)])
+    header = ["family", *(f"{name}, ms" for name in steps), "JPEG, kB", "ciphertext, kB", "read, kB", "levels, kB"]
+    print(markdown_table(header, rows))
+    model, processor = load_model("default", device="cpu")
+    (found,) = segment_images(model, processor, [levels])
+    assert not isinstance(found, Exception)
+    palette = palette_for(model.config)
+    seconds, size = processor_seconds(lambda: map_to_png(found, palette)), len(map_to_png(found, palette))
+    print(
+        f"A map of {found.shape[1]} x {found.shape[0]} pixels as PNG: {1000 * seconds:.1f} ms, {size / 1000:.1f} kB."
+    )
+
+
+def processor_seconds(step: Callable[[], object]) -> float:
+    """The median of some runs, after the first one."""
+    times = []
+    for _ in range(30):
+        begin = time.process_time()
+        step()
+        times.append(time.process_time() - begin)
+    return statistics.median(times[1:])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is asked for, and print it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    runs = {run.__name__: run for run in (throughput, memory, kills, translate)}
+    runs = {run.__name__: run for run in (throughput, memory, kills, translate, costs)}
     parser.add_argument("run", choices=runs)
     parser.add_argument("--images", type=int, nargs="+", default=[400])
     parser.add_argument("--size", type=int, nargs=2, default=[360, 480], metavar=("HEIGHT", "WIDTH"))

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from ..setr.client_embedding import step_for
 from ..setr.image_encrypter import ImageEncrypter
 from ..setr.public_facts import check_key_fits
+from ..setr.rounding import Rounding
 from ..storage.model_files import read_setr_settings
 from .key_source import KeySource
 from .operations import CIPHERTEXT_FIELDS, Value, Work, ciphertext_row, decode_image, one_by_one, refuse_ciphertext
@@ -23,7 +23,7 @@ class Encrypt:
     Args:
         key: where workers find the key.
         model: name of the model whose settings are used; None takes the defaults.
-        bits_per_block: rounds what is sent, where the key is a client embedding fitted for it.
+        bits, bits_per_block: round what is sent, as `ImageEncrypter.encrypt` does.
     """
 
     name: ClassVar[str] = "encrypt"
@@ -34,19 +34,21 @@ class Encrypt:
 
     key: KeySource
     model: str | None = None
+    bits: int | None = None
     bits_per_block: float | None = None
 
     def facts(self) -> dict[str, Any]:
         """The public facts about the key, and the settings of the processor."""
         key, settings = self.key.read(), None
-        step_for(key, self.bits_per_block)
+        Rounding.of(key, bits=self.bits, bits_per_block=self.bits_per_block)  # refuses
         if self.model is not None:
             settings = read_setr_settings(self.model)
             if settings.key_facts is not None:
                 check_key_fits(key.facts, settings.key_facts, model=f"the model {self.model}")
         encrypter = _encrypter(self.model)
-        public = {"key": key.facts.to_dict(), "model": self.model, "bits_per_block": self.bits_per_block}
-        return {**public, "processor": {name: _plain(value) for name, value in vars(encrypter).items()}}
+        public = {"key": key.facts.to_dict(), "model": self.model}
+        rounding = {"bits": self.bits, "bits_per_block": self.bits_per_block}
+        return {**public, **rounding, "processor": {name: _plain(value) for name, value in vars(encrypter).items()}}
 
     def decode(self, name: str, content: bytes) -> Value:
         """The bytes of an image -> its levels."""
@@ -64,7 +66,11 @@ class Encrypt:
             refuse_ciphertext(levels)
             assert isinstance(levels, np.ndarray)
             encrypted = encrypter.encrypt(
-                levels, key, input_data_format="channels_first", bits_per_block=self.bits_per_block
+                levels,
+                key,
+                input_data_format="channels_first",
+                bits=self.bits,
+                bits_per_block=self.bits_per_block,
             )
             return ciphertext_row(encrypted)
 

@@ -51,7 +51,8 @@ class RayEngine:
         readers, writers: how many tasks read and write at most; None leaves it to Ray.
         gpus: share of a GPU that an actor takes; None is one GPU for a model where the cluster has some.
         cpus: cores that an actor takes, beside a GPU too.
-        memory: bytes of the object store of a Ray that is started here; None leaves it to Ray.
+        memory: bytes of the object store of a Ray that is started here. It fills up whatever the size of a job, and
+            what does not fit is spilled to disk.
     """
 
     address: str | None = None
@@ -60,7 +61,7 @@ class RayEngine:
     writers: int | None = None
     gpus: float | None = None
     cpus: float = 1.0
-    memory: int | None = None
+    memory: int = 2**30
 
     @contextmanager
     def connected(self) -> Iterator[None]:

@@ -64,7 +64,7 @@ class Segment:
 
     def work(self) -> Work:
         """Load the model -> what segments."""
-        from ..inference.pictures import palette_for, segmentation_map_to_picture
+        from ..inference.pictures import palette_for
         from ..inference.segmentation import check_map_size, segment_images
         from ..storage.models import load_model
 
@@ -72,10 +72,13 @@ class Segment:
         palette = palette_for(model.config)
 
         def row(found: np.ndarray) -> Mapping[str, Any]:
-            buffer = io.BytesIO()
-            segmentation_map_to_picture(found, palette).save(buffer, "PNG")
             pixels = np.bincount(found.ravel(), minlength=len(palette)).tolist()
-            return {"map": buffer.getvalue(), "width": found.shape[1], "height": found.shape[0], "pixels": pixels}
+            return {
+                "map": map_to_png(found, palette),
+                "width": found.shape[1],
+                "height": found.shape[0],
+                "pixels": pixels,
+            }
 
         def refused(value: Value) -> Exception | None:
             try:
@@ -95,6 +98,15 @@ class Segment:
             return [row for row in rows if row is not None]
 
         return segment
+
+
+def map_to_png(found: np.ndarray, palette: np.ndarray) -> bytes:
+    """(height, width) classes and (num_labels, 3) uint8 colours -> an indexed PNG, as `privseg segment` writes it."""
+    from ..inference.pictures import segmentation_map_to_picture
+
+    buffer = io.BytesIO()
+    segmentation_map_to_picture(found, palette).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..setr.counts import counted
-from .options import KEY_VARIABLE, STANDARD_INPUT, BitsPerBlock, Device, Dtype, Json, one_of
+from .options import KEY_VARIABLE, STANDARD_INPUT, Bits, BitsPerBlock, Device, Dtype, Json, one_of
 from .output import report
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def encrypt(
     key_env: Annotated[
         str, typer.Option(metavar="NAME", help="Without --key-file: environment variable of the workers with the key.")
     ] = KEY_VARIABLE,
+    bits: Bits = None,
     bits_per_block: BitsPerBlock = None,
     part_size: PartSize = 32,
     image_column: ImageColumn = None,
@@ -111,7 +112,7 @@ def encrypt(
     from ..batch.key_source import KeySource
 
     path = None if key_file is None else str(key_file.absolute())
-    operation = Encrypt(KeySource(path, key_env), None if model is None else _place(model), bits_per_block)
+    operation = Encrypt(KeySource(path, key_env), None if model is None else _place(model), bits, bits_per_block)
     with _engine(engine, workers or os.cpu_count() or 1, workers, address, readers, writers, cpus_per_actor, 0) as on:
         _run(operation, sources, output, on, part_size, image_column, as_files, retry_errors, as_json)
 

@@ -133,6 +133,14 @@ def test_translated_ciphertexts_are_those_of_the_new_key(place, tmp_path, other)
     assert sum(row["error"] is None for row in rows) == COUNT
 
 
+def test_eight_bits_a_number(place, tmp_path):
+    folder, key = place
+    rows = run(encrypting(folder, bits=8), [folder / "images"], tmp_path / "out")
+    processor = SetrImageProcessor.from_pretrained(folder / "encrypted")
+    expected = processor.encrypt(Image.open(folder / "images" / rows[0]["id"]), key, bits=8)
+    assert rows[0]["ciphertext"] == expected.to_bytes()
+
+
 # -------------------------------------------------------------------------------------- what ends a job at its start
 
 

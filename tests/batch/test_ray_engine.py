@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -44,7 +45,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without cores and two nodes with three each -> the cluster; this process is connected to it."""
+    """A head without cores and two nodes with three each -> cluster and nodes; this process is connected to them."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -53,10 +54,10 @@ def cluster():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         node = {"object_store_memory": STORE, "include_dashboard": False}
         found = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0})
-        found.nodes = [found.add_node(object_store_memory=STORE, num_cpus=3) for _ in range(2)]
-        ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
+        nodes = [found.add_node(object_store_memory=STORE, num_cpus=3) for _ in range(2)]
+        ray.init(address=found.address, log_to_driver=False, logging_level=logging.ERROR)
         found.wait_for_nodes()
-        yield found
+        yield found, nodes
         ray.shutdown()
         found.shutdown()
 
@@ -140,7 +141,8 @@ def test_a_node_that_dies_in_the_middle(place, tmp_path, cluster):
     results = started(place, tmp_path / "out", tmp_path, engine=engine(actors=4), pause=0.2).results()
     next(results)
     assert len(processes(tmp_path, "work")) == 4
-    cluster.remove_node(cluster.nodes[1], allow_graceful=False)
+    found, nodes = cluster
+    found.remove_node(nodes[1], allow_graceful=False)
     list(results)
     assert rows_of(tmp_path / "out") == rows_of(place / "expected")
     assert len(parts_in(tmp_path / "out")) == len(parts_in(place / "expected"))
