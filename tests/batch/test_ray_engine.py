@@ -149,7 +149,7 @@ def test_a_node_that_dies_in_the_middle(place, tmp_path, cluster):
 
 
 def raylets():
-    return [each for each in psutil.process_iter(["name"]) if each.info["name"] == "raylet"]
+    return [each for each in psutil.Process().children(recursive=True) if each.name() == "raylet"]
 
 
 def object_store_of(raylet):
@@ -209,6 +209,7 @@ def test_a_driver_that_is_killed_leaves_nothing_running_and_the_same_command_goe
         others = {each: each.name() for each in psutil.Process(process.pid).children(recursive=True)}
     finally:
         process.kill()
+        process.wait(60)
     # Two agents of Ray itself, which run nothing of a job, notice later that they are alone.
     agents = [each for each, name in others.items() if name.endswith("Agent")]
     _, alive = psutil.wait_procs([each for each in others if each not in agents], timeout=60)
