@@ -95,7 +95,7 @@ def test_no_object_store_and_no_argument_of_a_task_holds_the_key(place, tmp_path
     for sent in (partial(ray_engine._read, job.job), ray_engine._Compute, job.job, job.tasks):
         assert_no_secret(cloudpickle.dumps(sent), key)
     list(job.results())
-    stores = [content for content in map(object_store_of, raylets()) if content]
+    stores = [content for content in map(object_store_of, raylets(cluster[0])) if content]
     assert len(stores) == 3
     assert any(b"000.png" in content for content in stores)  # what passed through it is still there
     for content in stores:
@@ -148,8 +148,14 @@ def test_a_node_that_dies_in_the_middle(place, tmp_path, cluster):
     assert len(parts_in(tmp_path / "out")) == len(parts_in(place / "expected"))
 
 
-def raylets():
-    return [each for each in psutil.Process().children(recursive=True) if each.name() == "raylet"]
+def raylets(cluster):
+    """Of this cluster; others may run on this machine. They are no children of this process."""
+    session = cluster.head_node.get_session_dir_path()
+    return [
+        each
+        for each in psutil.process_iter(["name", "cmdline"])
+        if each.info["name"] == "raylet" and any(session in argument for argument in each.info["cmdline"])
+    ]
 
 
 def object_store_of(raylet):
