@@ -57,7 +57,7 @@ def test_every_kind_of_input_comes_back_and_gives_the_same_outputs(name, tmp_pat
         if "pixel_values" in name or name == "prompt_masks":
             assert found.inputs[name].dtype == torch.float32
             step = value.abs().max() / 32767
-            assert (found.inputs[name] - value).abs().max() <= step / 2 * 1.001
+            assert (found.inputs[name] - value).abs().max() <= step / 2 * 1.01  # and the rounding of float32
             assert not found.inputs[name][value == 0].any()
         elif isinstance(value, torch.Tensor):
             assert torch.equal(found.inputs[name], value)
