@@ -124,7 +124,7 @@ def test_exported_files_give_the_classes_of_the_model(run, tmp_path):
     assert all(found[name][2] == "0.00%" and found[name][1] == found["PyTorch, float32"][1] for name in same)
     assert all(float(found[name][2].rstrip("%")) < 20 for name in found)
     assert float(found["onnxruntime, int8 products"][3]) < float(found["onnxruntime, float32"][3])
-    assert all(float(row[4]) > 0 for row in found.values())
+    assert all(float(row[5]) > 0 for row in found.values())  # the seconds may round to 0.000
 
 
 @pytest.mark.slow
