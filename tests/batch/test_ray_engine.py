@@ -45,7 +45,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head without cores and two nodes with six each -> cluster and nodes; this process is connected to them."""
+    """A head without cores and two nodes with three each -> cluster and nodes; this process is connected to them."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -54,7 +54,7 @@ def cluster():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         node = {"object_store_memory": STORE, "include_dashboard": False}
         found = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0})
-        nodes = [found.add_node(object_store_memory=STORE, num_cpus=6) for _ in range(2)]
+        nodes = [found.add_node(object_store_memory=STORE, num_cpus=3) for _ in range(2)]
         ray.init(address=found.address, log_to_driver=False, logging_level=logging.ERROR)
         found.wait_for_nodes()
         yield found, nodes
@@ -131,16 +131,18 @@ def test_a_key_of_another_model_and_a_key_that_no_worker_has(place, tmp_path, cl
         run(operation, [place / "images"], tmp_path / "out", engine())
     with pytest.raises(FileNotFoundError, match="on each node of a cluster"):
         run(Encrypt(KeySource(str(tmp_path / "none.key"))), [place / "images"], tmp_path / "out", engine())
-    with pytest.raises(ValueError, match="expected a cluster for 19 actors of 1 cores"):
-        run(Encrypt(KeySource(str(place / "secret.key"))), [place / "images"], tmp_path / "out", engine(actors=19))
+    with pytest.raises(ValueError, match="expected a cluster for 9 actors of 1 cores"):
+        run(Encrypt(KeySource(str(place / "secret.key"))), [place / "images"], tmp_path / "out", engine(actors=9))
 
 
 def test_a_node_that_dies_in_the_middle(place, tmp_path, cluster):
-    """The last test with this cluster, which has one node less then."""
-    # Either node has room for all actors: Ray would wait for another node otherwise.
+    """The last test with this cluster, whose nodes are others then."""
+    found, nodes = cluster
+    # Two of three have room for all actors: Ray would wait for another node otherwise.
+    nodes = [*nodes, found.add_node(object_store_memory=STORE, num_cpus=3)]
+    found.wait_for_nodes()
     results = started(place, tmp_path / "out", tmp_path, engine=engine(actors=4), pause=0.2).results()
     next(results)
-    found, nodes = cluster
     actor = psutil.Process(processes(tmp_path, "work").pop())
     found.remove_node(next(node for node in nodes if raylet_of(node) == actor.ppid()), allow_graceful=False)
     list(results)
