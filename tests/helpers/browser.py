@@ -72,8 +72,9 @@ def place(page, name):
 
 def finished(page, name, kind="done"):
     """The status line of that part once it says so."""
-    status = place(page, name).locator(f'.status[data-kind="{kind}"]')
+    status = place(page, name).locator('.status:is([data-kind="done"], [data-kind="error"])')
     status.wait_for(timeout=60_000)
+    assert status.get_attribute("data-kind") == kind, status.text_content()
     return status.text_content()
 
 

@@ -226,8 +226,22 @@ def test_a_visitor_may_send_half_as_much(browser, public, image):
     assert (engine.segment(sent.to_bytes()) == engine.segment(exact.to_bytes())).mean() > 0.98
 
 
-def test_wrong_key_and_no_key(browser, public, image):
+LATE_REVOCATIONS = """() => {
+  const plain = window.fetch;
+  window.fetch = async (address, options) => {
+    if (options?.method === "DELETE") await new Promise((resolve) => setTimeout(resolve, 1000));
+    return plain(address, options);
+  };
+}"""
+
+
+def test_wrong_key_and_no_key(browser, public, image, monkeypatch):
+    store, calls = public[0].store, []
+    for name in ("put", "remove"):
+        method = getattr(store, name)
+        monkeypatch.setattr(store, name, lambda what, name=name, method=method: calls.append(name) or method(what))
     with opened(browser, public[1]) as (page, recorder):
+        page.evaluate(LATE_REVOCATIONS)
         segment(page, image)
         go_to(page, "No key")
         press(page, "try-without")
@@ -236,6 +250,8 @@ def test_wrong_key_and_no_key(browser, public, image):
         own = fingerprint(page)
         shares = [named(page, f"{name}-map-share").text_content() for name in ("wrong-key", "no-key")]
         screenshot(page, "wrong-key")
+    # the second embedding under the same fingerprint is sent once the server has forgotten the first
+    assert calls[:4] == ["put", "put", "remove", "put"]
     (other,) = {image.fingerprint for image in recorder.images()} - {own}
     assert f"No patch embedding is registered for the key of the encrypted image (key fingerprint {other}" in refusal
     assert all(re.fullmatch(r"Agrees with the map under the right key on [\d.]+ % of the pixels\.", s) for s in shares)

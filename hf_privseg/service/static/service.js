@@ -31,6 +31,7 @@ export class Refusal extends Error {
 
 export class Service {
   #token;
+  #revoked = Promise.resolve(); // the last request to forget an embedding
 
   /** @param {() => string} token returns the visitor's access token, or "" */
   constructor(token) {
@@ -52,12 +53,14 @@ export class Service {
    * @param {string} fingerprint @param {Uint8Array} file @param {Watch} [watch]
    */
   async register(fingerprint, file, watch) {
+    await this.#revoked; // which may be of the same key, and would otherwise take this embedding away
     await this.#request("PUT", `v1/embeddings/${fingerprint}`, { body: file, watch });
   }
 
   /** Has the service forget a registered embedding, even while the page is being closed. @param {string} fingerprint */
   revoke(fingerprint) {
-    fetch(`v1/embeddings/${fingerprint}`, { method: "DELETE", headers: this.#headers(), keepalive: true }).catch(() => {});
+    const options = { method: "DELETE", headers: this.#headers(), keepalive: true, signal: AbortSignal.timeout(HEALTH_MS) };
+    this.#revoked = fetch(`v1/embeddings/${fingerprint}`, options).catch(() => {});
   }
 
   /**

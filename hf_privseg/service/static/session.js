@@ -288,8 +288,8 @@ export class Session {
     for (const [title, names] of [["another key", ["mine"]], ["no key", ["mine", "other"]]]) {
       progress.step(`Segmenting with ${title}, under a false label`);
       const fingerprint = await this.#register(names, "other", progress);
-      const map = await this.#service.segment(file, { signal: progress.signal });
-      this.#service.revoke(fingerprint);
+      const segmenting = this.#service.segment(file, { signal: progress.signal });
+      const map = await segmenting.finally(() => this.#service.revoke(fingerprint));
       maps.push({ map, agreement: agreement(map, this.map) });
     }
     return { refusal, maps };
