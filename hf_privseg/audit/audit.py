@@ -5,6 +5,7 @@ the key, so the audit draws keys of its own. The images are the victims; the att
 All figures are lower bounds (`summary.EXPLANATION`).
 """
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from ..setr.model_encryption import PatchProjection
 from ..setr.public_facts import EMBEDDING_FAMILY, KeyFacts, check_plain_model, key_families
 from .advice import Deployment, advise
 from .attack_table import ATTACKS, FAMILIES, trials_of
+from .duration import estimate_in_words, expected_seconds
 from .embeddings import public_source
 from .findings import Finding, as_picture
 from .kept_findings import KeptFindings
@@ -36,6 +38,7 @@ from .trial import Attack, Trial
 Budget = Literal["quick", "full"]
 COUNTS = {"quick": (1, 16), "full": (1, 4, 16, 64)}  # ciphertexts that an attacker has
 NUM_SCORED = {"quick": 1, "full": 4}
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}{postfix}]"  # by expected seconds
 
 
 def audit(
@@ -72,13 +75,12 @@ def audit(
             small seeds.
         deployment: where the model will run. By default clients can hold a file and send 16-bit numbers, and the base
             is public if `public_base` is given. The base of a model that is recognised as public always is.
-        budget: "quick" ends in about two minutes on two cores for 16 images; "full" tries more numbers of ciphertexts,
-            scores more reconstructions and trains networks.
+        budget: "full" tries more numbers of ciphertexts than "quick", scores more reconstructions and trains networks.
         extra_attacks: attacks of your own, tried beside those of this package; those that train are, too, with either
             budget.
         findings_file: where findings are kept as they come; an audit that was stopped goes on with the same file.
         max_minutes: no attack begins later than that; the report then says how many are left.
-        progress: whether to show bars on stderr.
+        progress: whether to show bars on stderr, and before them how long the attacks take (`expected_seconds`).
 
     Raises:
         EncryptionStateError: the model is encrypted.
@@ -149,16 +151,22 @@ def _findings(
     trials: Sequence[Trial], kept: KeptFindings | None, max_minutes: float | None, *, progress: bool
 ) -> list[Finding]:
     """Every attack, run one after the other until the time is over; those of an earlier run are not run again."""
+    found = [None if kept is None else kept.of(trial) for trial in trials]
+    left = [trial for trial, finding in zip(trials, found, strict=True) if finding is None]
+    seconds = dict(zip(map(id, left), expected_seconds(left), strict=True))
+    if progress and left:
+        tqdm.write(estimate_in_words(sum(seconds.values()), len(left)), file=sys.stderr)
     findings, end = [], time.monotonic() + 60 * (float("inf") if max_minutes is None else max_minutes)
-    for trial in (bar := tqdm(trials, desc="audit", unit="attack", disable=not progress)):
-        bar.set_postfix_str(f"{trial.family}: {trial.attack.name}")
-        finding = None if kept is None else kept.of(trial)
-        if finding is None and time.monotonic() < end:
-            finding = trial.find()
-            if kept is not None:
-                kept.add(finding)
-        if finding is not None:
-            findings.append(finding)
+    with tqdm(total=sum(seconds.values()), desc="audit", bar_format=_BAR, disable=not progress) as bar:
+        for trial, finding in zip(trials, found, strict=True):
+            bar.set_postfix_str(f"{trial.family}: {trial.attack.name}")
+            if finding is None and time.monotonic() < end:
+                finding = trial.find()
+                if kept is not None:
+                    kept.add(finding)
+                bar.update(seconds[id(trial)])
+            if finding is not None:
+                findings.append(finding)
     return findings
 
 

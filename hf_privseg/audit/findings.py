@@ -38,7 +38,7 @@ class Finding:
         prior: whose images the attacker knows: "in-domain", "unrelated", "synthetic" or "" for none.
         metrics: means over the victims: "psnr" in dB, "ssim", "hp", "agreement" (share of pixels where the plain model
             gives reconstruction and original the same label); of a key "exact", "within_one", "signs", "keys".
-        seconds: how long it took.
+        seconds: how long it took, scoring included.
         note: what a reader must know beside the figures.
         picture: (height, width, 3) uint8, the reconstruction of the first victim.
     """

@@ -114,8 +114,8 @@ class Trial:
         """Run the attack and score what it reconstructs."""
         started = time.monotonic()
         outcome = self.attack.run(self)
-        seconds = time.monotonic() - started
         scores = self.scene.score(outcome.estimates) if outcome.estimates else {}
+        seconds = time.monotonic() - started
         first = min(outcome.estimates, default=None)
         picture = None if first is None else as_picture(to_image(outcome.estimates[first], self.scene.patch_size))
         return Finding(

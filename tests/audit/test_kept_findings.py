@@ -1,6 +1,7 @@
 """An audit that is stopped: a report of what was found, and the rest by the same command."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -90,6 +91,7 @@ def test_the_time_is_kept(folder, capsys, runs):
     code, out, err = command(capsys, "--max-minutes", "0")
     assert (code, runs.names, json.loads(out)["findings"]) == (0, [], [])
     assert "No attack that reconstructs images was run." in err + out
+    assert re.search(r"\d+ attacks: about \d+ minutes? on a machine such as ", err)
     command(capsys)
     assert runs.names
 

@@ -237,9 +237,16 @@ LATE_REVOCATIONS = """() => {
 
 def test_wrong_key_and_no_key(browser, public, image, monkeypatch):
     store, calls = public[0].store, []
+
+    def noted(name, method):
+        def call(what):
+            calls.append(name)
+            return method(what)
+
+        return call
+
     for name in ("put", "remove"):
-        method = getattr(store, name)
-        monkeypatch.setattr(store, name, lambda what, name=name, method=method: calls.append(name) or method(what))
+        monkeypatch.setattr(store, name, noted(name, getattr(store, name)))
     with opened(browser, public[1]) as (page, recorder):
         page.evaluate(LATE_REVOCATIONS)
         segment(page, image)
