@@ -32,32 +32,33 @@ from hf_privseg.inference.pictures import overlay, palette_for
 from hf_privseg.inference.segmentation import segment_image
 from hf_privseg.storage.models import load_model
 
-SIZE = (320, 176)  # in pixels: whole blocks, and what the page shows
+SIZE = (640, 360)  # in pixels: twice what the page shows, for fine screens
 SCREENS = {"desk": (1280, 900), "phone": (390, 844)}
 COLUMNS = {"desk": 2, "phone": 5}  # of a picture of a visit
 WIDTHS = {"desk": 720, "phone": 280}  # of a screen in it
 PREVIEW_SIZE = (1200, 630)  # in pixels, as Open Graph's readers show it whole
+PICTURE_SIZE = (368, 207)  # of a picture in it
 STATIC = Path(hf_privseg.service.__file__).parent / "static"
 
 
 def draw_examples() -> None:
     """Write both example pictures beside the page's other files."""
-    image = street_image("cars").resize(SIZE)
+    image = street_image("cars")  # in full, for the blocks of a small one would be larger in it, and show less
     ciphertext = SetrImageProcessor().encrypt(image, SecretKey.generate("orthogonal"))
     for name, picture in (("image", image), ("ciphertext", ciphertext.to_picture())):
-        picture.save(STATIC / f"example_{name}.webp", quality=60)
+        picture.resize(SIZE).save(STATIC / f"example_{name}.webp", quality=60)
 
 
 def draw_preview() -> None:
     """Write the picture for links beside the page's other files."""
-    image, key = street_image("cars").resize((368, 208)), SecretKey.generate("orthogonal")
+    image, key = street_image("cars"), SecretKey.generate("orthogonal")
     model, processor = load_model("default")
     model.encrypt_model(key)
     ciphertext = processor.encrypt(image, key)
     segmentation_map = segment_image(model, processor, ciphertext)
     pictures = {
         "The image": image,
-        "What the server sees": ciphertext.to_picture().resize(image.size),
+        "What the server sees": ciphertext.to_picture(),
         "Its answer, over the image": overlay(image, segmentation_map, palette_for(model.config)),
     }
     preview = Image.new("RGB", PREVIEW_SIZE, "#f8fafc")
@@ -65,9 +66,9 @@ def draw_preview() -> None:
     draw.text((32, 56), "hf-privseg", "#0f172a", ImageFont.load_default(72))
     draw.text((32, 148), "Segmentation of encrypted images", "#334155", ImageFont.load_default(40))
     for number, (title, picture) in enumerate(pictures.items()):
-        left = 32 + number * (image.width + 16)
+        left = 32 + number * (PICTURE_SIZE[0] + 16)
         draw.text((left, 244), title, "#0f172a", ImageFont.load_default(28))
-        preview.paste(picture, (left, 292))
+        preview.paste(picture.resize(PICTURE_SIZE), (left, 292))
     draw.text(
         (32, 548), "Visually protected, no more: see what attacks recover.", "#334155", ImageFont.load_default(32)
     )

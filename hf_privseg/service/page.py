@@ -189,22 +189,22 @@ def _gallery() -> str:
 
 
 def _project_links() -> str:
-    """Links to the project's addresses, in HTML, if there are any."""
+    """Links to the project's addresses under a heading, in HTML, if there are any."""
     items = [
         f'<li><a href="{html.escape(address)}" target="_blank" rel="noopener">{html.escape(name)}</a></li>'
         for name, address in project_urls().items()
     ]
-    return f"<ul>{''.join(items)}</ul>" if items else ""
+    return f"<h2>Links</h2><ul>{''.join(items)}</ul>" if items else ""
 
 
 def _linked(credit: str) -> str:
-    """A credit in HTML: an address in brackets becomes a link that is named after its host."""
+    """A credit under a heading, in HTML: an address in brackets becomes a link that is named after its host."""
     text = re.sub(
         r"\((https://([^/)]+)[^)]*)\)",
         r'(<a href="\1" target="_blank" rel="noopener">\2</a>)',
         html.escape(credit),
     )
-    return f'<p>{text} <a href="privseg/samples/LICENSE.txt" target="_blank">The licence</a></p>'
+    return f'<h2>The pictures</h2><p>{text} <a href="privseg/samples/LICENSE.txt" target="_blank">The licence</a></p>'
 
 
 def _scenes(labels: dict[int, str]) -> str:

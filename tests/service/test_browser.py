@@ -334,7 +334,10 @@ def test_errors_say_what_to_do(browser, public, tmp_path):
         )
         open_keys(page)
         choose(page, tmp_path / "note.txt", "load-key")
-        assert "A key's text form is" in finished(page, "load-key", "error")
+        assert finished(page, "load-key", "error") == (
+            "This is no key, whose text form is 'privseg1.<family>.<base64url>' with one of the families permutation, "
+            "signed_permutation, orthogonal, matrix. Choose a key file that hf-privseg or this page wrote."
+        )
 
 
 def test_a_page_without_https_says_so(browser, public, image):

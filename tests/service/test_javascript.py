@@ -89,7 +89,7 @@ def test_invalid_keys_are_refused_without_repeating_them():
     )
     assert len(errors) > 3
     for text, error in zip(texts, errors, strict=True):
-        assert error.startswith("a key's text form is 'privseg1.<family>.<base64url>'"), text
+        assert error.startswith("this is no key, whose text form is 'privseg1.<family>.<base64url>'"), text
         assert len(text) < 8 or text not in error
     message = "return (() => { try { new js.SecretKey(new Uint8Array(31)); } catch (e) { return e.message; } })();"
     assert "exactly 32 bytes" in node(message)

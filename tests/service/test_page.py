@@ -29,9 +29,12 @@ from helpers.browser import (
 )
 from helpers.tiny_service import register
 from hf_privseg import EncryptedImage, SecretKey, SetrImageProcessor
+from hf_privseg.catalog.street_images import street_image
 from hf_privseg.client.http_calls import httpx
 
 pytest.importorskip("gradio")
+from hf_privseg.service.page import STATIC  # which needs Gradio
+
 pytestmark = pytest.mark.slow
 
 TABS = ["Segment", "No key", "Upload", "Attack", "About"]
@@ -48,6 +51,14 @@ def is_on_screen(page, locator):
 # ---------------------------------------------------------------------------------------------- first screen, tabs
 
 
+def test_the_example_of_a_ciphertext_has_blocks_as_small_as_those_that_visitors_see():
+    """In larger blocks the scene would be harder to recognise than it is in what a visitor's server gets."""
+    picture = Image.open(STATIC / "example_ciphertext.webp").convert("L")
+    levels = np.asarray(picture, float) - np.asarray(picture).mean()
+    block = picture.width * 16 // street_image("cars").width  # neighbours of one colour are encrypted alike
+    assert (levels[:, block:] * levels[:, :-block]).mean() > 0.3 * levels.var()
+
+
 @pytest.mark.parametrize("screen", SIZES)
 def test_the_first_screen_says_what_stays_and_what_the_server_gets(browser, public, screen):
     width, height = SIZES[screen]
@@ -56,7 +67,7 @@ def test_the_first_screen_says_what_stays_and_what_the_server_gets(browser, publ
         pictures = page.locator(".picture img.example")
         warning = page.get_by_role("link", name="see the attack")
         assert all(is_on_screen(page, each) for each in (*headings, *pictures.all(), warning, named(page, "classes")))
-        assert all(image.evaluate("image => image.naturalWidth") == 320 for image in pictures.all())
+        assert all(image.evaluate("image => image.naturalWidth") == 640 for image in pictures.all())
         # the classes are named before anything is chosen
         assert "LABEL 0" in named(page, "classes").text_content()
         assert page.locator(".steps > li h3:visible").all_inner_texts() == [
@@ -404,7 +415,8 @@ def test_borders_of_controls_and_rings_of_focus_can_be_seen(browser, public, the
                 const colour = style(element).backgroundColor;
                 return isClear(colour) ? behind(element.parentElement) : colour;
               };
-              const all = [...document.querySelectorAll("#privseg :is(.row button, .sample, .button, select)")];
+              const kinds = ".row button, .sample, .button, select, [type=checkbox]";
+              const all = [...document.querySelectorAll(`#privseg :is(${kinds})`)];
               const controls = all.filter((control) => control.offsetParent);
               return {
                 behind: behind(document.querySelector("#privseg")),
@@ -471,7 +483,8 @@ def test_links_are_those_of_the_projects_metadata(monkeypatch):
     )
     monkeypatch.setattr(project_urls, "metadata", lambda name: found)
     assert page._project_links() == (
-        '<ul><li><a href="https://example.org/a?b=1&amp;c=2" target="_blank" rel="noopener">Source</a></li></ul>'
+        '<h2>Links</h2><ul><li><a href="https://example.org/a?b=1&amp;c=2" target="_blank" rel="noopener">Source</a>'
+        "</li></ul>"
     )
 
     def missing(name):

@@ -33,12 +33,11 @@ export class SecretKey {
   // "privseg1.<family>.<base64url>" with white space around it ignored -> key; an error never repeats the text.
   static fromText(text) {
     const parts = text.trim().split(".");
-    const form = `a key's text form is '${PREFIX}.<family>.<base64url>'`;
-    if (parts[0] !== PREFIX || parts.length !== 3) throw new RangeError(`${form}; this text has another form`);
-    if (!FAMILIES.includes(parts[1])) throw new RangeError(`${form}; this text names no known family`);
     // 43 characters hold 258 bits, and the last two are zero
-    if (!/^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$/.test(parts[2])) {
-      throw new RangeError(`${form}; the last part of this text is not the base64url form of 32 bytes`);
+    const isSecret = /^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$/;
+    if (parts.length !== 3 || parts[0] !== PREFIX || !FAMILIES.includes(parts[1]) || !isSecret.test(parts[2])) {
+      throw new RangeError(`this is no key, whose text form is '${PREFIX}.<family>.<base64url>' with one of the ` +
+        `families ${FAMILIES.join(", ")}. Choose a key file that hf-privseg or this page wrote`);
     }
     const binary = atob(parts[2].replaceAll("-", "+").replaceAll("_", "/") + "=");
     return new SecretKey(Uint8Array.from(binary, (character) => character.charCodeAt(0)), parts[1]);
