@@ -63,6 +63,7 @@ class Encrypt:
         key, encrypter = self.key.read(), _encrypter(self.model)
 
         def encrypt(levels: Value) -> Mapping[str, Any]:
+            """(channels, height, width) uint8 levels -> CIPHERTEXT_FIELDS; a ciphertext is refused."""
             refuse_ciphertext(levels)
             assert isinstance(levels, np.ndarray)
             encrypted = encrypter.encrypt(

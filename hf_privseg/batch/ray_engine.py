@@ -3,13 +3,16 @@
     chunk numbers --(tasks: read, decode)--> parts of items --(actors: key or model)--> rows --(tasks: write)--> totals
 
 A stage's results wait in the object store of the node that made them, and Ray Data keeps a bounded number of them:
-decoded images and results pass through it, keys never do. What a dead node had is made again from the chunk numbers.
+decoded images and results pass through it, keys never do. An actor or task that dies is replaced by Ray Data. When a
+node dies, the execution ends, and another one does what is still to be done, with as many actors as fit then.
 """
 
 import logging
 import math
 import os
 import pickle
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from ..setr.counts import counted
 from .plan import Task, Totals
 from .work import Job, Part, compute, read_parts, write_part
 
@@ -29,9 +33,10 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
+from .ray_cluster import SPARE_CPUS, Actors, Cluster, ClusterChangedError, Watch
+
 _T = TypeVar("_T")
 _MAX_BLOCKS = 10_000
-_SPARE_CPUS = 1.0  # that actors leave to readers and writers, which would never run otherwise
 _WRITER_CPUS = 0.25
 _SETTINGS = {
     "enable_progress_bars": False,
@@ -71,7 +76,7 @@ class RayEngine:
             return
         local: dict[str, Any] = {}
         if self.address is None:
-            cores = max(os.cpu_count() or 1, math.ceil((self.actors or 1) * self.cpus + _SPARE_CPUS))
+            cores = max(os.cpu_count() or 1, math.ceil((self.actors or 1) * self.cpus + SPARE_CPUS))
             local = {"include_dashboard": False, "object_store_memory": self.memory, "num_cpus": cores}
         ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **local)
         # What Ray Data logs is in its file; an error is raised too.
@@ -95,71 +100,114 @@ class RayEngine:
             raise error.cause from None
 
     def run(self, job: Job, tasks: Iterable[Task]) -> Iterator[Totals]:
-        """Do the tasks -> the totals of each part, as they are ready.
+        """Do the tasks -> the totals of each part, as they are ready. Warns when nodes were lost or came.
 
         Raises:
-            RuntimeError: an actor or task failed, and went on failing; names the error.
+            ValueError: the cluster has no room for the actors.
+            RuntimeError: an actor or task failed, and went on failing; names the error. Or no node is left.
         """
-        rows = [{"chunk": task.chunk, "done": list(task.done)} for task in tasks]
-        if not rows:
+        to_do, cluster = _ToDo(tasks), Cluster.now()
+        if not to_do:
             return
+        actors = self._actors(job, cluster)
+        while True:
+            try:
+                for row in self._results(job, to_do, cluster, actors).iter_rows():
+                    to_do.cross_off(row["chunk"], row["number"], is_last=row["is_last"])
+                    yield Totals(row["images"], row["errors"])
+                return
+            except (ClusterChangedError, ray.exceptions.RayError) as error:
+                before, cluster = cluster, Cluster.now()
+                if isinstance(error, ray.exceptions.RayError) and not before.lost(cluster):
+                    raise _failed(error) from error
+            if not to_do:
+                return
+            changes, size = f"the cluster has {before.changes(cluster)}", actors.fit(cluster)
+            if not size:
+                raise RuntimeError(
+                    f"{changes}, and no room for an actor and a core for the other stages; the same command goes on"
+                )
+            warnings.warn(f"{changes}; the job goes on with {size} of {actors.wanted} actors", stacklevel=2)
+
+    def _results(self, job: Job, to_do: "_ToDo", cluster: Cluster, actors: Actors) -> ray.data.Dataset:
+        """The data set with a row for each part, which is computed when it is iterated over."""
+        rows = to_do.rows()
         blocks = min(len(rows), _MAX_BLOCKS)
-        tables = [pa.Table.from_pylist(rows[index::blocks], _TASK) for index in range(blocks)]
+        chunks = ray.data.from_arrow([pa.Table.from_pylist(rows[index::blocks], _TASK) for index in range(blocks)])
+        vars(chunks.context).update(_SETTINGS, custom_execution_callback_classes=[partial(Watch, cluster, actors)])
         stage: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-        gpus, chunks = self._gpus(job), ray.data.from_arrow(tables)
-        vars(chunks.context).update(_SETTINGS)
-        results = (
+        size = actors.fit(cluster)
+        pool = ActorPoolStrategy(min_size=1 if self.actors is None else size, max_size=size)
+        return (
             chunks.map_batches(
                 partial(_read, job), compute=TaskPoolStrategy(self.readers), num_cpus=self._reader_cpus, **stage
             )
             .map_batches(
                 _Compute,
                 fn_constructor_args=(job,),
-                compute=self._pool(gpus),
+                compute=pool,
                 num_cpus=self.cpus,
-                num_gpus=gpus,
+                num_gpus=actors.share.get("GPU"),
                 **stage,
             )
             .map_batches(partial(_write, job), compute=TaskPoolStrategy(self.writers), num_cpus=_WRITER_CPUS, **stage)
         )
-        try:
-            for row in results.iter_rows():
-                yield Totals(row["images"], row["errors"])
-        except ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None) or error
-            if isinstance(cause, OSError):
-                raise cause from None
-            lines = str(cause).strip().splitlines() or ["no message"]
-            raise RuntimeError(
-                f"a stage of the job failed ({type(cause).__name__}: {lines[-1]:.500}); the same command goes on"
-            ) from error
 
     @property
     def _reader_cpus(self) -> float:
         """Another share than that of actors: Ray Data would make one stage of two that take the same."""
         return 0.5 if self.cpus != 0.5 else 0.6
 
-    def _gpus(self, job: Job) -> float | None:
-        if self.gpus is not None:
-            return self.gpus or None
-        return 1 if job.operation.uses_model and ray.cluster_resources().get("GPU", 0) else None
-
-    def _pool(self, gpus: float | None) -> ActorPoolStrategy:
-        """The actors, as many as leave cores to the other stages."""
-        has = ray.cluster_resources()
-        cores = has.get("CPU", 0) - _SPARE_CPUS
-        fit = [cores // self.cpus] if self.cpus else []
-        fit += [has.get("GPU", 0) // gpus] if gpus else []
-        most = int(min(fit, default=1))
+    def _actors(self, job: Job, cluster: Cluster) -> Actors:
+        """How many actors the job has as long as no node dies, and what they take."""
+        gpus = self.gpus
+        if gpus is None:
+            gpus = 1 if job.operation.uses_model and cluster.total("GPU") else 0
+        share = {name: amount for name, amount in (("CPU", self.cpus), ("GPU", gpus)) if amount}
+        most = Actors(share).fit(cluster)
         if most < (self.actors or 1):
             raise ValueError(
-                f"expected a cluster for {self.actors or 1} actors of {self.cpus:g} cores and {gpus or 0:g} GPUs, and "
-                f"a core for the other stages, got {has.get('CPU', 0):g} cores and {has.get('GPU', 0):g} GPUs; lower "
-                "--workers, --cpus-per-actor or --gpus-per-actor"
+                f"expected a cluster for {self.actors or 1} actors of {self.cpus:g} cores and {gpus:g} GPUs, and a "
+                f"core for the other stages, got {cluster.total('CPU'):g} cores and {cluster.total('GPU'):g} GPUs on "
+                f"{counted(len(cluster.nodes), 'node')}; lower --workers, --cpus-per-actor or --gpus-per-actor"
             )
-        if self.actors is not None:
-            return ActorPoolStrategy(size=self.actors)
-        return ActorPoolStrategy(min_size=1, max_size=most)
+        return Actors(share, self.actors or most)
+
+
+class _ToDo:
+    """What is still to be done, as parts are crossed off."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._tasks = {task.chunk: task for task in tasks}
+        self._done: dict[int, set[int]] = defaultdict(set)  # since then
+        self._counts: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of _TASK."""
+        tasks = self._tasks.values()
+        return [{"chunk": task.chunk, "done": [*task.done, *self._done.get(task.chunk, ())]} for task in tasks]
+
+    def cross_off(self, chunk: int, number: int, *, is_last: bool) -> None:
+        """A part is done."""
+        self._done[chunk].add(number)
+        if is_last:
+            self._counts[chunk] = number + 1
+        if len(self._tasks[chunk].done) + len(self._done[chunk]) == self._counts.get(chunk):
+            del self._tasks[chunk], self._done[chunk], self._counts[chunk]
+
+
+def _failed(error: ray.exceptions.RayError) -> Exception:
+    """What a stage raised, in words."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, OSError):
+        return cause
+    lines = str(cause).strip().splitlines() or ["no message"]
+    return RuntimeError(
+        f"a stage of the job failed ({type(cause).__name__}: {lines[-1]:.500}); the same command goes on"
+    )
 
 
 def _call(function: Callable[..., _T], *arguments: object) -> _T:
@@ -193,7 +241,8 @@ def _write(job: Job, table: pa.Table) -> Iterator[pa.Table]:
     for row in table.to_pylist():
         rows = pa.ipc.open_stream(row["content"]).read_all()
         totals = write_part(job, row["chunk"], row["number"], row["is_last"], rows)
-        yield pa.table({"images": [totals.images], "errors": [totals.errors]})
+        part = {name: [row[name]] for name in ("chunk", "number", "is_last")}
+        yield pa.table({**part, "images": [totals.images], "errors": [totals.errors]})
 
 
 def _row(chunk: int, number: int, is_last: bool, content: Any) -> pa.Table:

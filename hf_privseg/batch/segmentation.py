@@ -72,6 +72,7 @@ class Segment:
         palette = palette_for(model.config)
 
         def row(found: np.ndarray) -> Mapping[str, Any]:
+            """(height, width) classes -> the fields of a row."""
             pixels = np.bincount(found.ravel(), minlength=len(palette)).tolist()
             return {
                 "map": map_to_png(found, palette),
@@ -81,6 +82,7 @@ class Segment:
             }
 
         def refused(value: Value) -> Exception | None:
+            """Why a value is refused; None where it is not."""
             try:
                 self.check(value)
                 if isinstance(value, EncryptedImage):
@@ -90,6 +92,7 @@ class Segment:
             return None
 
         def segment(values: Sequence[Value]) -> list[Outcome]:
+            """Values -> a row or an error for each, in their order."""
             rows: list[Outcome | None] = [refused(value) for value in values]
             taken = [index for index, row in enumerate(rows) if row is None]
             maps = segment_images(model, processor, [values[index] for index in taken], batch_size=self.batch_size)

@@ -48,6 +48,7 @@ class Translate:
         update = RekeyUpdate.from_file(self.update)
 
         def translate(value: Value) -> Mapping[str, Any]:
+            """A ciphertext of the old key -> CIPHERTEXT_FIELDS of the new one; anything else is refused."""
             return ciphertext_row(update.apply_to_image(_translatable(value, update)))
 
         return one_by_one(translate)

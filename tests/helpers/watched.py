@@ -12,6 +12,8 @@ from hf_privseg.batch.encryption import Encrypt
 class Watched(Encrypt):
     """Encryption that leaves an empty file `decode-PID` or `work-PID` for each of its processes.
 
+    It stands still while there is a file `hold`.
+
     Args:
         folder: where the files go.
         pause: seconds that an image takes longer.
@@ -32,6 +34,8 @@ class Watched(Encrypt):
 
         def slow(values):
             time.sleep(self.pause * len(values))
+            while Path(self.folder, "hold").exists():
+                time.sleep(0.05)
             return work(values)
 
         return slow
