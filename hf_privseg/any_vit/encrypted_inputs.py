@@ -39,7 +39,7 @@ from ..setr.stored_pixels import digest_of, restored, stored
 from ..setr.tensor_files import header_from_bytes, tensors_from_bytes, tensors_to_bytes
 from .model_facts import ModelFacts, key_facts
 from .pixel_blocks import from_rows, to_rows
-from .pixel_inputs import PIXEL_INPUTS
+from .pixel_inputs import PIXEL_INPUTS, as_read_by
 
 _FORMAT = 1
 _MAX_SIDE = 2**16
@@ -91,10 +91,11 @@ class EncryptedInputs(CiphertextFile):
         object.__setattr__(self, "target_sizes", tuple(sizes))
 
     def inputs_for(self, model: PreTrainedModel | PreTrainedConfig) -> dict[str, Any]:
-        """The inputs for `model(**inputs)`, on its device, after a check that they belong together.
+        """The inputs for `model(**inputs)`, after a check that they belong together.
 
         Args:
-            model: the encrypted model, or its configuration (the tensors then stay on the CPU).
+            model: the encrypted model, to whose device they are moved, the pixels in its dtype; or its configuration
+                (they then stay on the CPU, in float32).
 
         Raises:
             EncryptionStateError: the model is plain.
@@ -105,8 +106,7 @@ class EncryptedInputs(CiphertextFile):
         check_key_fits(self.facts, key_facts(model), subject=subject)
         if facts is not None:
             check_image_fits(self, facts.key, facts.patch_size, facts.num_channels, subject=subject)
-        device = getattr(model, "device", torch.device("cpu"))
-        return {name: _moved(value, device) for name, value in self.inputs.items()}
+        return as_read_by(model, self.inputs) if isinstance(model, PreTrainedModel) else dict(self.inputs)
 
     def to_bytes(self) -> bytes:
         """The content of the file form.
@@ -281,9 +281,3 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 def _is_side(value: object) -> bool:
     return type(value) is int and 0 < value <= _MAX_SIDE
-
-
-def _moved(value: object, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    return [item.to(device) for item in value] if isinstance(value, list | tuple) else value

@@ -59,6 +59,7 @@ def encrypt_model(
         InvalidKeyError: `secret_key` is no key.
         EncryptionStateError: the model is encrypted already.
         KeyMismatchError: a client embedding that was made from another model.
+        TypeError: `model` is no model of transformers, or `example_inputs` are no mapping.
         ValueError: the model cannot be encrypted, or not without a proof; the message says why.
     """
     key = as_encryption_key(secret_key)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
 from ..setr.ciphers import cipher_for
 from ..setr.encryption_key import EncryptionKey
@@ -74,7 +75,8 @@ def encrypt_inputs(
     found = [name for name in inputs if name in PIXEL_INPUTS and inputs[name] is not None]
     if not found:
         raise InvalidImageError(
-            f"expected pixels under one of the names {', '.join(sorted(PIXEL_INPUTS))}, got {', '.join(inputs)}"
+            f"expected pixels under one of the names {', '.join(sorted(PIXEL_INPUTS))}, got "
+            f"{', '.join(inputs) or 'no inputs'}"
         )
     encrypted = {name: _encrypt_named(name, inputs[name], secret_key, facts, pad) for name in found}
     return {**inputs, **encrypted}
@@ -109,6 +111,24 @@ def encrypt_pixels(pixels: Any, secret_key: EncryptionKey, facts: ModelFacts, *,
     cipher = cipher_for(secret_key, patch_size=facts.patch_size, num_channels=facts.num_channels)
     blocks = to_rows(pixels, *geometry).unflatten(1, (facts.num_channels, facts.patch_size, facts.patch_size))
     return from_rows(cipher.encrypt(blocks).flatten(1), pixels.shape, *geometry)
+
+
+def as_read_by(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs -> the same for `model(**inputs)`: tensors on its device, pixels in the numbers of its patch embedding.
+
+    Processors return float32, and few models of half precision convert it.
+    """
+    own = getattr(model, "patch_projection", None)  # SETR's stays in float32 whatever the rest is in
+    dtype = model.dtype if own is None else own.weight.dtype
+
+    def read(value: Any, is_pixels: bool) -> Any:
+        if isinstance(value, list | tuple):
+            return [read(item, is_pixels) for item in value]
+        if not isinstance(value, torch.Tensor):
+            return value
+        return value.to(model.device, dtype if is_pixels and value.is_floating_point() else value.dtype)
+
+    return {name: read(value, name in PIXEL_INPUTS) for name, value in inputs.items()}
 
 
 def _in_whole_blocks(pixels: torch.Tensor, facts: ModelFacts, pad: bool | None) -> torch.Tensor:

@@ -57,7 +57,7 @@ class EncryptingProcessor:
         self._pad, self._plain_inputs = pad, frozenset(plain_inputs)
 
     def __call__(self, *args: Any, secret_key: EncryptionKey | bytes | None = None, **kwargs: Any) -> Any:
-        """What the processor returns, its pixels encrypted; tensors of torch unless `return_tensors` says otherwise.
+        """What the processor returns, its pixels encrypted; tensors of torch: "pt" is the only `return_tensors`.
 
         The attribute `key_facts` of a batch says with which key, as that of `SetrImageProcessor` does.
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from ..setr.encryption_key import EncryptionKey
 from ..setr.model_encryption import PatchProjection
 from .model_facts import ModelFacts
-from .pixel_inputs import PIXEL_INPUTS, encrypt_inputs
+from .pixel_inputs import PIXEL_INPUTS, as_read_by, encrypt_inputs
 
 # Sums in another order differ by some 1e-6 in float32, and a deep network amplifies that; another input differs by
 # more than a tenth. In half precision the encrypted weight is rounded once more.
@@ -22,12 +22,25 @@ def encrypt_with_proof(
     """Encrypt the projection, and undo it unless encrypted inputs give what plain ones gave.
 
     Raises:
-        ValueError: an output differs, so that pixels are read elsewhere as well, or no output depends on the layer.
+        TypeError: the inputs are no mapping.
+        ValueError: an output differs, so that pixels are read elsewhere as well, or no output depends on the layer; or
+            the outputs are NaN before the encryption.
     """
+    if not isinstance(inputs, Mapping):
+        raise TypeError(
+            "example_inputs are what the model takes by name, as its processor makes them from an image with "
+            f"return_tensors='pt', got {type(inputs).__name__}"
+        )
     facts = ModelFacts.of_projection(projection, secret_key.facts)
     encrypted = encrypt_inputs(inputs, secret_key, facts, plain_inputs=inputs.keys() - PIXEL_INPUTS)
+    inputs, encrypted = as_read_by(model, inputs), as_read_by(model, encrypted)
     plain_weight = projection.weight.detach().clone()
     before = outputs_of(model, inputs)
+    if any(output.isnan().any() for output in before):
+        raise ValueError(
+            f"{type(model).__name__} gives NaN for the example inputs, which proves nothing; pass those of a natural "
+            "image, or load the model with dtype=torch.float32"
+        )
     projection.encrypt(secret_key)
     try:
         _check_same(model, inputs, before, outputs_of(model, encrypted), outputs_of(model, inputs))
@@ -46,11 +59,15 @@ def _check_same(
 ) -> None:
     names = ", ".join(name for name in inputs if name in PIXEL_INPUTS)
     tolerance = _HALF_TOLERANCE if model.dtype.itemsize < 4 else _TOLERANCE
-    differences = [difference(after, before) for after, before in zip(encrypted, plain, strict=True)]
-    if not differences or max(differences) > tolerance:
-        shown = (
-            f"by {max(differences):.1e} (at most {tolerance:.0e} is rounding)" if differences else "in their number"
+    if not plain or not len(plain) == len(encrypted) == len(without_key):
+        raise ValueError(
+            f"{type(model).__name__} cannot be proven: it returns {len(plain)} float tensors for plain inputs, "
+            f"{len(encrypted)} for encrypted ones; at least one, and as many each time, can be compared. The weight "
+            "is as it was"
         )
+    differences = [difference(after, before) for after, before in zip(encrypted, plain, strict=True)]
+    if max(differences) > tolerance:
+        shown = f"by {max(differences):.1e} (at most {tolerance:.0e} is rounding)"
         raise ValueError(
             f"{type(model).__name__} cannot be encrypted: with encrypted inputs its outputs differ {shown}, so that "
             f"it reads {names} elsewhere than in its patch embedding; the weight is as it was"
@@ -64,10 +81,18 @@ def _check_same(
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Two outputs -> the largest absolute difference, relative to the largest number expected; inf for two shapes."""
+    """Two outputs -> the largest absolute difference, relative to the largest finite number expected.
+
+    It is inf for two shapes, and where one has NaN or an infinity (a masked score, often) and the other has not.
+    """
     if found.shape != expected.shape:
         return float("inf")
-    found, expected = (torch.nan_to_num(values.double()) for values in (found, expected))
+    finite = expected.isfinite()
+    if not torch.equal(finite, found.isfinite()) or not torch.equal(
+        found[~finite].nan_to_num(nan=0.0), expected[~finite].nan_to_num(nan=0.0)
+    ):
+        return float("inf")
+    found, expected = found[finite].double(), expected[finite].double()
     if not expected.numel():
         return 0.0
     scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)

@@ -6,12 +6,13 @@ from transformers import PreTrainedModel
 
 from ..any_vit.encrypted_inputs import EncryptedInputs
 from ..any_vit.model_facts import key_facts
+from ..any_vit.pixel_inputs import as_read_by
 from ..setr.errors import EncryptionStateError
 from ..setr.public_facts import check_key_fits, check_plain_image_fits
 
 
 def inputs_for(model: PreTrainedModel, batch: Any) -> dict[str, Any]:
-    """A batch -> the inputs for `model(**inputs)`, on the model's device: `model(**inputs_for(model, batch))`.
+    """A batch -> inputs on the model's device and in its dtype: `model(**inputs_for(model, batch))`.
 
     A model sees tensors alone, so `model(**batch)` runs with whatever it is given, and of a wrong key, or of a plain
     image for an encrypted model, it makes garbage without a word. The batches of `SetrImageProcessor` and
@@ -42,5 +43,4 @@ def inputs_for(model: PreTrainedModel, batch: Any) -> dict[str, Any]:
             check_plain_image_fits(None, model_key)
         else:
             check_key_fits(facts, model_key, subject="the encrypted image")
-    moved = batch.to(model.device) if hasattr(batch, "to") else batch
-    return dict(moved)
+    return as_read_by(model, batch)

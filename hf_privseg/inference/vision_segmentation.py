@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..any_vit.encrypted_inputs import EncryptedInputs
 from ..any_vit.model_facts import ModelFacts, key_facts
-from ..any_vit.pixel_inputs import encrypt_inputs
+from ..any_vit.pixel_inputs import as_read_by, encrypt_inputs
 from ..any_vit.processor import EncryptingProcessor
 from ..setr.encryption_key import EncryptionKey
 from ..setr.errors import CiphertextError, EncryptionStateError
@@ -109,7 +109,7 @@ def segment_vision_image(
         if facts is None:
             raise EncryptionStateError("got a key for a plain model; leave it out, or encrypt the model first")
         batch.update(encrypt_inputs(batch, secret_key, facts))
-    return _segmentation(model, processor, dict(batch.to(model.device)), (image.height, image.width), task)
+    return _segmentation(model, processor, batch, (image.height, image.width), task)
 
 
 @torch.inference_mode()
@@ -119,13 +119,7 @@ def _segmentation(
     words = task.inputs(processor)
     if words:  # whoever runs the model says what they want, whatever the client wrote
         said = processor(images=[_BLANK], return_tensors="pt", **words)["task_inputs"]
-        inputs = {**inputs, "task_inputs": said.to(model.device)}
+        inputs = {**inputs, "task_inputs": said}
     accepted = inspect.signature(model.forward).parameters
-    outputs = model(**{name: _for_model(value, model) for name, value in inputs.items() if name in accepted})
+    outputs = model(**as_read_by(model, {name: value for name, value in inputs.items() if name in accepted}))
     return task.segmentation(processor, outputs, size, cast("dict[int, str]", model.config.id2label))
-
-
-def _for_model(value: Any, model: PreTrainedModel) -> Any:
-    """An input -> the same; floats in the numbers that the model computes with, as its first layer wants them."""
-    is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return value.to(model.dtype) if is_float else value

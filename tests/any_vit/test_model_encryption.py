@@ -208,6 +208,41 @@ class Deaf(hf.ViTModel):
         )
 
 
+class Masked(Watched):
+    """A model that reads pixels elsewhere, and returns that beside an infinite number alone."""
+
+    def forward(self, pixel_values=None, **kwargs):
+        read = super().forward(pixel_values=pixel_values, **kwargs).pooler_output
+        output = hf.ViTModel.forward(self, pixel_values=pixel_values, **kwargs)
+        scores = torch.cat([read, torch.full_like(read, -torch.inf)])
+        return {"last_hidden_state": output.last_hidden_state, "scores": scores}
+
+
+class Growing(hf.ViTModel):
+    """A model that returns one more output each time."""
+
+    calls = 0
+
+    def forward(self, pixel_values=None, **kwargs):
+        self.calls += 1
+        output = super().forward(pixel_values=pixel_values, **kwargs).last_hidden_state
+        return {str(index): output for index in range(self.calls)}
+
+
+class Classes(hf.ViTModel):
+    """A model that returns class numbers."""
+
+    def forward(self, pixel_values=None, **kwargs):
+        return {"classes": super().forward(pixel_values=pixel_values, **kwargs).last_hidden_state.argmax(-1)}
+
+
+class Overflowing(hf.ViTModel):
+    """A model whose outputs are NaN."""
+
+    def forward(self, pixel_values=None, **kwargs):
+        return {"scores": super().forward(pixel_values=pixel_values, **kwargs).last_hidden_state * torch.nan}
+
+
 class Unknown(hf.ViTModel):
     """A sound model that no test of the package has encrypted."""
 
@@ -242,7 +277,11 @@ def test_the_proof_leaves_the_model_in_the_mode_and_with_the_random_numbers_that
             Watched,
             "Watched cannot be encrypted: with encrypted inputs its outputs differ by .* reads pixel_values else",
         ),
+        (Masked, "Masked cannot be encrypted: with encrypted inputs its outputs differ by "),
         (Deaf, "Deaf gives the same outputs for plain inputs .* they do not depend on the layer that was found"),
+        (Growing, "Growing cannot be proven: it returns 1 float tensors for plain inputs, 2 for encrypted ones"),
+        (Classes, "Classes cannot be proven: it returns 0 float tensors for plain inputs, 0 for encrypted ones"),
+        (Overflowing, r"Overflowing gives NaN for the example inputs, .* dtype=torch\.float32"),
     ],
 )
 def test_a_failed_proof_restores_the_model(cls, message):
@@ -261,13 +300,25 @@ def test_inputs_that_the_model_cannot_take_restore_it_as_well():
         encrypt_model(model, KEY, example_inputs={"input_ids": torch.ones(1, 3)})
     with pytest.raises(ValueError, match=r"32\*32"):  # transformers' own words
         encrypt_model(model, KEY, example_inputs={"pixel_values": pixels(2, 3, 48, 32)})
+    with pytest.raises(TypeError, match=r"example_inputs are what the model takes by name, .* got Tensor"):
+        encrypt_model(model, KEY, example_inputs=pixels(2, 3, 32, 32))  # type: ignore[arg-type]
     assert torch.equal(weight_of(model), plain)
 
 
-def test_a_half_precision_model_is_proven_within_its_own_rounding():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_half_precision_model_is_proven_within_its_own_rounding(dtype):
     model = built("dinov2").model.to(torch.bfloat16)
-    encrypt_model(model, KEY, example_inputs={"pixel_values": pixels(2, 3, 42, 56).to(torch.bfloat16)})
+    encrypt_model(model, KEY, example_inputs={"pixel_values": pixels(2, 3, 42, 56).to(dtype)})
     assert weight_of(model).dtype == torch.bfloat16
+    decrypt_model(model, KEY)
+
+
+def test_outputs_with_infinite_numbers_differ_where_the_finite_ones_or_the_places_do():
+    masked = torch.tensor([1.0, -torch.inf, torch.nan])
+    assert difference(masked.clone(), masked) == 0
+    assert difference(torch.tensor([1.5, -torch.inf, torch.nan]), masked) == 0.5
+    for other in ([1.0, 2.0, torch.nan], [1.0, torch.inf, torch.nan], [1.0, -torch.inf, 0.0]):
+        assert difference(torch.tensor(other), masked) == float("inf")
 
 
 # ------------------------------------------------------------------------------------------------ finding the layer

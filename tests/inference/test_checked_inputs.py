@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTImageProcessor
+from transformers import BeitImageProcessor, ViTImageProcessor
 from transformers import pipeline as stock_pipeline
 
 from helpers.tiny_setr import make_key, tiny_model
@@ -50,6 +50,26 @@ def test_what_belongs_together_gives_the_plain_model_s_logits(models, model, how
     assert set(inputs) == {"pixel_values"}
     for found in (models[model](**inputs).logits, models[model](**batch(how)).logits):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("how", ["batch", "file"])
+def test_a_model_of_another_class_in_half_precision_gets_what_it_takes(how, dtype):
+    """As transformers loads it from a checkpoint of that precision; its processor makes float32."""
+    model = encrypt_model(randomize(CASES["beit"]().model), KEY).to(dtype)
+    processor = EncryptingProcessor(BeitImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False), model)
+    if how == "batch":
+        inputs = inputs_for(model, processor(IMAGE, secret_key=KEY))
+    else:
+        inputs = processor.encrypt(IMAGE, secret_key=KEY).inputs_for(model)
+    assert inputs["pixel_values"].dtype == dtype
+    assert model(**inputs).logits.isfinite().all()
+
+
+def test_a_setr_in_half_precision_keeps_the_pixels_for_its_projection_which_is_in_single(models):
+    model = tiny_model().encrypt_model(KEY).to(torch.bfloat16)
+    model.setr.embeddings.patch_embeddings.projection.float()  # as from_pretrained has it
+    assert inputs_for(model, batch("key"))["pixel_values"].dtype == torch.float32
 
 
 @pytest.mark.parametrize(
