@@ -157,8 +157,8 @@ def _check_tested(model: PreTrainedModel, projection: str | None) -> None:
         what = " and ".join(unknown) if unknown else "a named projection"
         raise ValueError(
             f"{type(model).__name__} is not encrypted unproven: only classes that the tests of this package have "
-            f"encrypted are, not {what}. Pass example_inputs=processor(images=..., return_tensors='pt'), which proves "
-            "that no output changes, or unverified=True"
+            f"encrypted are, not {what}. Pass example_inputs=processor(images=..., return_tensors='pt') (privseg: "
+            "--example IMAGE), which proves that no output changes, or unverified=True (--unverified)"
         )
 
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from ..setr.public_facts import check_key_fits
+from ..setr.public_facts import check_key_fits, check_plain_model
 from .options import Force, Json, KeyFile, Model, ModelFolder, read_key
 from .output import readable_by, report
 
 if TYPE_CHECKING:
     from ..setr.encryption_key import EncryptionKey
     from ..setr.keys import SecretKey
+
+_RENEW = "change its key with privseg rekey, or decrypt it first with privseg decrypt-model"
 
 NewKeyFile = Annotated[Path, typer.Option("--new-key-file", "-n", help="File with the new key.")]
 
@@ -24,6 +26,16 @@ def encrypt_model(
     model: Model,
     output: ModelFolder,
     key_file: KeyFile = None,
+    example: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="Prove on this plain image that the encrypted model computes the same. A class of model that this "
+            "package's tests have not encrypted needs it, or --unverified.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     unverified: Annotated[
         bool,
         typer.Option(
@@ -42,11 +54,16 @@ def encrypt_model(
     key = read_key(key_file)
     _check_folders(model, output, overwrite=force)
     from ..any_vit.model_encryption import encrypt_model
+    from ..any_vit.model_facts import key_facts
+    from ..inference.vision_segmentation import inputs_of_image
     from ..storage.models import save_model
-    from ..storage.vision_models import load_any_model
+    from ..storage.vision_models import load_any_model, load_any_settings
 
+    settings, processor = load_any_settings(model)
+    check_plain_model(key_facts(settings), model=f"the model {model}", advice=_RENEW)
+    inputs = None if example is None else inputs_of_image(processor, example)
     network, processor = load_any_model(model)
-    encrypt_model(network, key, unverified=unverified)
+    encrypt_model(network, key, example_inputs=inputs, unverified=unverified)
     save_model(network, processor, output, licence_from=model, overwrite=force)
     report(
         _written(output, key.facts.to_dict()),

@@ -43,6 +43,15 @@ def encrypt_for(
     )
 
 
+def inputs_of_image(processor: Any, path: Path) -> dict[str, Any]:
+    """Path of a plain image -> what a model takes for it, in plain.
+
+    Raises:
+        InvalidImageError: the file holds no image.
+    """
+    return dict(processor(images=[read_image(path)], return_tensors="pt", **Task().inputs(processor)))
+
+
 def segment_file(
     model: PreTrainedModel,
     processor: Any,

@@ -148,6 +148,29 @@ def test_a_model_without_segmentation_maps_and_one_that_cannot_be_encrypted_are_
     assert not list(place.folder.glob(".*"))
 
 
+def test_a_class_that_no_test_has_encrypted_is_proven_on_an_image(place):
+    config = hf.IJepaConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32
+    )
+    source, image = place.folder / "ijepa", place.folder / "image.png"
+    randomize(hf.IJepaModel(config)).save_pretrained(source)
+    hf.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(source)
+    arguments = ("encrypt-model", source, place.folder / "proven", "-k", place.key_file)
+    message = place.fail(*arguments)
+    assert "IJepaModel is not encrypted unproven" in message
+    assert "--example IMAGE" in message
+    place.succeed(*arguments, "--example", image)
+    assert place.run_json("info", place.folder / "proven")["encryption"] == place.key.facts.to_dict()
+    message = place.fail(
+        "encrypt-model", source, place.folder / "other", "-k", place.key_file, "--example", place.key_file
+    )
+    assert "secret.key" in message
+    assert "image" in message.partition("secret.key")[2]
+    message = place.fail("encrypt-model", place.folder / "proven", place.folder / "other", "-k", place.key_file)
+    assert f"expected a plain model, but the model {place.folder / 'proven'} is encrypted" in message
+    assert "privseg rekey" in message
+
+
 def test_a_model_of_videos_is_encrypted_and_takes_no_images(place):
     for name, build in (("vjepa2", hf.VJEPA2VideoProcessor), ("videomt", hf.VideomtVideoProcessor)):
         plain, encrypted = place.folder / name, place.folder / f"{name}_encrypted"
