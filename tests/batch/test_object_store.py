@@ -26,36 +26,26 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="s
 COUNT = 24
 
 
-@pytest.fixture
-def store(monkeypatch):
-    """An empty store with the bucket `bucket`, for this process and those that it starts."""
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with images, a key and the tiny models of the key; the images are in `s3://bucket` of a store too."""
+    folder, key = tmp_path_factory.mktemp("store"), SecretKey.generate("permutation")
+    key.to_file(folder / "secret.key")
+    make_models(folder, key, patch_size=16)
+    images = make_images(folder / "images", COUNT, size=(160, 160))
     server = moto_server.ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "an-id",
-        "AWS_SECRET_ACCESS_KEY": "a-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    filesystem, _ = filesystem_of("s3://bucket")
-    filesystem.clear_instance_cache()
-    filesystem_of("s3://bucket")[0].mkdir("bucket")
-    yield
+    with pytest.MonkeyPatch.context() as patch:  # for this process and those that it starts
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "an-id")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        filesystem, _ = filesystem_of("s3://bucket")
+        filesystem.mkdir("bucket")
+        filesystem.pipe({f"bucket/images/{path.name}": path.read_bytes() for path in images})
+        yield folder
     server.stop()
-
-
-@pytest.fixture
-def place(tmp_path, store):
-    """Images and a key in a folder, the images in the bucket too, and the tiny models of the key."""
-    key = SecretKey.generate("permutation")
-    key.to_file(tmp_path / "secret.key")
-    make_models(tmp_path, key)
-    images = make_images(tmp_path / "images", COUNT, size=(160, 160))
-    filesystem, _ = filesystem_of("s3://bucket")
-    filesystem.pipe({f"bucket/images/{path.name}": path.read_bytes() for path in images})
-    return tmp_path
 
 
 def command(place, name, source, output, *options):
