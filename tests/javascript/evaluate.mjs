@@ -3,7 +3,8 @@
 
 const { modules, code } = JSON.parse(await new Response(process.stdin).text());
 const scope = {};
-for (const name of ["keys", "ciphers", "products", "containers", "eight_bit_blocks", "owner_client", "image"]) {
+const NAMES = "keys client_embedding ciphers products containers eight_bit_blocks packed_integers owner_client image";
+for (const name of NAMES.split(" ")) {
   Object.assign(scope, await import(`${modules}/${name}.js`));
 }
 const AsyncFunction = (async () => {}).constructor;

@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -34,14 +35,15 @@ from helpers.browser import (
     take_sample,
     tiny_service,
 )
-from helpers.leaks import assert_no_secret
+from helpers.leaks import assert_no_client_embedding, assert_no_secret
 from helpers.loopback import running
 from helpers.paths import VECTORS_FOLDER
 from helpers.tiny_service import register
-from hf_privseg import SecretKey, SetrImageProcessor
+from hf_privseg import ClientEmbedding, SecretKey, SetrImageProcessor
 from hf_privseg.catalog.street_images import STREET_IMAGES, street_file, street_image
 from hf_privseg.client.http_calls import httpx
 from hf_privseg.service.access import Grant, add_token
+from hf_privseg.setr.transform_code import TransformCode
 
 pytest.importorskip("gradio")
 VECTORS = json.loads((VECTORS_FOLDER / "keys.json").read_text())["keys"]
@@ -514,6 +516,67 @@ def test_an_encrypted_model_asks_for_its_key(browser, image, tmp_path):
         press(page, "segment")  # not with the wrong key, which would be refused, nor with the one before
         assert "Load the key file of the model first" in finished(page, "segment", "error")
     assert len(recorder.images()) == len(recorder.bodies()) == 1
+
+
+def coded(model):
+    """A client embedding with a transform code for the model of a tiny service."""
+    plain = ClientEmbedding.generate(model)
+    transform = np.random.default_rng(0).normal(size=(plain.shape[1],) * 2)
+    return plain.with_code(TransformCode(transform, np.array([2.0**-9, 2.0**-2]), np.array([400.0, 60.0])))
+
+
+def test_a_client_embedding_is_loaded_like_a_key_and_encrypts_in_its_forms(browser, image, tmp_path):
+    embedding = coded(tiny_service().model)
+    embedding.to_file(tmp_path / "client.embedding")
+    with running(tiny_service(embedding), page=True) as url, opened(browser, url) as (page, recorder):
+        choose(page, image)
+        finished(page, "image")
+        assert not named(page, "few-bits").is_visible()
+        choose(page, tmp_path / "client.embedding", "load-key")
+        finished(page, "load-key")
+        assert named(page, "key-facts").inner_text() == f"embedding, fingerprint {embedding.fingerprint}"
+        assert named(page, "rates").inner_text() == "60 to 400"
+        press(page, "segment")
+        finished(page, "segment")
+        named(page, "eight-bits").check()
+        press(page, "segment")
+        finished(page, "segment")
+        named(page, "bits-per-block").fill("1000")
+        named(page, "bits-per-block").press("Tab")
+        assert not named(page, "eight-bits").is_checked()
+        press(page, "segment")
+        assert "60 to 400 bits a block, got 1000" in finished(page, "segment", "error")
+        named(page, "bits-per-block").fill("100")
+        named(page, "bits-per-block").press("Tab")
+        press(page, "segment")
+        finished(page, "segment")
+        screenshot(page, "client-embedding")
+        seen = pixels_of(page.locator("canvas.chosen-image"))
+        with page.expect_download() as download:
+            press(page, "save-key")
+        assert Path(download.value.path()).read_bytes() == embedding.to_bytes()
+    usual, eight, few = recorder.images()
+    assert [each.fingerprint for each in (usual, eight, few)] == [embedding.fingerprint] * 3
+    assert embedding.code is not None
+    assert (usual.step, eight.bits, few.step) == (None, 8, pytest.approx(embedding.code.step_for(100), rel=1e-6))
+    sizes = [len(each.to_bytes()) for each in (usual, eight, few)]
+    assert sizes[2] < 0.7 * sizes[1] < 0.5 * sizes[0]
+    exact = SetrImageProcessor().encrypt(Image.open(image), embedding).pixels
+    correlation = np.corrcoef(exact.ravel(), usual.pixels.ravel())[0, 1]
+    assert correlation > 0.99  # another resampling of one image
+    assert_no_client_embedding(recorder.sent(), embedding)
+    assert seen[100, 60:90].tobytes() not in recorder.sent()
+    assert recorder.complaints == []
+
+
+def test_a_client_embedding_is_refused_where_the_model_is_public(browser, public, image, tmp_path):
+    coded(public[0].model).to_file(tmp_path / "client.embedding")
+    with opened(browser, public[1]) as (page, recorder):
+        open_keys(page)
+        choose(page, tmp_path / "client.embedding", "load-key")
+        assert "is for the model that its owner encrypted with it" in finished(page, "load-key", "error")
+        assert segment(page, image)  # with a key that is made
+    assert [each.family for each in recorder.images()] == ["orthogonal"]
 
 
 def test_a_ciphertext_for_an_encrypted_model_is_taken_from_visitors_without_the_key(browser, image, tmp_path):

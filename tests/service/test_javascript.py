@@ -13,11 +13,14 @@ import torch
 from PIL import Image
 
 from helpers.paths import TESTS
-from hf_privseg import EncryptedImage, SecretKey, SetrImageProcessor
+from helpers.tiny_setr import tiny_model
+from hf_privseg import ClientEmbedding, EncryptedImage, SecretKey, SetrImageProcessor
 from hf_privseg.service.embedding_file import embedding_from_bytes, embedding_to_bytes
 from hf_privseg.service.page import family_options
 from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.keys import DEFAULT_FAMILY, FAMILIES
+from hf_privseg.setr.packed_integers import unpacked
+from hf_privseg.setr.transform_code import TransformCode
 
 HERE = TESTS
 STATIC = HERE.parent / "hf_privseg" / "service" / "static"
@@ -26,13 +29,17 @@ INVALID = json.loads((HERE / "vectors" / "invalid_keys.json").read_text())
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
 
-TO_BASE64 = "const b64 = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString('base64');"
+HELPERS = """
+const b64 = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString('base64');
+const bytes = (text) => Uint8Array.from(Buffer.from(text, 'base64'));
+const ascii = (text) => new TextEncoder().encode(text);
+"""
 
 
 def node(code, **values):
     """Body of an async function that sees the modules' exports as `js`, and values as constants -> what it returns."""
     constants = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in values.items())
-    given = json.dumps({"modules": STATIC.as_uri(), "code": TO_BASE64 + constants + code})
+    given = json.dumps({"modules": STATIC.as_uri(), "code": HELPERS + constants + code})
     done = subprocess.run(
         ["node", str(HERE / "javascript" / "evaluate.mjs")], input=given, capture_output=True, text=True, check=False
     )
@@ -112,7 +119,7 @@ def test_an_encrypted_image_is_the_same_file_content(family):
     found = node(
         """
         const me = new js.OwnerClient();
-        await me.loadKey("mine", text);
+        await me.loadKey("mine", ascii(text));
         const pixels = Uint8Array.from(Buffer.from(rgba, "base64"));
         const {file, picture} = await me.encryptImage("mine", pixels, 32, 48, 8, [30, 45]);
         return {file: b64(file), picture: b64(picture)};
@@ -144,9 +151,9 @@ def test_an_upload_of_8_bits_is_read_as_it_was_meant(family):
     found = node(
         """
         const me = new js.OwnerClient();
-        await me.loadKey("mine", text);
+        await me.loadKey("mine", ascii(text));
         const pixels = Uint8Array.from(Buffer.from(rgba, "base64"));
-        const {file, picture} = await me.encryptImage("mine", pixels, 32, 48, 8, [32, 48], 8);
+        const {file, picture} = await me.encryptImage("mine", pixels, 32, 48, 8, [32, 48], {bits: 8});
         return {file: b64(file), picture: b64(picture)};
         """,
         text=key.to_text(),
@@ -176,6 +183,122 @@ def test_blocks_of_8_bits_are_restored_to_the_numbers_of_the_vector():
     assert array(found, "<f4").astype(">f4").tobytes().hex() == vector["restored"]
 
 
+def test_integers_are_packed_as_python_reads_them():
+    vector = json.loads((HERE / "vectors" / "packed_integers.json").read_text())
+    found = node(
+        "const given = Int16Array.from(values); return [b64(js.planesOf(given)), b64(await js.packed(given))];",
+        values=vector["values"],
+    )
+    assert base64.b64decode(found[0]).hex() == vector["planes"]
+    values = np.array(vector["values"], np.int16)
+    assert np.array_equal(unpacked(array(found[1], np.uint8), values.shape), values)
+
+
+CLIENT_EMBEDDINGS = json.loads((HERE / "vectors" / "client_embeddings.json").read_text())
+FILE_AND_ROWS = """
+const key = await js.ClientEmbedding.fromFile(bytes(vector.file));
+const cipher = await js.cipherFor(key, 12);
+const sent = b64(cipher.actOnRows(Float64Array.from(vector.rows.flat())));
+const steps = Object.keys(vector.steps ?? {}).map((bits) => key.stepFor(Number(bits)));
+return {facts: await key.facts(), sent, steps, range: key.bitsPerBlock, file: b64(key.toFile())};
+"""
+
+
+@pytest.mark.parametrize("vector", CLIENT_EMBEDDINGS, ids=["plain", "with a transform code"])
+def test_client_embeddings(vector):
+    found = node(FILE_AND_ROWS, vector=vector)
+    assert found["facts"] == {"family": "embedding", "version": 1, "fingerprint": vector["fingerprint"]}
+    np.testing.assert_allclose(array(found["sent"], np.float64).reshape(4, 5), vector["sent"], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(found["steps"], list(vector.get("steps", {}).values()), rtol=1e-14)
+    assert found["range"] == ([20, 100] if "steps" in vector else None)
+    assert found["file"] == vector["file"]
+
+
+def test_a_damaged_client_embedding_is_refused_without_repeating_it():
+    good = base64.b64decode(CLIENT_EMBEDDINGS[1]["file"])
+    changed = good.replace(np.array([0.25, 0.5]).tobytes(), np.array([0.25, 0.75]).tobytes())
+    files = [
+        good[:-1],
+        good[:600],
+        changed,
+        good.replace(b'"F64"', b'"I64"'),
+        good.replace(b"_embedding", b"_embeddina"),
+    ]
+    errors = node(
+        """
+        const me = new js.OwnerClient();
+        return Promise.all(files.map((file) => me.loadKey("mine", bytes(file)).then(() => "", (e) => e.message)));
+        """,
+        files=[base64.b64encode(each).decode() for each in files],
+    )
+    assert ["the numbers of this client embedding are not" in error for error in errors] == [0, 0, 1, 0, 0]
+    assert all("copy the file again" in error and len(error) < 120 for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("rounding", "asked"),
+    [({}, {}), ({"bits": 8}, {"bits": 8}), ({"bitsPerBlock": 250}, {"bits_per_block": 250})],
+    ids=["16 bits", "8 bits", "few bits"],
+)
+def test_an_image_encrypted_with_a_client_embedding_is_that_of_python(rounding, asked):
+    model = tiny_model(patch_size=8, image_size=64)
+    plain = ClientEmbedding.generate(model)
+    rank = plain.shape[1]
+    transform = np.random.default_rng(0).normal(size=(rank, rank)) / rank**0.5
+    key = plain.with_code(TransformCode(transform, np.array([2.0**-9, 2.0**-3]), np.array([400.0, 90.0])))
+    levels = (
+        np.random.default_rng(5).integers(0, 60, (32, 48, 3), np.uint8) + np.arange(48, dtype=np.uint8)[:, None] * 4
+    )
+    rgba = np.concatenate([levels, np.full((32, 48, 1), 255, np.uint8)], axis=2)
+    found = node(
+        """
+        const me = new js.OwnerClient();
+        const facts = await me.loadKey("mine", bytes(secret));
+        const {file, picture} = await me.encryptImage("mine", bytes(rgba), 32, 48, 8, [30, 45], rounding);
+        return {file: b64(file), picture: b64(picture), facts};
+        """,
+        secret=base64.b64encode(key.to_bytes()).decode(),
+        rgba=base64.b64encode(rgba.tobytes()).decode(),
+        rounding=rounding,
+    )
+    assert found["facts"] == {**key.facts.to_dict(), "width": rank, "bitsPerBlock": [90, 400]}
+    image = EncryptedImage.from_bytes(base64.b64decode(found["file"]))
+    processor = SetrImageProcessor(patch_size=8)
+    expected = EncryptedImage.from_bytes(processor.encrypt(Image.fromarray(levels), key, **asked).to_bytes())
+    assert (image.family, image.fingerprint, image.bits) == ("embedding", key.fingerprint, expected.bits)
+    assert (image.original_size, image.valid_region) == ((30, 45), (32, 48))
+    assert (image.step is None) == (expected.step is None)
+    scale = float(np.abs(expected.pixels).max())
+    if image.step is not None:  # all but ties are the same integers
+        assert image.step == expected.step
+        assert (image.pixels == expected.pixels).mean() > 0.999
+    np.testing.assert_allclose(
+        image.pixels, expected.pixels, rtol=0, atol=image.step or scale / (127 if asked else 32767)
+    )
+    shown = array(found["picture"], np.uint8).reshape(32, 48, 4)
+    assert np.abs(shown[..., :3].astype(int) - np.array(image.to_picture()).astype(int)).max() <= 1
+
+
+def test_few_bits_are_refused_without_a_transform_code_and_outside_of_its_range():
+    errors = node(
+        """
+        const me = new js.OwnerClient();
+        const refusal = (bits) => me.encryptImage("mine", new Uint8Array(16), 2, 2, 2, [2, 2], {bitsPerBlock: bits})
+          .then(() => "", (error) => error.message);
+        await me.newKey("mine", "orthogonal");
+        const found = [await refusal(50)];
+        await me.loadKey("mine", bytes(files[0]));
+        found.push(await refusal(50));
+        await me.loadKey("mine", bytes(files[1]));
+        return [...found, await refusal(19), await refusal(101), await refusal(Number("x")), await refusal(50)];
+        """,
+        files=[vector["file"] for vector in CLIENT_EMBEDDINGS],
+    )
+    assert "few bits a block need a client embedding with a transform code" in errors[0]
+    assert "this client embedding has no transform code" in errors[1]
+    assert errors[2:] == [f"expected 20 to 100 bits a block, got {bits}" for bits in ("19", "101", "NaN")] + [""]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_encrypted_embedding_is_that_of_python(family):
     key = SecretKey.generate(family)
@@ -183,7 +306,7 @@ def test_an_encrypted_embedding_is_that_of_python(family):
     found = node(
         """
         const me = new js.OwnerClient();
-        await me.loadKey("mine", text);
+        await me.loadKey("mine", ascii(text));
         const file = Uint8Array.from(Buffer.from(plain, "base64"));
         const encrypted = await me.encryptEmbedding(file, ["mine"], "mine");
         return {...encrypted, file: b64(encrypted.file)};
@@ -204,8 +327,8 @@ def test_two_keys_in_a_row_make_the_no_encryption_case_without_a_plain_image():
     found = node(
         """
         const me = new js.OwnerClient();
-        await me.loadKey("mine", ours);
-        await me.loadKey("other", other);
+        await me.loadKey("mine", ascii(ours));
+        await me.loadKey("other", ascii(other));
         const file = Uint8Array.from(Buffer.from(plain, "base64"));
         return b64((await me.encryptEmbedding(file, ["mine", "other"], "other")).file);
         """,
@@ -245,18 +368,19 @@ def test_set_up_and_encryption_are_fast_enough():
 
 @pytest.mark.parametrize("with_vectors", [True, False], ids=["webassembly", "javascript"])
 def test_products_in_tiles_are_equal_bit_for_bit_to_sums_one_by_one(with_vectors):
-    sizes = [(1, 12), (3, 12), (4, 12), (7, 12), (9, 27), (16, 3), (130, 48)]
+    sizes = [(1, 12, 12), (3, 12, 12), (4, 12, 12), (7, 12, 12), (9, 27, 27), (16, 3, 3), (130, 48, 48)]
+    sizes += [(9, 12, 5), (9, 12, 3), (1, 12, 5), (130, 48, 31)]  # a client embedding sends fewer numbers
     found = node(
         """
         const numbers = (count, seed) => Float64Array.from({length: count}, (_, i) => Math.sin(seed * i + 1));
-        return sizes.map(([rows, length]) => {
-          const matrix = numbers(length * length, 5);
+        return sizes.map(([rows, length, width]) => {
+          const matrix = numbers(width * length, 5);
           const multiply = js.productsWith(matrix, length, withVectors);
           return [3, 7].map((seed) => { // twice: nothing is left over from the first time
             const u = numbers(rows * length, seed);
-            const expected = Float64Array.from({length: rows * length}, (_, i) => {
+            const expected = Float64Array.from({length: rows * width}, (_, i) => {
               let sum = 0;
-              const [row, column] = [length * Math.floor(i / length), length * (i % length)];
+              const [row, column] = [length * Math.floor(i / width), length * (i % width)];
               for (let k = 0; k < length; k++) sum += u[row + k] * matrix[column + k];
               return sum;
             });
@@ -269,7 +393,7 @@ def test_products_in_tiles_are_equal_bit_for_bit_to_sums_one_by_one(with_vectors
     )
     for size, pairs in zip(sizes, found, strict=True):
         for given, expected in pairs:
-            assert len(array(given, np.float64)) == size[0] * size[1]
+            assert len(array(given, np.float64)) == size[0] * size[2]
             assert given == expected, size
 
 
@@ -303,10 +427,10 @@ def test_the_bands_of_an_image_make_no_difference_and_can_be_ended():
     found = node(
         """
         const me = new js.OwnerClient();
-        await me.loadKey("mine", text);
+        await me.loadKey("mine", ascii(text));
         const rgba = Uint8Array.from({length: 4 * 128 * 104}, (_, i) => (7 * i) % 251); // 208 blocks: two bands
         const shares = [];
-        const encrypt = (onBand) => me.encryptImage("mine", rgba, 128, 104, 8, [128, 104], 16, onBand);
+        const encrypt = (onBand) => me.encryptImage("mine", rgba, 128, 104, 8, [128, 104], {}, onBand);
         const whole = await encrypt(async (share) => shares.push(share));
         const error = await encrypt(async () => { throw new Error("ended"); }).catch((error) => error.message);
         return {file: b64(whole.file), rgba: b64(rgba), shares, error};

@@ -1,5 +1,6 @@
 """The compact form: integers that come back bit for bit, a basis that costs the task least, and nothing but z sent."""
 
+import base64
 import json
 import struct
 import zlib
@@ -10,8 +11,10 @@ import pytest
 import safetensors.numpy
 import torch
 
+from helpers.paths import VECTORS_FOLDER
 from helpers.tiny_setr import FP32, make_key, pixels, projection, tiny_model
 from hf_privseg import CiphertextError, ClientEmbedding, EncryptedImage, InvalidKeyError, SetrImageProcessor
+from hf_privseg.setr.block_cipher import to_blocks
 from hf_privseg.setr.ciphers import cipher_for
 from hf_privseg.setr.image_encrypter import ImageEncrypter
 from hf_privseg.setr.packed_integers import packed, unpacked
@@ -51,6 +54,9 @@ def test_every_int16_comes_back_and_small_numbers_are_small():
     assert len(packed(small)) * 8 / small.size < 2.1
     # the layout that the documentation gives: zigzag, low bytes, high bytes, raw deflate
     assert zlib.decompress(packed(np.array([-1, 1, 300], np.int16)).tobytes(), -15) == bytes([1, 2, 88, 0, 0, 2])
+    vector = json.loads((VECTORS_FOLDER / "packed_integers.json").read_text())
+    assert unpacked(np.frombuffer(bytes.fromhex(vector["packed"]), np.uint8), (12,)).tolist() == vector["values"]
+    assert zlib.decompress(packed(np.array(vector["values"], np.int16)).tobytes(), -15).hex() == vector["planes"]
 
 
 def test_other_content_than_so_many_integers_is_refused():
@@ -244,3 +250,18 @@ def test_a_step_is_a_positive_float_of_float_pixels(embedding, image, step):
     levels = vars(encrypt(image, make_key("permutation"))) | {"step": 1.0}
     with pytest.raises(CiphertextError, match=r"only float pixels have one, got 1\.0 and uint8 pixels"):
         EncryptedImage(**levels)
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["plain", "with a transform code"])
+def test_the_files_of_the_vectors_are_read_and_encrypt_as_they_did(index):
+    vector = json.loads((VECTORS_FOLDER / "client_embeddings.json").read_text())[index]
+    content = base64.b64decode(vector["file"])
+    embedding = ClientEmbedding.from_bytes(content)
+    assert embedding.fingerprint == vector["fingerprint"]
+    assert embedding.to_bytes() == content
+    blocks = np.array(vector["rows"]).reshape(1, 4, 3, 2, 2).transpose(0, 2, 3, 1, 4).reshape(1, 3, 2, 8)
+    sent = to_blocks(cipher_for(embedding, patch_size=2).encrypt(blocks), 2)[0, 0]
+    np.testing.assert_allclose(sent[:, :5], vector["sent"], rtol=0, atol=1e-13)
+    for bits, step in vector.get("steps", {}).items():
+        assert embedding.code is not None
+        assert embedding.code.step_for(float(bits)) == pytest.approx(step, rel=1e-14)

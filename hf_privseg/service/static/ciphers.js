@@ -1,11 +1,11 @@
 // The key families on blocks of pixels and on the patch embedding's weight, as hf_privseg/setr/ciphers.py defines them:
 // block vectors of L = 3 * patchSize ** 2 pixels, flattened (channel, row, column), in [-1, 1].
 //
-//     actOnRows(rows)     (n, L) -> (n, L)    b E_enc^-1 of pixels
-//     actOnWeight(rows)   (D, L) -> (D, L)    W E_enc^T of a weight
+//     actOnRows(rows)     (n, L) -> (n, width)   b E_enc^-1 of pixels
+//     actOnWeight(rows)   (D, L) -> (D, L)       W E_enc^T of a weight
 //
 // Both take and return Float64Array, row by row. actsOnBytes says whether the family has an 8-bit form, which is
-// actOnRows of a Uint8Array.
+// actOnRows of a Uint8Array. width is L but for the family embedding, where only the owner encrypts the weight.
 
 import { productsWith } from "./products.js";
 
@@ -13,7 +13,7 @@ const CONDITION = 10; // of the matrix family
 
 // Key and length of a block -> the cipher of the key's family.
 export async function cipherFor(key, length) {
-  return CIPHERS[key.family](key, length);
+  return { width: length, ...(await CIPHERS[key.family](key, length)) };
 }
 
 const CIPHERS = {
@@ -34,6 +34,14 @@ const CIPHERS = {
     const q = await key.haar(length);
     const act = productsWith(q, length);
     return { actsOnBytes: false, actOnRows: act, actOnWeight: act };
+  },
+
+  // b A, or b A T
+  async embedding(key, length) {
+    if (key.length !== length) {
+      throw new RangeError(`this client embedding is for blocks of ${key.length} numbers, and the model has ${length}`);
+    }
+    return { actsOnBytes: false, width: key.width, actOnRows: productsWith(key.matrix, length) };
   },
 
   // E_enc = Q1 diag(s) Q2

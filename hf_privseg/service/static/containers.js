@@ -1,6 +1,8 @@
 // The files that a client sends: encrypted images, as hf_privseg/setr/image_container.py writes them (PNG for the
 // permutation families, safetensors with 16-bit values and a scale for the others), and encrypted patch embeddings.
 
+import { packed } from "./packed_integers.js";
+
 const INT16_MAX = 32767;
 const ENTRY = "privseg";
 const encode = (text) => new TextEncoder().encode(text);
@@ -13,16 +15,17 @@ export async function imageToFile(pixels, facts) {
     const header = await withDigest(facts, [encode(`uint8[3, ${height}, ${width}]`), pixels]);
     return pngBytes(pixels, height, width, header);
   }
-  const { values, scale } = quantised(pixels);
+  return multiplesToFile(multiplesOf(pixels), [3, height, width], facts);
+}
+
+// Multiples of a scale, their shape, and the facts about them -> Uint8Array, the file; in the compact form if `packs`.
+export async function multiplesToFile({ values, scale }, shape, facts, packs = false) {
   const [valueBytes, scaleBytes] = [bytesOf(values), bytesOf(scale)];
-  const header = await withDigest(facts, [
-    encode(`int16[3, ${height}, ${width}]`), valueBytes, encode("float32[1]"), scaleBytes,
-  ]);
-  const tensors = [
-    ["scale", "F32", [1], scaleBytes],
-    ["values", "I16", [3, height, width], valueBytes],
-  ];
-  return safetensors(tensors, { [ENTRY]: header });
+  const parts = [encode(`int16[${shape.join(", ")}]`), valueBytes, encode("float32[1]"), scaleBytes];
+  const header = await withDigest(packs ? { ...facts, packed: shape } : facts, parts);
+  const content = packs ? await packed(values) : valueBytes;
+  const tensor = packs ? ["packed", "U8", [content.length], content] : ["values", "I16", shape, content];
+  return safetensors([["scale", "F32", [1], scaleBytes], tensor].sort(), { [ENTRY]: header });
 }
 
 // Encrypted blocks in the 8-bit form and the facts about them -> Uint8Array, the file.
@@ -46,11 +49,20 @@ export function embeddingToFile(weight, shape, facts) {
 
 // Content of a safetensors file with one float32 tensor "weight" -> {weight: Float32Array, shape}.
 export function embeddingFromFile(file) {
-  const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
-  const { weight } = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + length)));
+  const { weight } = tensorsOf(file).tensors;
   if (weight?.dtype !== "F32") throw new TypeError("expected a safetensors file with a float32 tensor 'weight'");
-  const [begin, end] = weight.data_offsets.map((offset) => 8 + length + offset);
-  return { weight: new Float32Array(file.slice(begin, end).buffer), shape: weight.shape };
+  return { weight: new Float32Array(weight.bytes.slice().buffer), shape: weight.shape };
+}
+
+// Content of a safetensors file -> {metadata, tensors: {name: {dtype, shape, bytes}}}
+export function tensorsOf(file) {
+  const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
+  const { __metadata__: metadata, ...entries } = JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + length)));
+  const tensors = Object.entries(entries).map(([name, { dtype, shape, data_offsets: offsets }]) => {
+    const [begin, end] = offsets.map((offset) => 8 + length + offset);
+    return [name, { dtype, shape, bytes: file.subarray(begin, end) }];
+  });
+  return { metadata, tensors: Object.fromEntries(tensors) };
 }
 
 /**
@@ -60,7 +72,7 @@ export function embeddingFromFile(file) {
  */
 export function imageFacts(file) {
   try {
-    const text = isPng(file) ? pngText(file) : tensorMetadata(file)[ENTRY];
+    const text = isPng(file) ? pngText(file) : tensorsOf(file).metadata[ENTRY];
     const { family, fingerprint } = JSON.parse(text);
     return typeof family === "string" && /^[0-9a-f]{16}$/.test(fingerprint) ? { family, fingerprint } : null;
   } catch {
@@ -96,10 +108,11 @@ export function pictureOf(pixels, height, width) {
   return rgba;
 }
 
-function quantised(pixels) {
+// Float32Array -> {values, scale}: the nearest multiples of a step, which is larger where 16 bits would not do.
+export function multiplesOf(pixels, step = 0) {
   let largest = 0;
   for (const value of pixels) largest = Math.max(largest, Math.abs(value));
-  const scale = Float32Array.of(largest / INT16_MAX);
+  const scale = Float32Array.of(Math.max(step, largest / INT16_MAX));
   scale[0] ||= 1;
   const values = new Int16Array(pixels.length);
   for (let i = 0; i < pixels.length; i++) values[i] = toEven(pixels[i] / scale[0]);
@@ -174,12 +187,6 @@ function pngText(file) {
     const text = latin1(file.subarray(at + 8, at + 8 + view.getUint32(at)));
     if (type === "tEXt" && text.startsWith(`${ENTRY}\0`)) return text.slice(ENTRY.length + 1);
   }
-}
-
-// The metadata of a safetensors file.
-function tensorMetadata(file) {
-  const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
-  return JSON.parse(new TextDecoder().decode(file.subarray(8, 8 + length))).__metadata__;
 }
 
 function pngChunk(type, data) {

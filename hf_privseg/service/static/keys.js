@@ -5,7 +5,7 @@
 export const FAMILIES = ["permutation", "signed_permutation", "orthogonal", "matrix"];
 export const FORMAT_VERSION = 1;
 
-const NAMESPACE = "hf-privseg/v1";
+export const NAMESPACE = "hf-privseg/v1";
 const PREFIX = `privseg${FORMAT_VERSION}`;
 const ascii = (text) => new TextEncoder().encode(text);
 
@@ -41,6 +41,11 @@ export class SecretKey {
     }
     const binary = atob(parts[2].replaceAll("-", "+").replaceAll("_", "/") + "=");
     return new SecretKey(Uint8Array.from(binary, (character) => character.charCodeAt(0)), parts[1]);
+  }
+
+  // The secret itself, as the content of a file.
+  toFile() {
+    return `${this.toText()}\n`;
   }
 
   // The secret itself.
@@ -85,17 +90,24 @@ export class SecretKey {
     return orthogonalFromNormals(length, normals(await this.deriveBytes(purpose, length, 16 * numPairs)));
   }
 
-  // HMAC(prk, label || 1) || HMAC(prk, label || 2) || ...: PBKDF2 with one iteration is this stream in one call.
   async #stream(label, numBytes) {
-    if (this.#prk === null) {
-      const hmac = { name: "HMAC", hash: "SHA-256" };
-      const salt = await crypto.subtle.importKey("raw", ascii(NAMESPACE), hmac, false, ["sign"]);
-      const prk = await crypto.subtle.sign("HMAC", salt, this.#secret);
-      this.#prk = await crypto.subtle.importKey("raw", prk, "PBKDF2", false, ["deriveBits"]);
-    }
-    const settings = { name: "PBKDF2", hash: "SHA-256", salt: ascii(label), iterations: 1 };
-    return new Uint8Array(await crypto.subtle.deriveBits(settings, this.#prk, 8 * numBytes));
+    this.#prk ??= await pseudorandomKey(this.#secret);
+    return streamBytes(this.#prk, label, numBytes);
   }
+}
+
+// Secret bytes -> what streams are made from.
+export async function pseudorandomKey(secret) {
+  const hmac = { name: "HMAC", hash: "SHA-256" };
+  const salt = await crypto.subtle.importKey("raw", ascii(NAMESPACE), hmac, false, ["sign"]);
+  const prk = await crypto.subtle.sign("HMAC", salt, secret);
+  return crypto.subtle.importKey("raw", prk, "PBKDF2", false, ["deriveBits"]);
+}
+
+// HMAC(prk, label || 1) || HMAC(prk, label || 2) || ...: PBKDF2 with one iteration is this stream in one call.
+export async function streamBytes(prk, label, numBytes) {
+  const settings = { name: "PBKDF2", hash: "SHA-256", salt: ascii(label), iterations: 1 };
+  return new Uint8Array(await crypto.subtle.deriveBits(settings, prk, 8 * numBytes));
 }
 
 // Fisher-Yates downwards with rejection sampling of 32-bit words; null where the bytes do not suffice.

@@ -37,11 +37,13 @@ async function makeKey(chosen, { signal }) {
   return `A new key of the family ${chosen} is ready.${lost ? " The last one is gone, with all that it could open." : ""}`;
 }
 
+const MAX_KEY_BYTES = 2 ** 28; // of a client embedding
+
 async function loadKey(file, progress) {
   try {
-    if (file.size > 10_000) throw new Error(`${file.name} is no key file. Choose one that hf-privseg or this page wrote.`);
+    if (file.size > MAX_KEY_BYTES) throw new Error(`${file.name} is no key file. Choose one that hf-privseg or this page wrote.`);
     await session.learn(progress).catch(() => {}); // a key can be loaded without the server
-    await session.loadKey(await file.text());
+    await session.loadKey(new Uint8Array(await file.arrayBuffer()));
   } finally {
     showKey();
   }
@@ -51,14 +53,22 @@ async function loadKey(file, progress) {
 function showKey() {
   const { facts } = session;
   find("key-facts").textContent = facts ? `${facts.family}, fingerprint ${facts.fingerprint}` : "none that fits";
-  if (facts) find("family").value = facts.family;
+  if (facts && facts.family !== "embedding") find("family").value = facts.family;
+  showRates(facts?.bitsPerBlock);
   hideResults();
   showSize();
 }
 
+// How few bits a block may take, with a client embedding that has a transform code.
+function showRates(range) {
+  find("few-bits").hidden = !range;
+  find("bits-per-block").value = "";
+  if (range) find("rates").textContent = `${Math.ceil(range[0])} to ${Math.floor(range[1])}`;
+}
+
 async function saveKey() {
   if (session.facts === null) throw new Error("There is no key yet. Choose a family, or load a key file.");
-  save(`privseg-${session.facts.fingerprint}.key`, `${await session.keyText()}\n`, "text/plain");
+  save(`privseg-${session.facts.fingerprint}.key`, await session.keyFile(), "application/octet-stream");
   return "The key file is in your downloads. Whoever has it can open what you encrypt with it.";
 }
 
@@ -166,7 +176,7 @@ async function saveCiphertext() {
   const isPicture = session.facts.family.endsWith("permutation");
   const name = `${baseName()}.encrypted.${isPicture ? "png" : "safetensors"}`;
   save(name, session.sent, "application/octet-stream");
-  return `${savedAs(name)} Save the key as well: nothing else opens it.`;
+  return session.facts.family === "embedding" ? savedAs(name) : `${savedAs(name)} Save the key as well: nothing else opens it.`;
 }
 
 // --------------------------------------------------------------------------------------- no key, uploads, the attack
@@ -278,7 +288,13 @@ document.addEventListener("change", ({ target }) => {
     act(target, (progress) => FILES[name](file, progress));
   }
   if (name === "eight-bits") {
-    session.bits = target.checked ? 8 : 16;
+    session.rounding = { bits: target.checked ? 8 : 16, bitsPerBlock: null };
+    find("bits-per-block").value = "";
+    showSize();
+  }
+  if (name === "bits-per-block") {
+    session.rounding = { bits: 16, bitsPerBlock: target.value === "" ? null : Number(target.value) };
+    find("eight-bits").checked = false;
     showSize();
   }
   if (CHOICES[name]) act(target, (progress) => CHOICES[name](target.value, progress));

@@ -1,4 +1,4 @@
-// Rows times the transpose of a matrix, (n, L) by (L, L) -> (n, L), in Float64Array, row by row: by WebAssembly where it
+// Rows times the transpose of a matrix, (n, L) by (r, L) -> (n, r), in Float64Array, row by row: by WebAssembly where it
 // has 128-bit vectors, otherwise in JavaScript, with the same bits.
 //
 // Both work in tiles of 4 x 4 sums: each number that is read serves four of them. A sum is formed in the order of its
@@ -26,16 +26,18 @@ const CODE = Uint8Array.from(
 export const hasVectors = compiled() !== null;
 
 /**
- * A matrix, (L, L) -> the function that multiplies rows with its transpose.
+ * A matrix, (r, L) -> the function that multiplies rows with its transpose.
  * @param {Float64Array} matrix
  * @param {number} length
  * @param {boolean} withVectors
  * @returns {(rows: Float64Array) => Float64Array}
  */
 export function productsWith(matrix, length, withVectors = hasVectors) {
-  const product = withVectors && length >= TILE ? byVectors(matrix, length) : inTiles(matrix, length);
-  const fewRows = (rows) => oneByOne(rows, matrix, length);
-  return (rows) => (length < TILE || rows.length < TILE * length ? fewRows(rows) : product(rows));
+  const width = matrix.length / length;
+  const isSmall = Math.min(length, width) < TILE;
+  const product = withVectors && !isSmall ? byVectors(matrix, length, width) : inTiles(matrix, length, width);
+  const fewRows = (rows) => oneByOne(rows, matrix, length, width);
+  return (rows) => (isSmall || rows.length < TILE * length ? fewRows(rows) : product(rows));
 }
 
 // The code for this machine; null where there is no WebAssembly, or none with vectors, or a policy forbids it.
@@ -48,10 +50,10 @@ function compiled() {
 }
 
 // The matrix lies in the function's own memory, four of its rows side by side: in the order in which it is read.
-function byVectors(matrix, length) {
+function byVectors(matrix, length, width) {
   const { memory, multiplyPanel } = new WebAssembly.Instance(compiled()).exports;
   const columns = [];
-  for (let j = 0; j < length; j += TILE) columns.push(Math.min(j, length - TILE));
+  for (let j = 0; j < width; j += TILE) columns.push(Math.min(j, width - TILE));
   const panelSize = TILE * length;
   const start = columns.length * panelSize; // of the rows, behind the panels; then comes the result
   const reserve = (numbers) => {
@@ -72,24 +74,32 @@ function byVectors(matrix, length) {
     columns.forEach((column, panel) => {
       multiplyPanel(8 * start, rows.length / length, length, 8 * panel * panelSize, 8 * (end + column));
     });
-    return numbers.slice(end, end + rows.length);
+    return firstOfRows(numbers.subarray(end, end + rows.length), length, width);
   };
 }
 
-function inTiles(matrix, length) {
+// The code above writes rows of `length` numbers, of which the first `width` are the result.
+function firstOfRows(rows, length, width) {
+  const count = rows.length / length;
+  const result = new Float64Array(count * width);
+  for (let i = 0; i < count; i++) result.set(rows.subarray(i * length, i * length + width), i * width);
+  return result;
+}
+
+function inTiles(matrix, length, width) {
   return (rows) => {
-    const result = new Float64Array(rows.length);
     const count = rows.length / length;
+    const result = new Float64Array(count * width);
     for (let i = 0; i < count; i += TILE) {
-      const r = Math.min(i, count - TILE) * length;
-      for (let j = 0; j < length; j += TILE) multiplyTile(rows, matrix, length, r, Math.min(j, length - TILE), result);
+      const row = Math.min(i, count - TILE);
+      for (let j = 0; j < width; j += TILE) multiplyTile(rows, matrix, length, row, Math.min(j, width - TILE), width, result);
     }
     return result;
   };
 }
 
-function multiplyTile(rows, matrix, length, r, column, result) {
-  const m = column * length;
+function multiplyTile(rows, matrix, length, row, column, width, result) {
+  const [r, m, to] = [row * length, column * length, row * width + column];
   const [r1, r2, r3] = [r + length, r + 2 * length, r + 3 * length];
   const [m1, m2, m3] = [m + length, m + 2 * length, m + 3 * length];
   let a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
@@ -105,19 +115,17 @@ function multiplyTile(rows, matrix, length, r, column, result) {
     v = matrix[m3 + k];
     a3 += u0 * v; b3 += u1 * v; c3 += u2 * v; d3 += u3 * v;
   }
-  result.set([a0, a1, a2, a3], r + column);
-  result.set([b0, b1, b2, b3], r1 + column);
-  result.set([c0, c1, c2, c3], r2 + column);
-  result.set([d0, d1, d2, d3], r3 + column);
+  result.set([a0, a1, a2, a3], to);
+  result.set([b0, b1, b2, b3], to + width);
+  result.set([c0, c1, c2, c3], to + 2 * width);
+  result.set([d0, d1, d2, d3], to + 3 * width);
 }
 
-function oneByOne(rows, matrix, length) {
-  const result = new Float64Array(rows.length);
-  for (let r = 0; r < rows.length; r += length) {
-    for (let j = 0; j < length; j++) {
-      let sum = 0;
-      for (let k = 0; k < length; k++) sum += rows[r + k] * matrix[j * length + k];
-      result[r + j] = sum;
+function oneByOne(rows, matrix, length, width) {
+  const result = new Float64Array((rows.length / length) * width);
+  for (let r = 0, to = 0; r < rows.length; r += length) {
+    for (let j = 0; j < width; j++, to++) {
+      for (let k = 0; k < length; k++) result[to] += rows[r + k] * matrix[j * length + k];
     }
   }
   return result;

@@ -28,8 +28,11 @@ export class Session {
   /** The ciphertext that was sent last. @type {Uint8Array | null} */
   sent = null;
 
-  /** Bits of a number that is sent, 8 or 16; permutation families have 8. */
-  bits = 16;
+  /**
+   * How numbers are rounded: to 8 or 16 bits, or with a transform code to so many a block; permutation families have 8.
+   * @type {{bits: number, bitsPerBlock: number | null}}
+   */
+  rounding = { bits: 16, bitsPerBlock: null };
 
   #service;
   #owner;
@@ -82,17 +85,17 @@ export class Session {
     return this.#warming;
   }
 
-  /** Takes a key in its text form, which takes the place of the one at hand. @param {string} text */
-  async loadKey(text) {
-    this.#setKey(await this.#owner.call("loadKey", ["mine", text]), false);
+  /** Takes the content of a key's file, in the place of the key at hand. @param {Uint8Array} content */
+  async loadKey(content) {
+    this.#setKey(await this.#owner.call("loadKey", ["mine", content]), false);
     if (this.info !== null) this.#checkKey();
   }
 
-  /** The secret itself, for a file. */
-  async keyText() {
-    const text = await this.#owner.call("keyText", ["mine"]);
+  /** The secret itself, for a file. @returns {Promise<string | Uint8Array>} */
+  async keyFile() {
+    const content = await this.#owner.call("keyFile", ["mine"]);
     this.#hasSavedKey = true;
-    return text;
+    return content;
   }
 
   /** Has the service forget the embedding of this page's key. */
@@ -106,12 +109,17 @@ export class Session {
     this.#isOwnKey = isOwn;
     this.#hasSavedKey = this.#hasUsedKey = this.#hasUsedKeyOnSample = false;
     [this.facts, this.map, this.sent] = [facts, null, null];
+    this.rounding.bitsPerBlock = null; // which is the key's own
   }
 
   #checkKey() {
     const [theirs, mine] = [this.info.encryption, this.facts];
-    if (theirs === null || mine === null || theirs.fingerprint === mine.fingerprint) return;
+    const fits = theirs === null ? mine?.family !== "embedding" : mine === null || theirs.fingerprint === mine.fingerprint;
+    if (fits) return;
     this.facts = null;
+    if (theirs === null) {
+      throw new Error("The model of this server is public. A client embedding is for the model that its owner encrypted with it.");
+    }
     throw new Error(
       `The model of this server is encrypted with the key ${theirs.fingerprint} (${theirs.family}), and this is the ` +
         `key ${mine.fingerprint} (${mine.family}). Load the key of the model.`,
@@ -166,7 +174,10 @@ export class Session {
     if (this.image === null || this.info === null) return null;
     const { bitmap, shown } = this.image;
     const [height, width] = gridSize(shown.height, shown.width, this.info);
-    const bytes = (family.endsWith("permutation") || this.bits === 8 ? 3 : 6) * height * width;
+    const { bits, bitsPerBlock } = this.rounding;
+    const { patch_size: patchSize } = this.info;
+    const ofBlock = (this.facts?.width ?? 3 * patchSize ** 2) * (family.endsWith("permutation") ? 8 : bits);
+    const bytes = ((bitsPerBlock ?? ofBlock) / 8) * ((height * width) / patchSize ** 2);
     return { height, width, bytes, isEnlarged: height * width > 1.5 * bitmap.height * bitmap.width };
   }
 
@@ -229,7 +240,7 @@ export class Session {
     const size = [this.image.shown.height, this.image.shown.width];
     const onShare = (share) => progress.detail(`${Math.round(100 * share)}\u00a0%`);
     const { file, picture } = await this.#owner.call(
-      "encryptImage", [name, rgbaOf(grid), height, width, this.info.patch_size, size, this.bits], { signal: progress.signal, onShare },
+      "encryptImage", [name, rgbaOf(grid), height, width, this.info.patch_size, size, this.rounding], { signal: progress.signal, onShare },
     );
     progress.detail(megabytes(file.length));
     return { file, picture, height, width };
