@@ -14,7 +14,7 @@ import pickle
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -89,7 +89,8 @@ class RayEngine:
         finally:
             for handler, level in zip(consoles, levels, strict=True):
                 handler.setLevel(level)
-            ray.shutdown()
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # it prints what it kept of nodes' logs
+                ray.shutdown()
 
     def call(self, function: Callable[..., _T], *arguments: object) -> _T:
         """Call a function on a node of the cluster."""

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -276,7 +276,11 @@ def _followed(started: "Started") -> "Totals":
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     totals = Totals(0, 0)
-    with Progress(*columns, console=terminal(stderr=True)) as progress:
+    with (
+        Progress(*columns, console=terminal(stderr=True)) as progress,
+        open(os.devnull, "w") as nowhere,
+        redirect_stdout(nowhere),  # Ray prints the logs of a node that dies; standard output is for results alone
+    ):
         bar = progress.add_task("Images", total=started.expected())
         for each in started.results():
             totals += each

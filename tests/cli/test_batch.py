@@ -44,6 +44,16 @@ def test_encrypt_and_segment(many, in_this_process):
     assert "5 images of earlier runs." in out
 
 
+def test_standard_output_is_for_the_report_alone_whatever_an_engine_prints(many, monkeypatch):
+    class Loud(HereEngine):
+        def run(self, job, tasks):
+            print("Raylet is terminated.")  # as Ray does when a node dies
+            return super().run(job, tasks)
+
+    monkeypatch.setattr(local_engine, "LocalEngine", lambda _: Loud())
+    assert many.run_json(*encrypt(many))["images_now"] == 5
+
+
 def test_translate(many):
     many.succeed(*encrypt(many))
     new = SecretKey.generate()
