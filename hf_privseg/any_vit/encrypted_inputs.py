@@ -44,6 +44,7 @@ from .pixel_inputs import PIXEL_INPUTS, as_read_by
 _FORMAT = 1
 _MAX_SIDE = 2**16
 _ENTRY = "privseg_inputs"
+_IMAGE_ENTRY = "privseg"  # of `setr.image_container`
 _KEY = ("family", "version", "fingerprint")
 _GEOMETRY = ("patch_size", "num_channels")
 _HEADER = {*("format", *_KEY, *_GEOMETRY, "encrypted", "shapes", "lengths", "settings", "target_sizes", "sha256")}
@@ -148,7 +149,13 @@ class EncryptedInputs(CiphertextFile):
             CiphertextError: another format, missing or additional tensors, wrong types, or numbers that were changed.
         """
         try:
-            header, tensors = header_from_bytes(data).json_entry(_ENTRY), tensors_from_bytes(data)
+            found = header_from_bytes(data)
+            if _IMAGE_ENTRY in found.metadata:
+                raise CiphertextError(
+                    "expected a file that EncryptedInputs.to_file wrote, got an encrypted image for a SETR, which "
+                    "EncryptedImage reads; encrypt the image with the processor of the model that segments it"
+                )
+            header, tensors = found.json_entry(_ENTRY), tensors_from_bytes(data)
         except HeaderError as error:
             raise CiphertextError(f"expected a file that EncryptedInputs.to_file wrote ({error})") from error
         _check_header(header)

@@ -104,10 +104,8 @@ def read_pickle(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     nested = next((content[name] for name in _NESTED if isinstance(content.get(name), Mapping)), content)
     weights = {key: value for key, value in nested.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
     if not weights:
-        found = sorted(repr(key) for key in content)[:20]
-        raise Refused(
-            "content", f"expected weights at its top or under {' or '.join(_NESTED)}, got {', '.join(found):.300}"
-        )
+        found = ", ".join(sorted(repr(key) for key in content)[:20]) or "an empty dictionary"
+        raise Refused("content", f"expected weights at its top or under {' or '.join(_NESTED)}, got {found:.300}")
     if all(key.startswith("module.") for key in weights):  # left by training on several devices
         weights = {key.removeprefix("module."): value for key, value in weights.items()}
     return _plain(weights, path.stat().st_size), _plain_meta(content.get("meta"))

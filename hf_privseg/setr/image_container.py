@@ -56,6 +56,7 @@ PNG_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by number of channels
 
 _FORMAT = 1
 _ENTRY = "privseg"
+_OTHER_ENTRY = "privseg_inputs"  # of `any_vit.encrypted_inputs`
 _MAX_HEADER_BYTES = 4096
 _FOREIGN = {b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _KINDS = (  # of the tensors in a safetensors form: dtype and number of dimensions
@@ -206,6 +207,11 @@ def _read_safetensors(data: bytes, max_pixels: int) -> ImageContainer:
     try:
         found = header_from_bytes(data, max_header_bytes=2 * _MAX_HEADER_BYTES)
         kinds = {name: (entry.dtype, len(entry.shape)) for name, entry in found.tensors.items()}
+        if _OTHER_ENTRY in found.metadata:
+            raise CiphertextError(
+                "expected an encrypted image, got encrypted inputs of a model of another class than SETR, which "
+                "EncryptedInputs reads; encrypt the image with the processor of the model that segments it"
+            )
         if _ENTRY not in found.metadata or kinds not in _KINDS:
             raise CiphertextError(
                 "expected a safetensors file with 'values' (U8, or I16 and a 'scale' F32; 3 dimensions), or 'packed' "

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -10,10 +11,12 @@ from helpers import preloaded
 from helpers.tiny_setr import make_key
 from hf_privseg import (
     CiphertextError,
+    EncryptedImage,
     EncryptedInputs,
     EncryptingProcessor,
     EncryptionStateError,
     KeyMismatchError,
+    SetrImageProcessor,
     encrypt_model,
 )
 from hf_privseg.any_vit.model_encryption import generate_client_embedding
@@ -172,6 +175,16 @@ def test_files_that_were_changed_or_are_others_are_refused(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(data[:40])
     with pytest.raises(CiphertextError, match=r"^x\.safetensors: expected a file"):
         EncryptedInputs.from_file(tmp_path / "x.safetensors")
+
+
+def test_an_encrypted_image_for_a_setr_and_encrypted_inputs_are_told_apart():
+    (image,) = SetrImageProcessor().encrypt([np.zeros((16, 16, 3), np.uint8)], KEY)
+    with pytest.raises(
+        CiphertextError, match="got an encrypted image for a SETR, which EncryptedImage reads; encrypt"
+    ):
+        EncryptedInputs.from_bytes(image.to_bytes())
+    with pytest.raises(CiphertextError, match="got encrypted inputs of a model of another class than SETR, which"):
+        EncryptedImage.from_bytes(inputs().to_bytes())
 
 
 def test_a_path_of_another_ending_and_an_existing_file_are_refused(tmp_path):

@@ -215,10 +215,11 @@ def test_a_folder_with_a_pickle(tmp_path):
          r"a\.pth is damaged, .*: it begins with b'version https://git-lfs\.', as no checkpoint does; download"),
         ("a.pth", lambda path: torch.save([torch.ones(1)], path), ConversionError, r"weights, got a list"),
         ("a.pth", lambda path: torch.save({"epoch": 1}, path), ConversionError, r"weights at its top .*, got 'epoch'"),
+        ("a.pth", lambda path: torch.save({}, path), ConversionError, r"at its top .*, got an empty dictionary"),
         ("a.pth", lambda path: path.write_bytes(pickle.dumps({}, 2)), ConversionError, r"a\.pth is .*"),
     ],
     ids=["nothing", "empty folder", "safetensors", "zip", "empty file", "empty stack", "pointer", "list", "no weights",
-         "plain pickle"],
+         "nothing inside", "plain pickle"],
 )  # fmt: skip
 def test_files_that_cannot_be_read(tmp_path, name, write, error, message):
     write(tmp_path / name)
