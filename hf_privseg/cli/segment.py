@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..setr.public_facts import EMBEDDING_FAMILY
+from ..setr.public_facts import EMBEDDING_FAMILY, check_key_fits, check_plain_image_fits
 from .jobs import Job, attempt
 from .options import (
     TOKEN_VARIABLE,
@@ -24,6 +24,7 @@ from .options import (
     Stride,
     Window,
     check_window,
+    has_key,
     one_of,
     read_key,
 )
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from ..inference.tasks import Segmentation
+    from ..setr.encryption_key import EncryptionKey
     from .segmenters import Segmenter
 
 _PATCH_SIZE, _TIMEOUT_SECONDS, _MAX_PIXELS = 16, 120.0, 2**25
@@ -182,6 +184,8 @@ def segment(
     # A key or model that is not there is said before the imports, which take seconds.
     key = None if key_file is None else read_key(key_file)
     of_setr = server is not None or is_setr(str(model))
+    if model is not None and of_setr:
+        _check_together(model, key, images)
     decrypts = of_setr and key is not None and key.family != EMBEDDING_FAMILY
     shown = _shown(images, overlay, decrypts=decrypts)
     targets = _targets(images, output, shown, segments=task != "semantic")
@@ -225,6 +229,18 @@ def segment(
         )
     with source as segmenter:
         _run(segmenter, targets, skip_existing=skip_existing, overwrite=force or skip_existing, as_json=as_json)
+
+
+def _check_together(model: str, key: "EncryptionKey | None", images: Sequence[Path]) -> None:
+    """Refuse another key than a SETR's, and plain images alone without one, before its weights are read."""
+    from ..storage.images import is_ciphertext
+    from ..storage.model_files import read_setr_settings
+
+    facts, named = read_setr_settings(model).key_facts, f"the model {model}"
+    if key is not None:
+        check_key_fits(key.facts, facts, model=named)
+    elif not has_key(None) and not any(map(is_ciphertext, images)):
+        check_plain_image_fits(None, facts, subject=str(images[0]), model=named)
 
 
 def _shown(images: Sequence[Path], overlay: bool | None, *, decrypts: bool) -> list[bool]:

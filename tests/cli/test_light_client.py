@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("client")
     key, rng = make_key(), np.random.default_rng(0)
     key.to_file(folder / "secret.key")
+    make_key(first_byte=7).to_file(folder / "other.key")
     Image.fromarray(rng.integers(0, 256, (37, 53, 3), dtype=np.uint8)).save(folder / "image.png")
     (folder / "model").mkdir()
     entries = '"model_type": "setr", "decoder_type": "mla", "patch_size": 8, "num_channels": 3, "hidden_size": 32, '
@@ -65,6 +66,8 @@ def folder(tmp_path_factory):
         ("encrypt image.png -k secret.key -o out --model nowhere", 1, "got nowhere"),
         ("encrypt image.png -k none.key -o out", 1, "expected a key file, but none.key does not exist"),
         ("segment image.png -k secret.key -o out --server http://127.0.0.1:9 --timeout 1", 1, "http://127.0.0.1:9"),
+        ("segment image.png -o maps --model model", 1, "image.png is plain, but the model model is encrypted"),
+        ("segment image.png -o maps --model model -k other.key", 1, "do not belong together"),
         ("encrypt-model default out_model -k secret.key", 1, "is not installed: pip install 'hf-privseg[models]'. "),
         ("encrypt-model nowhere out_model -k secret.key", 1, "got nowhere"),
         ("info owner/name", 1, "needs huggingface_hub, which is not installed; pip install 'hf-privseg[models]'"),
