@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ..setr.ciphers import CIPHERS
 from ..setr.counts import counted
-from .findings import Finding, worst
+from .findings import ANY_FAMILY, LEVELS, Finding, worst
 
 _FAMILIES = ("embedding", "orthogonal", "matrix", "signed_permutation", "permutation")  # what leaks least comes first
 _EIGHT_BITS = tuple(family for family in _FAMILIES if CIPHERS[family].acts_on_uint8)
@@ -34,20 +34,24 @@ class Advice:
         family: the audited family that leaks least; None where none fits the deployment.
         reasons: sentences, the most important one first.
         base_is_public: whether the patch embedding is public, against which no family helps.
+        shows_images: whether the provider recovers the images under that family, too.
     """
 
     family: str | None
     reasons: tuple[str, ...]
     base_is_public: bool = False
+    shows_images: bool = False
 
     @property
     def recommendation(self) -> str:
         """The family in a sentence; where the patch embedding is public, what comes first."""
         if self.base_is_public:
             return "No key family protects a public patch embedding: train it in private first."
-        return (
-            "No audited family fits this deployment." if self.family is None else f"Recommended here: {self.family}."
-        )
+        if self.family is None:
+            return "No audited family fits this deployment."
+        if self.shows_images:
+            return f"No audited family hides the images from the provider; {self.family} leaks least."
+        return f"Recommended here: {self.family}."
 
 
 def advise(deployment: Deployment, findings: Sequence[Finding] = (), *, families: Sequence[str] = _FAMILIES) -> Advice:
@@ -70,7 +74,9 @@ def advise(deployment: Deployment, findings: Sequence[Finding] = (), *, families
     fitting = [family for family in _FAMILIES if _fits(family, deployment)]
     audited = [family for family in fitting if family in families]
     family = audited[0] if audited else None
+    shown = None
     if family is not None:
+        shown = _worst_by_the_provider(family, findings)
         reasons.append(_why(family, deployment))
         reasons += _what_it_leaks(family, findings)
     not_tried = [each for each in fitting if each not in families]
@@ -91,7 +97,8 @@ def advise(deployment: Deployment, findings: Sequence[Finding] = (), *, families
         "every image ends neither that nor the attacks on what the server computes, which no key changes. The "
         "segmentation maps are not hidden."
     )
-    return Advice(family, tuple(reasons), deployment.base_is_public)
+    shows_images = shown is not None and shown.level == LEVELS[max(LEVELS)]
+    return Advice(family, tuple(reasons), deployment.base_is_public, shows_images)
 
 
 def _fits(family: str, deployment: Deployment) -> bool:
@@ -116,9 +123,13 @@ def _why(family: str, deployment: Deployment) -> str:
     )
 
 
+def _worst_by_the_provider(family: str, findings: Sequence[Finding]) -> Finding | None:
+    of_it = (f for f in findings if f.family in (family, ANY_FAMILY))
+    return worst(f for f in of_it if f.attacker in ("ciphertexts", "server"))
+
+
 def _what_it_leaks(family: str, findings: Sequence[Finding]) -> list[str]:
-    own = [f for f in findings if f.family == family and f.attacker in ("ciphertexts", "server")]
-    found = worst(own)
+    found = _worst_by_the_provider(family, findings)
     if found is None:
         return []
     images = "one ciphertext" if found.num_images == 1 else counted(found.num_images, "ciphertext")

@@ -153,6 +153,15 @@ def test_no_family_is_recommended_that_was_not_audited():
     assert not any("did not try" in reason for reason in advise(deployment()).reasons)
 
 
+@pytest.mark.parametrize("family", ["permutation", "any"])
+def test_no_family_is_recommended_that_shows_the_images(family):
+    hidden, shown = (
+        advise(deployment(), [finding(hp, "ciphertexts", family)], families=["permutation"]) for hp in (0.59, 0.6)
+    )
+    assert hidden.recommendation == "Recommended here: permutation."
+    assert shown.recommendation == ("No audited family hides the images from the provider; permutation leaks least.")
+
+
 def test_no_family_is_recommended_for_a_public_patch_embedding():
     public, private = (advise(deployment(base_is_public=public)).recommendation for public in (True, False))
     assert public == "No key family protects a public patch embedding: train it in private first."
