@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from coded_embedding import coded_embedding
 from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
@@ -33,7 +34,6 @@ from hf_privseg.setr.block_cipher import from_blocks, to_blocks
 from hf_privseg.training.arguments import DataArguments, parse_arguments, run_script
 from hf_privseg.training.data import evenly_spaced
 from hf_privseg.training.metrics import MeanIoU
-from hf_privseg.training.transform_fit import fit_transform_code
 
 PLAIN = "plain image"
 Measure = Callable[[dict[str, Any]], dict[str, Any]]  # a row of the data set -> what is kept of it
@@ -76,11 +76,7 @@ class Bench:
     def embedding(self) -> ClientEmbedding:
         """The client embedding, fitted once and kept."""
         path = Path(self.args.output_dir) / "client.embedding"
-        if not path.exists():
-            images = tqdm(self.prior, desc="fit", unit="image")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fit_transform_code(self.model, self.processor, images, seed=self.args.seed).to_file(path)
-        return ClientEmbedding.from_file(path)
+        return coded_embedding(path, self.model, self.processor, self.prior, seed=self.args.seed)
 
     @cached_property
     def encrypted_model(self) -> SetrForSemanticSegmentation:

@@ -7,7 +7,9 @@ server reads it, and segmented by the encrypted model. Equal pixels are those of
 z = b E is relative to the spread of z over an image. Times are medians over images and rounds, in turns, also as
 multiples of the time of reading and resizing the image, which every client has.
 
-With --embedding, a file of `privseg fit-transform-code`, --bits rates of its compact form stand beside.
+The compact form of the `embedding` family, at --bits rates, needs a client embedding with a transform code: that of
+--embedding, a file of `privseg fit-transform-code`, or one that is fitted here and kept in the output folder.
+
 It writes results.json and uploads.md; a killed run goes on where it stopped. --times_only leaves the maps for later.
 """
 
@@ -21,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from coded_embedding import coded_embedding
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from interleaved import interleaved
@@ -50,8 +53,14 @@ class Arguments(DataArguments):
 
     output_dir: str = field(metadata={"help": "Where the results go."})
     model: str | None = field(default=None, metadata={"help": "Plain SETR checkpoint. Default: the embedded one."})
-    embedding: str | None = field(default=None, metadata={"help": "Client embedding with a transform code."})
-    bits: list[float] = field(default_factory=lambda: [119.0], metadata={"help": "Bits a block of its compact form."})
+    embedding: str | None = field(
+        default=None, metadata={"help": "Client embedding with a transform code. Default: fitted."}
+    )
+    bits: list[float] = field(
+        default_factory=lambda: [240.0, 119.0, 62.0], metadata={"help": "Bits a block, with it."}
+    )
+    calibration_split: str = field(default="train", metadata={"help": "Split of the images for the fit."})
+    num_calibration: int = field(default=10, metadata={"help": "Evenly spaced images of it."})
     split: str = field(default="test", metadata={"help": "Split of the images."})
     limit: int = field(default=12, metadata={"help": "Evenly spaced images of it."})
     rounds: int = field(default=5, metadata={"help": "How often each time is taken."})
@@ -110,6 +119,14 @@ class Bench:
         return rows.cast_column("image", ImageFeature(decode=False))
 
     @cached_property
+    def coded_embedding(self) -> ClientEmbedding:
+        """What a client has who sends few bits."""
+        if self.args.embedding is not None:
+            return ClientEmbedding.from_file(self.args.embedding)
+        images = evenly_spaced(self.args.load_split(self.args.calibration_split), self.args.num_calibration)["image"]
+        return coded_embedding(Path(self.args.output_dir) / "client.embedding", self.plain, self.processor, images)
+
+    @cached_property
     def forms(self) -> list[Form]:
         """All that are compared."""
         keys = {family: SecretKey.generate(family) for family in FAMILIES}
@@ -117,9 +134,7 @@ class Bench:
         forms += [Form(key, {"bits": 8}) for family, key in keys.items() if "permutation" not in family]
         embedding = ClientEmbedding.generate(self.plain)
         forms += [Form(embedding, settings) for settings in ({}, {"bits": 8})]
-        if self.args.embedding is not None:
-            coded = ClientEmbedding.from_file(self.args.embedding)
-            forms += [Form(coded, {"bits_per_block": bits}) for bits in self.args.bits]
+        forms += [Form(self.coded_embedding, {"bits_per_block": bits}) for bits in self.args.bits]
         return sorted(forms, key=lambda form: form.key.family)  # a family after the other
 
     def file(self, index: int) -> bytes:
@@ -234,7 +249,7 @@ def table(bench: Bench, records: Records) -> ResultTable:
     for name in (READ, *(form.name for form in bench.forms)):
         seconds = np.array([row["seconds"][name] for row in times])
         mean_bytes = float(np.mean([row["bytes"][name] for row in times]))
-        cell = [PLAIN if name == READ else name, f"{mean_bytes / 1e6:.2f}", f"{1000 * np.median(seconds):.0f}"]
+        cell = [PLAIN if name == READ else name, f"{mean_bytes / 1e6:.3f}", f"{1000 * np.median(seconds):.0f}"]
         cell.append(f"{np.median(seconds / reading):.1f}")
         if name == READ:
             maps = rows_of(PLAIN)
@@ -252,7 +267,7 @@ def main() -> None:
     """Runs what is missing, then writes and prints the table."""
     args = parse_arguments(Arguments, description=__doc__)
     bench, folder = Bench(args), Path(args.output_dir)
-    names = ("dataset", "model", "split", "limit", "embedding", "bits")
+    names = ("dataset", "model", "split", "limit", "embedding", "bits", "num_calibration")
     records = Records(folder / "results.json", {name: getattr(args, name) for name in names}, writes=True)
     take_times(bench, records)
     if not args.times_only:

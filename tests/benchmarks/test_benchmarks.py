@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 
@@ -170,6 +171,13 @@ def test_fewer_bits(run, folder):
 @pytest.mark.usefixtures("labelled")
 def test_uploads(run, folder):
     options = ["--dataset", "data", "--model", "model", "--limit", "2", "--rounds", "1", "--output_dir", "uploads"]
+    options += ["--num_calibration", "2", "--bits"]
+    with pytest.raises(ValueError, match="expected bits_per_block from"):
+        run("uploads", *options, "1e6", "--output_dir", "unknown_bits")
+    code = ClientEmbedding.from_file(folder / "unknown_bits/client.embedding").code
+    assert code is not None
+    shutil.copytree(folder / "unknown_bits", folder / "uploads", ignore=shutil.ignore_patterns("results.json"))
+    options += [code.bits[1]]
     run("uploads", *options, "--times_only", "true")
     records = json.loads((folder / "uploads/results.json").read_text())["records"]
     assert list(records) == ["times: 0", "times: 1"]
@@ -179,6 +187,10 @@ def test_uploads(run, folder):
     records = json.loads((folder / "uploads/results.json").read_text())["records"]
     assert records["permutation: as it is: 1"]["equal"] == 1
     assert 10 * records["orthogonal: as it is: 1"]["z"] < records["orthogonal: 8 bits: 1"]["z"] < 0.03
+    few = f"embedding: {code.bits[1]:g} bits per block"
+    assert sizes[few] < 0.5 * sizes["embedding: 8 bits"]
+    assert records[f"{few}: 1"]["z"] > records["embedding: 8 bits: 1"]["z"]
+    assert f"| {few} | " in (folder / "uploads/uploads.md").read_text()
     assert "| orthogonal: 8 bits | " in (folder / "uploads/uploads.md").read_text()
 
 
