@@ -1,10 +1,11 @@
 """Writing a model for other runtimes, and the proof that the file computes what the model does."""
 
 import inspect
+import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..any_vit.projection import find_projection
 from ..any_vit.proof import difference
 from ..inference.tasks import Task, check_takes_images
 from ..setr.configuration_setr import SetrConfig
-from .program import NamedOutputs, Run, Sizes, to_program
+from .program import Inputs, NamedOutputs, Run, Sizes, to_program
 from .runtimes import Format, Onnx, TorchProgram
 
 FORMATS: dict[str, Format] = {"onnx": Onnx(), "onnx-int8": Onnx(int8=True), "torch": TorchProgram()}
@@ -47,9 +48,7 @@ class Exported:
     num_checked: int
 
 
-def export_model(
-    model: PreTrainedModel, folder: Path, inputs: Mapping[str, torch.Tensor], *, format: str = "onnx"
-) -> Exported:
+def export_model(model: PreTrainedModel, folder: Path, inputs: Mapping[str, Any], *, format: str = "onnx") -> Exported:
     """A model, plain or encrypted -> a file in `folder` that another runtime runs, checked against the model.
 
     The file holds the weights as they are: of an encrypted model the encrypted patch embedding, and the public facts
@@ -59,7 +58,7 @@ def export_model(
     Args:
         model: of any class of transformers, on CPU in float32.
         folder: exists; a file of the format's name in it is overwritten.
-        inputs: an example of what the model takes, with a batch of 2.
+        inputs: an example of what the model takes, with a batch of 2. What is no tensor is the same for every input.
         format: "onnx", "onnx-int8" (matrix products with 8-bit weights) or "torch" (a program of torch.export).
 
     Raises:
@@ -70,24 +69,49 @@ def export_model(
         raise ValueError(f"expected one of the formats {', '.join(FORMATS)}, got {format!r:.40}")
     kind, facts = FORMATS[format], key_facts(model)
     sizes = Sizes(inputs, find_projection(model).patch_size)
-    traced = NamedOutputs(model.eval(), sizes.example)
+    traced = NamedOutputs(model.eval(), sizes)
+    _check_repeats(traced, sizes, format)
     path, reason = folder / kind.file, ""
     for freedom in sizes.freedoms:
         try:
             with torch.no_grad(), _quiet():
+                promised = [(inputs, list(traced(**inputs))) for inputs in sizes.others(freedom)]
                 kind.write(to_program(traced, sizes, freedom), traced.names, facts.to_dict() if facts else {}, path)
-                found = _differences(traced, kind.load(path), sizes, freedom)
+                found = _differences(kind.load(path), promised)
         except ImportError:
             raise
         except Exception as error:
-            reason = reason or f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+            reason = _reason(error)
             continue
         if format == "onnx-int8" or max(found) <= TOLERANCE:
             return Exported(path, traced.names, freedom, sizes.step, max(found), len(found))
-        reason = reason or f"the largest difference from the model is {max(found):.2g} of the largest number"
+        reason = f"the largest difference from the model is {max(found):.2g} of the largest number"
     for left in folder.glob(f"{kind.file}*"):
         left.unlink()
     raise ValueError(f"{type(model).__name__} cannot be exported as {format}: {reason}")
+
+
+@torch.no_grad()
+def _check_repeats(model: NamedOutputs, sizes: Sizes, format: str) -> None:
+    """Refuse a model that draws random numbers, such as a ViTMAEModel, which masks patches at random."""
+    first, second = model(**sizes.example), model(**sizes.example)
+    if max(difference(*pair) for pair in zip(first, second, strict=True)) > TOLERANCE:
+        raise ValueError(
+            f"{type(model.model).__name__} cannot be exported as {format}: it gives other outputs each time, for it "
+            "draws random numbers; switch that off in its configuration, or pass them among its inputs (noise=...)"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """What torch raises -> one line, of its first cause, for whoever exports a model."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    if "DataDependent" in type(error).__name__:
+        return (
+            "its computation depends on numbers in its inputs, such as sizes of images or the places of their tokens, "
+            "which torch.export cannot follow; run it with transformers, encrypted or not"
+        )
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:300]
 
 
 @contextmanager
@@ -96,7 +120,7 @@ def _quiet() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # torch.export prints whole graphs there
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -121,11 +145,9 @@ def example_inputs(model: PreTrainedModel, processor: Any) -> dict[str, torch.Te
     return {name: value for name, value in inputs.items() if name in taken and isinstance(value, torch.Tensor)}
 
 
-@torch.no_grad()
-def _differences(model: NamedOutputs, run: Run, sizes: Sizes, freedom: str) -> list[float]:
-    """The largest difference between file and model for each input that `freedom` promises."""
-    found = []
-    for inputs in sizes.others(freedom):
-        expected: list[Any] = list(model(**inputs))
-        found.append(max(difference(own, other) for own, other in zip(run(inputs), expected, strict=True)))
-    return found
+def _differences(run: Run, promised: Iterable[tuple[Inputs, list[torch.Tensor]]]) -> list[float]:
+    """What runs a file, and inputs with the model's outputs -> the largest difference for each of the inputs."""
+    return [
+        max(difference(own, other) for own, other in zip(run(inputs), expected, strict=True))
+        for inputs, expected in promised
+    ]

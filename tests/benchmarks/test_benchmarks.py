@@ -326,3 +326,19 @@ def test_encryptable_models():
     assert remark.startswith("blocks so small")
     assert refusal_of("resnet") == ["ResNetModel", "embedder.embedder.convolution = Conv2d(3, 8, kernel_size=(7, 7), "
                                     "stride=(2, 2), padding=(3, 3), bias=False)"]  # fmt: skip
+
+
+def test_exported_census(run, folder):
+    options = ["--output_dir", "census", "--relatives", "false", "--models"]
+    run("exported_census", *options, "vit", "vit_mae")
+    records = json.loads((folder / "census/results.json").read_text())["records"]
+    assert list(sorted(records)) == ["ViTForImageClassification", "ViTMAEModel"]
+    for result in records["ViTForImageClassification"].values():
+        assert result["varies"] == "batch"
+        assert 0 < result["error"] < 1e-5
+    assert "draws random numbers" in records["ViTMAEModel"]["torch"]["reason"]
+    assert "1 of 2 classes" in (folder / "census/exported_census.md").read_text()
+    run("exported_census", *options, "dinov2", "--seconds", "0.01", "--output_dir", "late")
+    records = json.loads((folder / "late/results.json").read_text())["records"]
+    late = {"reason": "the export took longer than 0.01 s"}
+    assert records == {"Dinov2Model": {"onnx": late, "torch": late}}

@@ -151,3 +151,41 @@ def test_the_command_and_what_a_server_does_with_its_file(place):
 def test_a_folder_that_exists_is_kept(place):
     folder = place.encrypted_model()
     assert "choose another folder" in place.fail("export", folder, folder)
+
+
+def test_names_of_outputs_in_tuples_and_settings_that_are_no_tensors(tmp_path):
+    config = hf.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+                          image_size=16, patch_size=8, output_hidden_states=True)  # fmt: skip
+    model = hf.ViTModel(config, add_pooling_layer=False).eval()
+    inputs = {"pixel_values": noise(2, 3, 24, 40), "interpolate_pos_encoding": True}
+    exported = export_model(model, tmp_path, inputs, format="torch")
+    assert exported.outputs == ["last_hidden_state", "hidden_states.0", "hidden_states.1"]
+    assert exported.varies == "batch and size"
+    found = torch.export.load(exported.path).module()(pixel_values=inputs["pixel_values"])
+    torch.testing.assert_close(found[2], model(**inputs).hidden_states[1])
+
+
+def test_a_model_that_draws_random_numbers_is_refused_with_a_reason(tmp_path):
+    case = CASES["vit_mae"]()
+    with pytest.raises(ValueError, match="ViTMAEModel cannot be exported as onnx: it gives other outputs each time"):
+        export_model(case.model, tmp_path, case.inputs)
+    exported = export_model(case.model, tmp_path, {**case.inputs, "noise": noise(2, 16)}, format="torch")
+    assert exported.difference < 1e-5
+
+
+def test_a_model_that_computes_by_the_numbers_in_its_inputs_is_refused_with_a_reason_alone(tmp_path, capsys):
+    case = CASES["pixtral"]()
+    with pytest.raises(ValueError, match="PixtralVisionModel cannot be exported as torch: its computation depends on"):
+        export_model(case.model, tmp_path, case.inputs, format="torch")
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_a_plain_model_has_the_graph_of_the_encrypted_one(tmp_path):
+    graphs = []
+    for name, model in (("plain", tiny_model()), ("encrypted", tiny_model().encrypt_model(make_key("orthogonal")))):
+        (tmp_path / name).mkdir()
+        graph = onnx.load(export_model(model, tmp_path / name, example(model)).path).graph
+        graphs.append([[node.op_type, *node.input, *node.output] for node in graph.node])
+    assert graphs[0] == graphs[1]
