@@ -103,7 +103,8 @@ class Chunk:
         with filesystem.open(path, "rb") as opened, pq.ParquetFile(opened) as file:
             image = image_column(file.schema_arrow, column)
             wanted = [name for name in ("id", "error", image) if name in file.schema_arrow.names]
-            batches = file.iter_batches(_ROWS_AT_A_TIME, row_groups=[self.row_group], columns=wanted)
+            groups = [self.row_group] if self.row_group >= 0 else None  # all, of a file that could not be read before
+            batches = file.iter_batches(_ROWS_AT_A_TIME, row_groups=groups, columns=wanted)
             index = self.first_row
             for batch in batches:
                 for row in batch.to_pylist():

@@ -1,6 +1,7 @@
 """Files and folders by path or URL, through fsspec; what is written appears as a whole or not at all."""
 
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     Raises:
         ValueError: a protocol that fsspec does not know, or whose package is not installed.
     """
+    if "://" not in url:  # a path, whose "::" chains nothing
+        return LocalFileSystem(), str(LocalFileSystem._strip_protocol(url))
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
@@ -67,6 +70,13 @@ def write_file(url: str, content: bytes) -> None:
         beside = f"{folder}/.{name}.{secrets.token_hex(8)}.tmp"
         filesystem.pipe_file(beside, content)
         filesystem.mv(beside, path)
+
+
+def remove_file(url: str) -> None:
+    """Remove a file, if it is there."""
+    filesystem, path = filesystem_of(url)
+    with suppress(FileNotFoundError):
+        filesystem.rm_file(path)
 
 
 def remove_leftovers(url: str) -> None:

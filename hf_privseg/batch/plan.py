@@ -91,7 +91,7 @@ class Plan:
         """
         names = names_in(output)
         if JOB_FILE in names:
-            _check_same(json.loads(read_file(f"{output}/{JOB_FILE}")), definition, output)
+            _check_same(_stored(output), definition, output)
             return cls.open(output)
         foreign = [name for name in names if name != CHUNK_FILE and not name.startswith(".")]
         if foreign:
@@ -110,9 +110,9 @@ class Plan:
         Raises:
             ValueError: it is damaged, or of another version.
         """
-        stored = json.loads(read_file(f"{output}/{JOB_FILE}"))
+        stored = _stored(output)
         digest = hashlib.sha256(read_file(f"{output}/{CHUNK_FILE}")).hexdigest()
-        if stored.get("format") != FORMAT or stored["chunks"]["sha256"] != digest:
+        if stored.get("format") != FORMAT or stored["chunks"].get("sha256") != digest:
             raise ValueError(
                 f"expected the plan of a job of format {FORMAT} in {output}, got another, or {CHUNK_FILE} was "
                 "changed; choose another --output"
@@ -166,6 +166,17 @@ def part_name(chunk: int, part: int, *, is_last: bool) -> str:
     return f"part-{chunk:06}-{part:04}{'-last' if is_last else ''}.parquet"
 
 
+def _stored(output: str) -> dict[str, Any]:
+    """What the job file holds."""
+    try:
+        stored = json.loads(read_file(f"{output}/{JOB_FILE}"))
+    except ValueError:
+        stored = None
+    if not isinstance(stored, dict) or not isinstance(stored.get("chunks"), dict):
+        raise ValueError(f"expected the plan of a job in {output}, got a damaged {JOB_FILE}; choose another --output")
+    return stored
+
+
 def _check_same(stored: Mapping[str, Any], definition: Mapping[str, Any], output: str) -> None:
     """Refuse to go on with a job that is defined otherwise."""
     known = {key: value for key, value in stored.items() if key not in ("format", "chunks")}
@@ -207,8 +218,14 @@ def _chunk_group(output: str, index: int) -> list[dict[str, Any]]:
 def _counts(output: str, name: str) -> Totals:
     """Of one part, from its footer."""
     filesystem, path = filesystem_of(f"{output}/{name}")
-    with filesystem.open(path, "rb") as file:
-        metadata = pq.read_metadata(file)
+    try:
+        with filesystem.open(path, "rb") as file:
+            metadata = pq.read_metadata(file)
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"expected a part of a job, but {name} in {output} is damaged ({error!s:.100}); remove it, and the same "
+            "command makes it again"
+        ) from None
     column = metadata.schema.to_arrow_schema().names.index("error")
-    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
+    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups if metadata.num_rows else 0))
     return Totals(metadata.num_rows, sum(each.num_rows - each.column(column).statistics.null_count for each in groups))

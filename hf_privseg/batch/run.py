@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from .chunks import Chunk
 from .operations import Operation
 from .places import absolute, make_folder, remove_leftovers
 from .plan import Plan, Task, Totals
@@ -94,9 +95,14 @@ def start(
     facts = engine.call(operation.facts)
     definition = json.loads(json.dumps({"operation": operation.name, **facts, **settings}))
     make_folder(place)
-    plan = Plan.open_or_make(place, definition, chunks_of(urls, part_size))
-    job = Job(operation, plan, part_size, column, as_files)
-    tasks = list(plan.remaining(retry_errors=retry_errors))
-    if tasks:
-        engine.call(check_first, job, tasks[0])
-    return Started(job, engine, tasks)
+
+    def checked() -> Iterator[Chunk]:
+        """The chunks of a job that its first image does not refuse; nothing is written of one that is refused."""
+        for index, chunk in enumerate(chunks_of(urls, part_size)):
+            if index == 0:
+                engine.call(check_first, operation, chunk, column)
+            yield chunk
+
+    plan = Plan.open_or_make(place, definition, checked())
+    job = Job(operation, plan, part_size, column, as_files, retry_errors)
+    return Started(job, engine, list(plan.remaining(retry_errors=retry_errors)))

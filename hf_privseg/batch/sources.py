@@ -46,6 +46,7 @@ def chunks_of(urls: Sequence[str], part_size: int) -> Iterator[Chunk]:
 
     Raises:
         FileNotFoundError: a source does not exist, or has no images.
+        ValueError: the name of a file is no text, which ids are.
     """
     for url in urls:
         prefix = "" if len(urls) == 1 else f"{url.rstrip('/').rpartition('/')[2]}/"
@@ -53,6 +54,7 @@ def chunks_of(urls: Sequence[str], part_size: int) -> Iterator[Chunk]:
         images = [name for name in names if name.lower().endswith(RECORD_SUFFIXES)]
         tables = [name for name in names if name.lower().endswith(".parquet")]
         tars = [name for name in names if name.lower().endswith(".tar")]
+        _check_are_text(names)
         if not images and not tables and not tars:
             raise FileNotFoundError(
                 f"expected images ({', '.join(RECORD_SUFFIXES)}), .parquet or .tar files in {url}, found none"
@@ -95,6 +97,14 @@ def _listed(url: str) -> tuple[str, list[str]]:
     names = (str(each)[len(folder) :].lstrip("/") for each in paths)
     visible = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
     return _url_of(filesystem, folder), visible
+
+
+def _check_are_text(names: Sequence[str]) -> None:
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"expected names of files in UTF-8, got {name!a:.200}; rename the file") from None
 
 
 def _url_of(filesystem: Any, path: str) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .chunks import Record
+from .chunks import Chunk, Record
 from .operations import Operation, Work
-from .places import make_folder, write_file
+from .places import make_folder, remove_file, write_file
 from .plan import FILE_FOLDER, Plan, Task, Totals, part_name
 
 _ATTEMPTS, _PAUSE = 3, 1.0
@@ -29,6 +29,7 @@ class Job:
         part_size: how many images a part has at most.
         column: of images in parquet files, or the ending of names in tar files; None finds it.
         as_files: whether results are files of their own, which parts name, in place of bytes in the parts.
+        retry_errors: whether parts that are there are made again, as those with errors are.
     """
 
     operation: Operation
@@ -36,6 +37,7 @@ class Job:
     part_size: int
     column: str | None = None
     as_files: bool = False
+    retry_errors: bool = False
 
 
 @dataclass
@@ -119,18 +121,18 @@ def run_task(job: Job, work: Work, task: Task) -> Totals:
     return totals
 
 
-def check_first(job: Job, task: Task) -> None:
+def check_first(operation: Operation, chunk: Chunk, column: str | None) -> None:
     """Refuse a job by the first image of a chunk, where it can be read.
 
     Raises:
         ValueError, RuntimeError: as the operation's `check`.
     """
-    for record in job.plan.chunk(task.chunk).records(job.column):
+    for record in chunk.records(column):
         try:
-            value = job.operation.decode(record.name, record.read())
+            value = operation.decode(record.name, record.read())
         except Exception:  # it becomes a row
             return
-        job.operation.check(value)
+        operation.check(value)
         return
 
 
@@ -153,6 +155,8 @@ def _write(job: Job, chunk: int, number: int, is_last: bool, table: pa.Table) ->
     name = part_name(chunk, number, is_last=is_last)
     if job.as_files:
         table = _with_files(job, name.partition(".")[0].removesuffix("-last"), table)
+    if job.retry_errors and not is_last:  # it may have been the last one of a file that could be read no further
+        remove_file(f"{job.plan.output}/{part_name(chunk, number, is_last=True)}")
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="none", use_dictionary=False)
     write_file(f"{job.plan.output}/{name}", buffer.getvalue().to_pybytes())
@@ -168,7 +172,7 @@ def _with_files(job: Job, folder: str, table: pa.Table) -> pa.Table:
             stored.append(None)
             continue
         data = content.as_py()
-        stem = re.sub(r"[^\w.-]", "_", PurePosixPath(record_id.as_py()).stem)[:80]
+        stem = re.sub(r"[^\w.-]", "_", PurePosixPath(record_id.as_py()).stem).encode()[:80].decode(errors="ignore")
         suffix = ".png" if data[:4] == b"\x89PNG" else ".safetensors"
         path = f"{place}/{index:04}-{stem}{operation.ending}{suffix}"
         write_file(f"{job.plan.output}/{path}", data)

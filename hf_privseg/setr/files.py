@@ -53,6 +53,10 @@ def write_whole(
     except FileExistsError:
         reason = f", and {loss}" if loss else ""
         raise FileExistsError(f"{path} exists{reason}; choose another path or pass overwrite=True") from None
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # of a write: the disk is full, the quota used up
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -168,6 +168,7 @@ def test_plain_images_for_an_encrypted_model_and_the_reverse(place, tmp_path):
         run(Segment(str(folder / "plain")), [folder / "ciphertexts"], tmp_path / "out2")
     with pytest.raises(EncryptionStateError, match="encrypted already"):
         run(encrypting(folder), [folder / "ciphertexts"], tmp_path / "out3")
+    assert [*(tmp_path / "out").iterdir()] == []  # the command without the mistake may write there
 
 
 def test_a_ciphertext_among_plain_images_is_a_row_with_an_error(place, tmp_path):

@@ -128,6 +128,28 @@ def test_errors_are_tried_again_when_asked_for(place):
     assert rows_of(place / "out") == run(operation(place), [place / "images"], place / "expected", part_size=2)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"expected the plan of a job in .*out, got a damaged job\.json; choose another --output"),
+        ("[]", r"got a damaged job\.json"),
+        ('{"chunks": {}}', r"has the plan of another job"),
+    ],
+)
+def test_a_damaged_job_file_is_refused(place, content, message):
+    run(operation(place), [place / "images"], place / "out", part_size=2)
+    (place / "out" / "job.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        started(place)
+
+
+def test_a_damaged_part_is_named(place):
+    run(operation(place), [place / "images"], place / "out", part_size=2)
+    (place / "out" / parts_in(place / "out")[1]).write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"part-000001-0000-last\.parquet in .*out is damaged .*; remove it, and"):
+        Plan.open(str(place / "out")).totals()
+
+
 def test_a_source_that_is_an_unfinished_job_is_refused(place):
     job = started(place)
     next(job.results())

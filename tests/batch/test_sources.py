@@ -1,6 +1,7 @@
 """Where images come from: each form gives every record once, in one order; a damaged one gives rows with errors."""
 
 import io
+import os
 import tarfile
 
 import fsspec
@@ -15,6 +16,7 @@ from hf_privseg.batch.chunks import image_column
 from hf_privseg.batch.encryption import Encrypt
 from hf_privseg.batch.key_source import KeySource
 from hf_privseg.batch.places import filesystem_of
+from hf_privseg.batch.plan import Plan, Totals
 from hf_privseg.batch.run import start
 from hf_privseg.batch.sources import chunks_of, source_urls
 
@@ -171,6 +173,49 @@ def test_a_truncated_tar_gives_its_first_images_and_a_row_with_an_error(place):
     assert 0 < len(sound) < COUNT
     assert len(sound) < len(rows) <= len(sound) + 2  # an image that is cut off, and what would have followed
     assert all(row["ciphertext"] is None for row in rows[len(sound) :])
+
+
+@pytest.mark.parametrize("name", ["shard.tar", "images.parquet"])
+def test_a_truncated_file_that_is_whole_again_is_read_as_if_it_had_always_been(place, name):
+    write_tar(place / "shard.tar", [(f"{index}.png", content) for index, content in enumerate(contents(place))])
+    write_parquet(place)
+    whole = (place / name).read_bytes()
+    (place / name).write_bytes(whole[: len(whole) // 2])
+    assert encrypted(place, place / name, part_size=2)[-1]["error"] is not None
+    (place / name).write_bytes(whole)
+    rows = encrypted(place, place / name, part_size=2, retry_errors=True)
+    assert ciphertexts(rows) == ciphertexts(encrypted(place, place / name, output="other", part_size=2))
+    assert len(rows) == COUNT
+
+
+def test_a_parquet_file_without_rows(place):
+    write_parquet(place)
+    table = pq.read_table(place / "images.parquet")
+    pq.write_table(table.slice(0, 0), place / "none.parquet")
+    assert encrypted(place, place / "none.parquet") == []
+    assert Plan.open(str(place / "out")).totals() == Totals(0, 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a::b.png", "a#b?c[1]*.png", "new\nline.png", "\u56fe" * 80 + ".png"],
+    ids=["chain", "glob", "line", "long"],
+)
+def test_a_name_of_a_file_may_be_anything_that_is_text(place, name):
+    (place / "images" / "000.png").rename(place / "images" / name)
+    rows = {row["id"]: row for row in encrypted(place, place / "images", as_files=True)}
+    assert rows[name]["error"] is None
+    assert (place / "out" / rows[name]["ciphertext"]["path"]).is_file()
+
+
+def test_a_name_that_is_no_text_is_refused(place):
+    name = os.fsdecode(b"bad\xff.png")
+    try:
+        (place / "images" / "000.png").rename(place / "images" / name)
+    except OSError:
+        pytest.skip("the file system has names of text alone")
+    with pytest.raises(ValueError, match=r"expected names of files in UTF-8, got 'bad\\udcff\.png'; rename the file"):
+        encrypted(place, place / "images")
 
 
 def test_a_damaged_parquet_file_is_a_row_and_the_next_file_is_read(place):

@@ -157,6 +157,16 @@ def test_a_full_disk_leaves_the_old_content_and_no_other_file(tmp_path, monkeypa
     assert contents(tmp_path) == {"file": b"former"}
 
 
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")  # a write names no file
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_whole(tmp_path / "file", b"new", overwrite=True)
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "file"))
+
+
 def test_a_path_that_no_file_can_have_is_refused(tmp_path):
     with pytest.raises(FileExistsError, match=rf"expected the path of a file, got {tmp_path}, which is a folder"):
         write_whole(tmp_path, b"", overwrite=True)
