@@ -11,8 +11,21 @@ page.py, sample.py, server_view.py, static/         the page (needs the extra "s
 server.py           the application on uvicorn
 """
 
-from .embedding_store import EmbeddingFolder
-from .engine import SegmentationService
-from .limits import Limits
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .embedding_store import EmbeddingFolder
+    from .engine import SegmentationService
+    from .limits import Limits
 
 __all__ = ["EmbeddingFolder", "Limits", "SegmentationService"]
+
+# Each name is imported when it is first used: tokens need no torch.
+_MODULES = {"EmbeddingFolder": "embedding_store", "Limits": "limits", "SegmentationService": "engine"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,4 +1,4 @@
-"""What help costs: no command loads torch or the like for it, and each takes less than a second of processor time."""
+"""What small commands and help cost: they load neither torch nor the like, and take less than a second."""
 
 import json
 import subprocess
@@ -46,12 +46,18 @@ def commands(command: Any, path: tuple[str, ...] = ()):
     return [words for name, each in command.commands.items() for words in commands(each, (*path, name))]
 
 
-def cost(*words: str) -> tuple[float, set[str]]:
-    """Seconds of processor time of a new process, and the packages that it loads."""
-    done = subprocess.run([sys.executable, "-c", CODE, *words, "--help"], capture_output=True, text=True, check=True)
+def run(*words: str) -> tuple[str, float, set[str]]:
+    """What a new process prints, its seconds of processor time, and the packages that it loads."""
+    done = subprocess.run([sys.executable, "-c", CODE, *words], capture_output=True, text=True, check=True)
     seconds, modules = json.loads(done.stdout.splitlines()[-1])
-    assert "--" in done.stdout
-    return seconds, set(modules)
+    return done.stdout, seconds, set(modules)
+
+
+def cost(*words: str) -> tuple[float, set[str]]:
+    """Seconds of processor time of the help of a command, and the packages that it loads."""
+    shown, seconds, modules = run(*words, "--help")
+    assert "--" in shown
+    return seconds, modules
 
 
 @pytest.mark.parametrize("words", commands(typer.main.get_command(app)), ids=" ".join)
@@ -66,3 +72,10 @@ def test_help_of_the_training_script_is_fast():
     seconds, modules = cost(script)
     assert not modules & HEAVY
     assert seconds < MAX_SECONDS or cost(script)[0] < MAX_SECONDS
+
+
+def test_tokens_need_no_model(tmp_path):
+    tokens = str(tmp_path / "tokens.json")
+    for words in (["add", tokens, "clinic"], ["list", tokens], ["revoke", tokens, "clinic"]):
+        _, _, modules = run("token", *words)
+        assert not modules & HEAVY
