@@ -61,9 +61,9 @@ class _Reader:
         except RecursionError:
             raise ConversionError(f"{path}: expected settings, got ones that are nested too deeply") from None
 
-    def count(self) -> None:
-        """One step of work more."""
-        self._steps += 1
+    def count(self, steps: int = 1) -> None:
+        """So many steps of work more."""
+        self._steps += steps
         if self._steps > _MAX_STEPS:
             raise ConversionError("expected a configuration of ordinary size, got one that does not end")
 
@@ -135,10 +135,11 @@ class _Evaluation:
     Args:
         path: of the file, for messages.
         base: what `_base_` names in it.
-        count: is called for every expression.
+        count: is called with the size of every expression, and of every value that one names: names that double
+            what they name would make a short file a value that no memory holds.
     """
 
-    def __init__(self, path: Path, base: Settings, count: Callable[[], None]) -> None:
+    def __init__(self, path: Path, base: Settings, count: Callable[[int], None]) -> None:
         self._path, self._count, self._names = path, count, {_BASES: base}
 
     def settings_of(self, tree: ast.Module) -> Settings:
@@ -158,7 +159,7 @@ class _Evaluation:
 
     def value(self, node: ast.AST) -> Any:
         """An expression -> its value."""
-        self._count()
+        self._count(1)
         read = getattr(self, f"_{type(node).__name__}", None)
         if read is None:
             raise self._refused(node, "a plain value")
@@ -183,7 +184,10 @@ class _Evaluation:
     def _Name(self, node: ast.Name) -> Any:
         if node.id not in self._names:
             raise self._refused(node, "a name that was assigned before")
-        return self._names[node.id]
+        value = self._names[node.id]
+        if node.id != _BASES:
+            self._count(_size(value))
+        return value
 
     def _List(self, node: ast.List | ast.Tuple) -> list[Any]:
         return [self.value(item) for item in node.elts]
@@ -208,7 +212,9 @@ class _Evaluation:
     def _Attribute(self, node: ast.Attribute) -> Any:
         if ast.unparse(node).split(".")[0] != _BASES:
             raise self._refused(node, f"{_BASES}.name")
-        return self.value(node.value)[node.attr]
+        value = self.value(node.value)[node.attr]
+        self._count(_size(value))
+        return value
 
     def _Set(self, node: ast.Set) -> Any:
         """`{{_base_.name}}`, as older files write it."""
@@ -260,3 +266,12 @@ class _Evaluation:
         if node.format_spec is not None or node.conversion != -1 or not isinstance(value, str | int | float):
             raise self._refused(node, "a text or number")
         return str(value)
+
+
+def _size(value: Any) -> int:
+    """How large a value is: characters of texts, and one for anything else."""
+    if isinstance(value, dict):
+        return 1 + sum(_size(key) + _size(each) for key, each in value.items())
+    if isinstance(value, list):
+        return 1 + sum(_size(each) for each in value)
+    return len(value) if isinstance(value, str | bytes) else 1

@@ -156,6 +156,9 @@ def test_bases_merge_as_mmengine_merges_them(tmp_path):
         ("_base_ = '/etc/passwd'", "line 1: expected _base_ to be paths of .py files"),
         ("_base_ = 'config.py'", "not based on themselves"),
         ("a = " + "[" * 5000 + "]" * 5000, "config.py"),
+        ("a = ['x']\n" + "a = [a, a, a, a, a, a, a, a]\n" * 9, "does not end"),
+        ("b = ['x']\n" + "b = [[a, a, a, a] for a in [b]]\n" * 20, "does not end"),
+        ("c = '" + "x" * 2**16 + "'\nc = [" + "c, " * 99 + "]", "does not end"),
         ("a = [0]\n" + "\n".join(f"a = [a for x in {[0] * 99}]" for _ in range(20000)), "config.py|does not end"),
     ],
     ids=lambda value: value[:20].split("\n")[0],
@@ -165,6 +168,13 @@ def test_what_is_no_setting_is_refused_with_its_line(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises((ConversionError, FileNotFoundError), match=message):
         read_config_file(path)
+
+
+def test_bases_that_double_what_they_are_based_on_are_refused(tmp_path):
+    files = {"0.py": "x = ['x']"}
+    files |= {f"{n}.py": f"_base_ = '{n - 1}.py'\nx = [{{{{_base_.x}}}}, _base_.x, _base_.x]" for n in range(1, 20)}
+    with pytest.raises(ConversionError, match="does not end"):
+        read_config_file(written(tmp_path, files))
 
 
 def test_two_bases_with_one_name_and_a_dictionary_in_place_of_a_number_are_refused(tmp_path):
