@@ -32,6 +32,9 @@ _EXTRAS = {
     "pyarrow": "batch",
     "ray": "ray",
 }
+_OF_A_LOADER = re.compile(  # as torch raises again what a process that loads data has raised
+    r"Caught (\w+) in DataLoader worker process \d+\.\nOriginal .*\n(?:\w+\.)*\1: (.*)", re.DOTALL
+)
 _KEY_TEXT = re.compile(r"(privseg\d+\.\w+\.)[\w-]{8,}")
 
 
@@ -76,6 +79,8 @@ def complain(kind: str, message: object) -> None:
 
 def message_of(error: object) -> str:
     """An error as a sentence; what the operating system says of a file, as in "[Errno 2] ...", is put in words."""
+    if loaded := _OF_A_LOADER.fullmatch(str(error)):
+        return loaded[2].strip()
     if not isinstance(error, OSError) or error.errno is None or error.filename is None:
         return str(error)
     if isinstance(error, FileNotFoundError):

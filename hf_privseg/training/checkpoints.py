@@ -4,6 +4,7 @@ import json
 import re
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -54,6 +55,28 @@ def load_latest_checkpoint(accelerator: Accelerator, folder: Path) -> dict | Non
         accelerator.load_state(str(checkpoints[-1]))
         accelerator.step = 0  # a checkpoint lies between two updates: the next one begins to accumulate
     return latest_progress(folder)
+
+
+def check_same_options(progress: dict, options: Mapping[str, object], folder: Path) -> None:
+    """Refuse to go on with a run under other options, and have `progress` hold those of a run that begins.
+
+    Args:
+        progress: of the run; one of an earlier version holds no options.
+        options: JSON values of the options that make a run what it is.
+        folder: of its output, for the message.
+
+    Raises:
+        ValueError: says which options differ.
+    """
+    known = progress.setdefault("options", dict(options))
+    differing = [name for name in sorted(options) if known.get(name, options[name]) != options[name]]
+    if differing:
+        what = "; ".join(
+            f"--{name.replace('_', '-')}: {known[name]!r:.120} there, {options[name]!r:.120} now" for name in differing
+        )
+        raise ValueError(
+            f"{folder} holds a training with other options ({what}); go on with those, or choose another --output-dir"
+        )
 
 
 def check_folder_is_shared(accelerator: Accelerator, folder: Path) -> None:

@@ -8,7 +8,13 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..reporting.provenance import provenance
-from .checkpoints import check_folder_is_shared, latest_progress, load_latest_checkpoint, save_checkpoint
+from .checkpoints import (
+    check_folder_is_shared,
+    check_same_options,
+    latest_progress,
+    load_latest_checkpoint,
+    save_checkpoint,
+)
 from .data import names_hash
 from .evaluation import evaluate_mean_iou
 from .log import TrainingLog
@@ -42,6 +48,7 @@ def run_epochs(args: TrainArguments, accelerator: Accelerator, data: Data, start
     checkpoints = output_dir / "checkpoints"
     check_folder_is_shared(accelerator, output_dir)
     progress = latest_progress(checkpoints) or new_progress(accelerator.num_processes)
+    check_same_options(progress, args.definition(), output_dir)
     keep_images_per_update(accelerator, progress)
     plain = with_synchronized_norms(start.model, accelerator)
     optimizer = build_optimizer(plain, args, fresh=start.fresh)

@@ -1,6 +1,6 @@
 """The options of `privseg train`. Nothing here needs torch, so that help and mistakes cost little."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from .arguments import DataArguments, OptimizationArguments
 
@@ -32,14 +32,20 @@ An encrypted checkpoint is trained on ciphertexts of its key, which `privseg enc
 `privseg decrypt-model` gives the plain model afterwards. Of the augmentation crops on the patch grid remain.
 
 When the same command is given again, a run that was stopped goes on from its last checkpoint, and ends with the
-weights of an uninterrupted run. The output folder then holds the final model, `best` (the highest validation mIoU),
-`checkpoints`, TensorBoard logs and log.jsonl.
+weights of an uninterrupted run; other options are refused there. The output folder then holds the final model, `best`
+(the highest validation mIoU), `checkpoints`, TensorBoard logs and log.jsonl.
 
 Options may be written with hyphens or underscores. Training needs the extra `train`: pip install 'hf-privseg[train]'.
 """
 
 # ViT encoders (Dosovitskiy et al., ICLR 2021, and Touvron et al., ICML 2021): width, layers, heads.
 ENCODERS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12), "large": (1024, 24, 16)}
+
+# What may differ when a run goes on, on another machine too.
+_FREE = (
+    *("output_dir", "mixed_precision", "checkpoint_every", "num_workers", "cpu"),
+    *("eval_every", "half_weights", "push_to_hub", "hub_private"),
+)
 
 
 @dataclass(kw_only=True)
@@ -101,6 +107,10 @@ class TrainArguments(OptimizationArguments, DataArguments):
     hub_private: bool = field(
         default=True, metadata={"help": "Create it as private. Whoever reads the plain model can invert ciphertexts."}
     )
+
+    def definition(self) -> dict[str, object]:
+        """The options that decide which weights come out, as JSON has them; a run that goes on keeps them."""
+        return {name: value for name, value in asdict(self).items() if name not in _FREE}
 
     def __post_init__(self) -> None:
         starts = {"--vit": self.vit, "--checkpoint": self.checkpoint, "--from-scratch": self.from_scratch}

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("accelerate", reason="the train extra is not installed")
 
 from helpers.paths import ROOT
-from hf_privseg import SetrForSemanticSegmentation
+from hf_privseg import InvalidImageError, SetrForSemanticSegmentation
+from hf_privseg.cli.failures import message_of
 from hf_privseg.training.arguments import parse_arguments
+from hf_privseg.training.checkpoints import check_same_options
 from hf_privseg.training.train_arguments import TrainArguments
 from hf_privseg.training.trained_model import command_of
 
@@ -25,6 +28,40 @@ BUDGET = ["--crop-size", "32", "--max-steps", "1", "--batch-size", "2", "--num-w
 PAGE = ROOT / "docs/how-to/train.md"
 CLASSES = re.findall(r"```json\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[0]
 COMMANDS = re.search(r"## Your own classes.*?```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+class Damaged(torch.utils.data.Dataset):
+    """A data set none of whose images can be read."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise InvalidImageError(f"image {index} cannot be read\nat all") from OSError("why")
+
+
+def test_an_image_that_a_loading_process_cannot_read_is_one_sentence():
+    with pytest.raises(InvalidImageError, match="DataLoader worker") as raised:
+        next(iter(torch.utils.data.DataLoader(Damaged(), num_workers=1)))
+    assert message_of(raised.value) == "image 0 cannot be read\nat all"
+
+
+def test_a_run_goes_on_with_its_own_options_alone(tmp_path):
+    given = ("--dataset", "data", "--vit", "vit", "--output-dir", "out")
+    progress: dict[str, object] = {}
+    check_same_options(progress, parsed(*given).definition(), tmp_path)
+    progress = json.loads(json.dumps(progress))
+    free = ("--cpu", "--num-workers", "3", "--checkpoint-every", "9", "--eval-every", "1", "--hub-private", "False")
+    check_same_options(progress, parsed(*given, *free).definition(), tmp_path)
+    message = (
+        r"holds a training with other options \(--batch-size: 8 there, 3 now; --epochs: 16 there, 2 now; --seed: 0 "
+        r"there, 1 now\); go on with those, or choose another --output-dir"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_same_options(
+            progress, parsed(*given, "--epochs", "2", "--seed", "1", "--batch-size", "3").definition(), tmp_path
+        )
+    check_same_options({"step": 1, "options": {}}, parsed(*given).definition(), tmp_path)  # of an earlier version
 
 
 def parsed(*words):
