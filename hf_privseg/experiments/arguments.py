@@ -41,6 +41,12 @@ class ExperimentArguments(DataArguments):
             raise ValueError(f"expected --limit to be a number of images of at least 1, got {self.limit}")
         if self.stride is not None and self.window is None:
             raise ValueError(f"expected --stride together with --window, got --stride {self.stride} alone")
+        if self.stride is not None and self.window is not None and not 1 <= self.stride <= self.window:
+            raise ValueError(
+                f"expected --stride of 1 to --window {self.window}, which leaves no gap, got --stride {self.stride}"
+            )
+        if not self.scales or not all(0 < scale < float("inf") for scale in self.scales):
+            raise ValueError(f"expected --scales to be positive numbers, such as 0.5 1, got {self.scales}")
 
     @property
     def inference(self) -> "Inference":

@@ -101,10 +101,15 @@ def test_models_come_first(words, model, models):
     ("words", "message"),
     [
         ((), "expected MODEL first"),
+        (
+            ("m", "--window", "16", "--stride", "17"),
+            "expected --stride of 1 to --window 16, which leaves no gap, got --stride 17",
+        ),
+        (("m", "--scales", "0.5", "0"), "expected --scales to be positive numbers, such as 0.5 1, got [0.5, 0.0]"),
         (("m", "--stride", "16"), "expected --stride together with --window, got --stride 16 alone"),
         (("m", "n"), "different names with their paths"),
     ],
-    ids=["no model", "a stride alone", "no names"],
+    ids=["no model", "a wide stride", "a scale of 0", "a stride alone", "no names"],
 )
 def test_wrong_usage_is_refused(inputs, tmp_path, words, message):
     done = evaluate_plain(tmp_path, *words, "--dataset", inputs / "data")
