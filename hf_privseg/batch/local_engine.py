@@ -24,6 +24,10 @@ _THREADS = "OMP_NUM_THREADS"
 _WAITING = 1  # tasks beside those that run, so that no worker waits for the next one
 
 
+class CannotBeginError(Exception):
+    """A process cannot read the key or load the model; the message says why."""
+
+
 class LocalEngine:
     """Runs chunks in processes.
 
@@ -45,7 +49,7 @@ class LocalEngine:
         the one that kills its process is known.
 
         Raises:
-            RuntimeError: the process of a task has died three times.
+            RuntimeError: the process of a task has died three times, or cannot read the key or load the model.
             OSError: a part cannot be written.
         """
         fresh, suspects, deaths = iter(tasks), deque[Task](), Counter[int]()
@@ -67,6 +71,10 @@ class LocalEngine:
                             totals = future.result()
                             del running[future]
                             yield totals
+            except CannotBeginError as error:
+                raise RuntimeError(
+                    f"no worker can begin: {error}; once that is put right, the command goes on"
+                ) from None
             except BrokenProcessPool:
                 suspects.extendleft(reversed(running.values()))
                 deaths.update(task.chunk for task in running.values())
@@ -131,7 +139,11 @@ def _end_with_parent() -> None:
 
 def _run(job: Job, task: Task) -> Totals:
     operation: Any = job.operation  # operations are frozen, and so hashable
-    return run_task(job, _work(operation), task)
+    try:
+        work = _work(operation)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CannotBeginError(str(error)) from None
+    return run_task(job, work, task)
 
 
 @cache

@@ -12,13 +12,15 @@ import psutil
 import pytest
 
 from helpers import preloaded
-from helpers.batch_jobs import make_images, parts_in, rows_of, run
+from helpers.batch_jobs import make_images, make_models, parts_in, rows_of, run
 from helpers.deadly import Deadly
 from hf_privseg import SecretKey
 from hf_privseg.batch.encryption import Encrypt
 from hf_privseg.batch.key_source import KeySource
 from hf_privseg.batch.local_engine import LocalEngine
 from hf_privseg.batch.run import start
+from hf_privseg.batch.segmentation import Segment
+from hf_privseg.cli.failures import is_foreseen
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,6 +67,17 @@ def test_a_chunk_that_kills_its_process_ends_the_job_with_its_name_and_the_rest_
     assert "part-000002-0000-last.parquet" not in parts_in(tmp_path / "out")
     list(jobs(place, tmp_path / "out").results())
     assert rows_of(tmp_path / "out") == rows_of(place / "expected")
+
+
+def test_a_device_that_is_not_there_is_one_sentence(place, tmp_path):
+    _, model = make_models(tmp_path, SecretKey.from_file(place / "secret.key"), patch_size=16)
+    run(Encrypt(KeySource(str(place / "secret.key"))), [place / "images"], tmp_path / "ciphertexts")
+    message = "no worker can begin: expected a device that torch has on this machine, .* got 'banana'"
+    with pytest.raises(RuntimeError, match=message) as raised:
+        run(Segment(str(model), device="banana"), [tmp_path / "ciphertexts"], tmp_path / "out", LocalEngine(1))
+    assert is_foreseen(raised.value)
+    done = run(Segment(str(model), device="cpu"), [tmp_path / "ciphertexts"], tmp_path / "out", LocalEngine(1))
+    assert [row["error"] for row in done] == [None] * len(done)
 
 
 def test_an_engine_that_is_not_listened_to_ends_its_processes(place, tmp_path):
