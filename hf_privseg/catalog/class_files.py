@@ -41,9 +41,10 @@ def class_names_of(source: str | Path, file: str | Path | None = None, preset: s
         return dict(enumerate(preset_named(preset).class_names))
     path = Path(file) if file else Path(source) / "classes.json"
     if not path.is_file():
+        why = "" if file or Path(source).is_dir() else f", but there is no folder {source}; check its name, or"
         raise FileNotFoundError(
-            f"expected the names of the classes in {path}; give a JSON file {{id: name}} or [name, ...] with "
-            f"--id2label, or one of the presets {', '.join(PRESETS)}"
+            f"expected the names of the classes in {path}{why or ';'} give a JSON file {{id: name}} or [name, ...] "
+            f"with --id2label, or one of the presets {', '.join(PRESETS)}"
         )
     return read_class_names(path)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_privseg.catalog.class_files import palette_of, read_class_names, read_label_map
+from hf_privseg.catalog.class_files import class_names_of, palette_of, read_class_names, read_label_map
 
 ROAD_REST = {0: "road", 1: "rest"}
 
@@ -138,6 +138,13 @@ def test_what_is_no_file_of_class_names_is_refused_with_its_place(tmp_path, cont
 def test_gaps_are_named_with_the_label_map_that_closes_them(tmp_path, ids, message):
     with pytest.raises(ValueError, match=message):
         read_class_names(write(tmp_path, {str(index): f"class {index}" for index in ids}))
+
+
+def test_a_folder_that_is_not_there_is_told_from_one_without_names(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"but there is no folder .*absent; check its name, or give a JSON"):
+        class_names_of(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match=r"classes\.json; give a JSON"):
+        class_names_of(tmp_path)
 
 
 def test_label_maps(tmp_path):
