@@ -34,13 +34,14 @@ class Advice:
         family: the audited family that leaks least; None where none fits the deployment.
         reasons: sentences, the most important one first.
         base_is_public: whether the patch embedding is public, against which no family helps.
-        shows_images: whether the provider recovers the images under that family, too.
+        shows_images: whether the provider recovers the images under that family, too; None where no attack was run
+            that tells.
     """
 
     family: str | None
     reasons: tuple[str, ...]
     base_is_public: bool = False
-    shows_images: bool = False
+    shows_images: bool | None = None
 
     @property
     def recommendation(self) -> str:
@@ -51,6 +52,8 @@ class Advice:
             return "No audited family fits this deployment."
         if self.shows_images:
             return f"No audited family hides the images from the provider; {self.family} leaks least."
+        if self.shows_images is None:
+            return f"By what is known of the families, {self.family} leaks least; no attack on it was run here."
         return f"Recommended here: {self.family}."
 
 
@@ -97,7 +100,7 @@ def advise(deployment: Deployment, findings: Sequence[Finding] = (), *, families
         "every image ends neither that nor the attacks on what the server computes, which no key changes. The "
         "segmentation maps are not hidden."
     )
-    shows_images = shown is not None and shown.level == LEVELS[max(LEVELS)]
+    shows_images = None if shown is None else shown.level == LEVELS[max(LEVELS)]
     return Advice(family, tuple(reasons), deployment.base_is_public, shows_images)
 
 
