@@ -1,6 +1,7 @@
 """The audit on a small model and crops of an image: every attack is run, scored, and told as it is."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -390,7 +391,9 @@ def test_the_command_writes_a_page_and_json_and_prints_json(model, processor, cr
     assert printed["subject"]["num_images"] == 2
     assert "<!doctype html>" in (tmp_path / "out/report.html").read_text()
     lines = [line for line in result.stderr.splitlines() if line and "%|" not in line]
-    assert lines[0].startswith("This model protects nothing: its patch embedding is that of the public weights")
+    estimate, verdict, *_ = lines
+    assert re.fullmatch(r"\d+ attacks: about \d+ minutes? on a machine such as .*", estimate)
+    assert verdict.startswith("This model protects nothing: its patch embedding is that of the public weights")
     assert max(len(line) for line in lines if line[:1] in "┏┃┡│└") <= 80
     assert lines.index("No key family protects a public patch embedding: train it in private first.") < lines.index(
         next(line for line in lines if line.startswith("┏"))

@@ -140,10 +140,10 @@ def test_masks_of_0_and_255_warn_and_nothing_at_all_is_refused(inputs, tmp_path)
         run = train(inputs, tmp_path / "out", *given)
     assert run.returncode == 0, run.stderr[-3000:]
     (data / "map.json").write_text('{"0": 0, "255": 1}')
-    run = train(inputs, tmp_path / "out", *given, "--label_map", str(data / "map.json"))
+    run = train(inputs, tmp_path / "mapped", *given, "--label_map", str(data / "map.json"))
     assert run.returncode == 0, run.stderr[-3000:]
     assert "Classes in 16 images of train" in run.stdout
-    shares = re.findall(r"\| (\d) \| (rest|thing) \| ([\d.]+)% \| \d+ \|", (tmp_path / "out/README.md").read_text())
+    shares = re.findall(r"\| (\d) \| (rest|thing) \| ([\d.]+)% \| \d+ \|", (tmp_path / "mapped/README.md").read_text())
     assert [name for _, name, _ in shares] == ["rest", "thing"]
     assert sum(float(share) for *_, share in shares) == pytest.approx(100, abs=0.02)
     run = train(inputs, tmp_path / "none", "--dataset", str(data), "--ignore_labels", "0", "255")

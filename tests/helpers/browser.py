@@ -72,7 +72,8 @@ def place(page, name):
 
 def finished(page, name, kind="done"):
     """The status line of that part once it says so."""
-    status = place(page, name).locator('.status:is([data-kind="done"], [data-kind="error"])')
+    kinds = ", ".join(f'[data-kind="{each}"]' for each in {"done", "error", kind})
+    status = place(page, name).locator(f".status:is({kinds})")
     status.wait_for(timeout=60_000)
     assert status.get_attribute("data-kind") == kind, status.text_content()
     return status.text_content()
