@@ -4,8 +4,8 @@
 
 An image is read from a JPEG file, resized, encrypted and written as a file, in each key family. Shares are of all
 steps without the key's set-up, which happens once for a key; times are medians of rounds in turns. Beside it stand the
-permutation's cipher against a copy of the same bytes (`numpy.copyto` into memory at hand), in one thread and in two
-with an image each, and ways to pack permuted pixels.
+permutation's cipher against a copy of the same bytes (`numpy.copyto` into memory at hand), both again and again, in
+one thread and in two; the dense families' matrix product; and ways to pack permuted pixels.
 """
 
 import io
@@ -14,21 +14,27 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from interleaved import interleaved, report, seconds_of
 from PIL import Image
 
 from hf_privseg import EncryptedImage, SecretKey
 from hf_privseg.catalog.street_images import STREET_IMAGES, street_image
 from hf_privseg.experiments.tables import ResultTable
+from hf_privseg.setr import fast_layers
+from hf_privseg.setr.block_cipher import to_blocks
 from hf_privseg.setr.ciphers import CIPHERS, cipher_for
 from hf_privseg.setr.image_encrypter import ImageEncrypter, _centred
 from hf_privseg.setr.image_inputs import levels_to_pillow
 from hf_privseg.setr.public_facts import FAMILIES
 from hf_privseg.setr.rounding import Rounding
 from hf_privseg.training.arguments import parse_arguments, run_script
+
+_IN_A_ROW = 64  # images that a thread permutes or copies
 
 Works = dict[str, Callable[[], object]]
 
@@ -98,23 +104,49 @@ def copy_rows(sizes: list[tuple[int, int]], rounds: int) -> list[list[str]]:
     """The cipher on 8-bit pixels against a copy of them, a row for each size and family."""
     rows = []
     with ThreadPoolExecutor(2) as pool:
+
+        def in_threads(work: Callable[[], object], threads: int) -> None:
+            def several() -> None:
+                for _ in range(_IN_A_ROW):
+                    work()
+
+            for running in [pool.submit(several) for _ in range(threads)]:
+                running.result()
+
         for width, height in sizes:
             levels = np.random.default_rng(0).integers(0, 256, (3, height, width), np.uint8)
-            target = np.empty_like(levels)
+            copy = partial(np.copyto, np.empty_like(levels), levels)
             for family in ("permutation", "signed_permutation"):
-                cipher = cipher_for(SecretKey.generate(family), patch_size=16)
-
-                def copy(target: np.ndarray = target, levels: np.ndarray = levels) -> None:
-                    np.copyto(target, levels)
-
+                encrypt = partial(cipher_for(SecretKey.generate(family), patch_size=16).encrypt, levels)
                 works: Works = {
-                    "copy": copy,
-                    "one": lambda cipher=cipher, levels=levels: cipher.encrypt(levels),  # type: ignore[misc]
-                    "two": lambda cipher=cipher, levels=levels: list(pool.map(cipher.encrypt, [levels, levels])),  # type: ignore[misc]
+                    "copy": partial(in_threads, copy, 1),
+                    "one": partial(in_threads, encrypt, 1),
+                    "two": partial(in_threads, encrypt, 2),
                 }
                 found = medians(works, rounds)
                 ratios = [found["one"] / found["copy"], found["two"] / 2 / found["copy"]]
-                rows.append([f"{width}x{height}", family, f"{found['copy']:.3f}", *(f"{each:.0f}" for each in ratios)])
+                copy_ms = found["copy"] / _IN_A_ROW
+                rows.append([f"{width}x{height}", family, f"{copy_ms:.3f}", *(f"{each:.0f}" for each in ratios)])
+    return rows
+
+
+def product_rows(contents: dict[str, bytes], rounds: int) -> list[list[str]]:
+    """The dense families' matrix product by NumPy, which the client uses, and by PyTorch's libraries; a row a size."""
+    rows = []
+    for size, content in contents.items():
+        pixels = _centred(ImageEncrypter().to_levels(Image.open(io.BytesIO(content))))
+        blocks = to_blocks(pixels, 16)[0].reshape(1, -1, 768)
+        matrix = np.random.default_rng(0).standard_normal((768, 768), np.float32)
+        inputs = torch.from_numpy(blocks), torch.from_numpy(matrix)
+        works: Works = {
+            "NumPy": partial(np.matmul, blocks, matrix),
+            "oneDNN": partial(fast_layers._by_onednn, *inputs, None),
+            "PyTorch": partial(torch.matmul, *inputs),
+        }
+        with torch.inference_mode():
+            found = medians(works, rounds)
+        operations = 2 * blocks.size * 768
+        rows.append([size, str(blocks.shape[1]), *(f"{operations / ms / 1e6:.0f}" for ms in found.values())])
     return rows
 
 
@@ -170,12 +202,14 @@ def main() -> None:
     headers = [
         ["JPEG file", "family", "all, ms", "decode", "resize", "encrypt", "write", "set-up of a key, ms"],
         ["size", "family", "copy, ms", "one thread, x copy", "two threads, x copy"],
+        ["size", "blocks", "NumPy, GFLOP/s", "oneDNN, GFLOP/s", "PyTorch, GFLOP/s"],
         ["size", "family", "packed by", "ms", "x this package", "bytes a pixel and channel"],
     ]
     tables = [
         ResultTable("The steps of a client", headers[0], step_rows(contents, args.rounds)),
         ResultTable("Permutations against a copy", headers[1], copy_rows(sizes, args.rounds)),
-        ResultTable("Packing permuted pixels", headers[2], packing_rows(contents, args.rounds)),
+        ResultTable("The matrix product of the dense families", headers[2], product_rows(contents, args.rounds)),
+        ResultTable("Packing permuted pixels", headers[3], packing_rows(contents, args.rounds)),
     ]
     report(args.output, tables)
 

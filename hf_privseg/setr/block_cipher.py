@@ -256,15 +256,5 @@ def from_blocks(blocks: Pixels, patch_size: int) -> Pixels:
     return _permuted(parts, (0, 3, 1, 4, 2, 5)).reshape(batch, channels, down * patch_size, across * patch_size)
 
 
-def as_planes(pixels: np.ndarray, patch_size: int) -> np.ndarray:
-    """(..., channels, height, width) -> (channels, patch_size, patch_size, batch, rows, columns) of blocks.
-
-    For each place in a block, the pixels of all blocks that lie there. A view, where the pixels are contiguous.
-    """
-    channels, height, width = pixels.shape[-3:]
-    parts = pixels.reshape(-1, channels, height // patch_size, patch_size, width // patch_size, patch_size)
-    return parts.transpose(1, 3, 5, 0, 2, 4)
-
-
 def _permuted(values: Any, axes: tuple[int, ...]) -> Any:
     return values.permute(axes) if is_tensor(values) else values.transpose(axes)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from .arrays import is_tensor, like, to_array
-from .block_cipher import BlockCipher, DenseCipher, as_planes
+from .block_cipher import BlockCipher, DenseCipher
 from .client_embedding import ClientEmbedding
 from .counts import counted
 from .encryption_key import EncryptionKey, as_encryption_key
@@ -41,6 +41,7 @@ _Cipher = TypeVar("_Cipher", bound=BlockCipher)
 
 _CONDITION = 10.0  # of the matrix family's E_enc, exactly
 _MAX_CONDITION = 100.0  # of a matrix that the user supplies
+_CACHED_BYTES = 1 << 13  # of the pixels of one row within a block, of all blocks that are permuted at once
 _SAME_EMBEDDING = 1e-5  # relative; float32 rounds to 1e-7, and a training step of any use moves further
 
 
@@ -81,11 +82,23 @@ class PermutationCipher(BlockCipher):
         return self._moved(pixels, self._order)
 
     def _moved(self, pixels: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Pixel i of every block to its place places[i]: all blocks at once, without cutting the image into rows."""
+        """Pixel i of every block to its place places[i], for so many rows of blocks at once as the cache holds.
+
+        They are laid side by side first, so that a place of all their blocks is one run of memory with one stride.
+        """
+        side, channels, width = self.patch_size, self.num_channels, pixels.shape[-1]
+        images = pixels.reshape(-1, channels, pixels.shape[-2] // side, side, width).swapaxes(2, 3)
         moved = np.empty_like(pixels, order="C")
-        source, target = (as_planes(image, self.patch_size) for image in (pixels, moved))
-        block = source.shape[:3]
-        target[np.unravel_index(places.reshape(block), block)] = source
+        targets = moved.reshape(-1, channels, pixels.shape[-2] // side, side, width).swapaxes(2, 3)
+        rows_and_columns = np.unravel_index(places.reshape(-1, side), (channels * side, side))
+        step = max(1, _CACHED_BYTES // (width * pixels.itemsize))
+        for image, target in zip(images, targets, strict=True):
+            for first in range(0, image.shape[2], step):
+                part = np.ascontiguousarray(image[:, :, first : first + step])
+                source = part.reshape(channels * side, -1, side)
+                placed = np.empty_like(source)
+                placed.swapaxes(1, 2)[rows_and_columns] = source.swapaxes(1, 2)
+                target[:, :, first : first + step] = placed.reshape(part.shape)
         return moved
 
     # P^-T = P: a weight's rows move exactly as the pixels do

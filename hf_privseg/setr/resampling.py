@@ -12,6 +12,7 @@ import numpy as np
 from PIL.Image import Resampling
 
 _MAX_PRECISION = 22  # bits behind the binary point
+_STRIP = 1 << 16  # pixels that are summed at once, so that they stay in the cache
 
 
 def _triangle(distance: np.ndarray) -> np.ndarray:
@@ -60,12 +61,27 @@ def _along(levels: np.ndarray, side: int, axis: int, kind: Resampling) -> np.nda
         places = (scale * (np.arange(side) + 0.5)).astype(np.int64)
         return np.take(levels, np.minimum(places, levels.shape[axis] - 1), axis=axis)
     first, weights, precision = _weights(levels.shape[axis], side, kind)
+    places = [np.minimum(first + offset, levels.shape[axis] - 1) for offset in range(weights.shape[1])]
+    factors = list(weights.T if axis == -1 else weights.T[:, :, None])
+    shape = list(levels.shape)
+    shape[axis] = side
+    found = np.empty(shape, np.uint8)
+    across, step = -3 - axis, max(1, _STRIP // side)
+    for plane, target in zip(levels, found, strict=True):
+        for start in range(0, plane.shape[across], step):
+            strip = (slice(start, start + step), slice(None))[:: 1 if axis == -1 else -1]
+            target[strip] = _weighted_sum(plane[strip], axis, places, factors, precision)
+    return found
+
+
+def _weighted_sum(
+    levels: np.ndarray, axis: int, places: list[np.ndarray], factors: list[np.ndarray], precision: int
+) -> np.ndarray:
+    """(rows, columns) uint8 -> levels as int32, for each of the places along the axis their sum with these factors."""
     total = np.full(1, 1 << (precision - 1), np.int32)  # rounds half up
-    for offset in range(weights.shape[1]):
-        places = np.minimum(first + offset, levels.shape[axis] - 1)
-        along_axis = weights[:, offset] if axis == -1 else weights[:, offset, None]
-        total = total + np.take(levels, places, axis=axis) * along_axis
-    return (total >> precision).clip(0, 255).astype(np.uint8)
+    for place, factor in zip(places, factors, strict=True):
+        total = total + np.take(levels, place, axis=axis, mode="clip") * factor
+    return (total >> precision).clip(0, 255)
 
 
 def _weights(old: int, new: int, kind: Resampling) -> tuple[np.ndarray, np.ndarray, int]:

@@ -481,7 +481,7 @@ def test_singular_matrix_is_refused(rank):
 
 
 @each_permuting
-@pytest.mark.parametrize("shape", [(3, 32, 48), (2, 3, 16, 32), (2, 1, 3, 48, 16)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 32, 48), (2, 3, 16, 32), (2, 1, 3, 48, 16), (3, 80, 2048)], ids=str)
 @pytest.mark.parametrize("dtype", ["uint8", "float16", "float32", "float64"])
 def test_whole_arrays_are_encrypted_as_their_blocks_are(family, shape, dtype):
     cipher = cipher_for(SecretKey(bytes(32), family), patch_size=16)

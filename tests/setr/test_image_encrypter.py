@@ -15,6 +15,7 @@ from hf_privseg import (
     KeyMismatchError,
     SetrImageProcessor,
 )
+from hf_privseg.setr import resampling
 from hf_privseg.setr.image_encrypter import ImageEncrypter
 from hf_privseg.setr.keys import FAMILIES
 from hf_privseg.setr.resampling import resized
@@ -74,7 +75,9 @@ def test_the_model_is_shown_the_same_by_either(family):
 
 @resizes_in_8_bits
 @pytest.mark.parametrize(("number", "mode"), [(2, "bilinear"), (3, "bicubic")])
-def test_resizing_is_torchvisions_at_any_size(number, mode):
+@pytest.mark.parametrize("strip", [resampling._STRIP, 200])
+def test_resizing_is_torchvisions_at_any_size(number, mode, strip, monkeypatch):
+    monkeypatch.setattr(resampling, "_STRIP", strip)
     for _ in range(60):
         num_channels = RNG.integers(1, 5)
         before, after = RNG.integers(2, 90, 2), RNG.integers(2, 90, 2)

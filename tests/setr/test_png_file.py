@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hf_privseg.setr import png_file
 from hf_privseg.setr.png_file import png_bytes
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
+
+@pytest.fixture(autouse=True, params=["isal", "zlib"])
+def deflate(request, monkeypatch):
+    """Which library packs the pixels."""
+    if request.param == "isal":
+        pytest.importorskip("isal")
+    else:
+        monkeypatch.setattr(png_file, "isal_zlib", None)
+    return request.param
 
 
 def read(data: bytes) -> tuple[np.ndarray, Image.Image]:
