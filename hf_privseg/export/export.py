@@ -3,12 +3,14 @@
 import inspect
 import io
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,10 +22,11 @@ from ..any_vit.projection import find_projection
 from ..any_vit.proof import difference
 from ..inference.tasks import Task, check_takes_images
 from ..setr.configuration_setr import SetrConfig
-from .program import Inputs, NamedOutputs, Run, Sizes, to_program
+from .program import FREEDOMS, Inputs, NamedOutputs, Run, Sizes, to_program
 from .runtimes import Format, Onnx, TorchProgram
 
 FORMATS: dict[str, Format] = {"onnx": Onnx(), "onnx-int8": Onnx(int8=True), "torch": TorchProgram()}
+_SECONDS = 120.0  # after which sizes that vary are given up, for models whose exports may not end
 TOLERANCE = 1e-3  # of the largest number; float32 sums in another order differ by some 1e-6
 
 
@@ -74,7 +77,7 @@ def export_model(model: PreTrainedModel, folder: Path, inputs: Mapping[str, Any]
     path, reason = folder / kind.file, ""
     for freedom in sizes.freedoms:
         try:
-            with torch.no_grad(), _quiet():
+            with torch.no_grad(), _quiet(), _time_limit(_limit(model, freedom)):
                 promised = [(inputs, list(traced(**inputs))) for inputs in sizes.others(freedom)]
                 kind.write(to_program(traced, sizes, freedom), traced.names, facts.to_dict() if facts else {}, path)
                 found = _differences(kind.load(path), promised)
@@ -125,6 +128,33 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+def _limit(model: PreTrainedModel, freedom: str) -> float:
+    """Seconds that the export of a model may take, 0 for any."""
+    return _SECONDS if freedom == FREEDOMS[0] and not isinstance(model.config, SetrConfig) else 0.0
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """TimeoutError after so many seconds; there are none for 0, in threads, and on systems without such a timer.
+
+    Where a model cuts images of any size into windows, torch.export's formulas for the sizes grow for hours.
+    """
+    if not seconds or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> NoReturn:
+        raise TimeoutError(f"torch.export took longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # and again, should somebody catch the first
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def example_inputs(model: PreTrainedModel, processor: Any) -> dict[str, torch.Tensor]:
