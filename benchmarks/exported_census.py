@@ -45,6 +45,7 @@ class Arguments:
 
     output_dir: str = field(metadata={"help": "Where the results go."})
     seconds: float = field(default=600.0, metadata={"help": "That an export may take."})
+    size_seconds: float = field(default=60.0, metadata={"help": "After which sizes that vary are given up."})
     jobs: int = field(default=2, metadata={"help": "Processes at a time."})
     models: list[str] = field(default_factory=lambda: list(CASES), metadata={"help": "Names in tiny_vision."})
     relatives: bool = field(default=True, metadata={"help": "Export other classes of their folders, too."})
@@ -71,7 +72,7 @@ def all_classes(models: list[str], *, with_relatives: bool) -> dict[str, str]:
     return ordered
 
 
-def exported(case: Case, format: str) -> dict[str, Any]:
+def exported(case: Case, format: str, size_seconds: float) -> dict[str, Any]:
     """A plain model, which is encrypted -> the error of its file and what may vary, or why there is none."""
     plain = Sizes(case.inputs, 1)
     with TemporaryDirectory() as folder, torch.no_grad():
@@ -79,7 +80,7 @@ def exported(case: Case, format: str) -> dict[str, Any]:
             expected = NamedOutputs(case.model, plain)(**plain.example)
             encrypt_model(case.model, _KEY, unverified=True)
             inputs = encrypted_inputs(case, _KEY)
-            file = export_model(case.model, Path(folder), inputs, format=format)
+            file = export_model(case.model, Path(folder), inputs, format=format, size_seconds=size_seconds)
         except ValueError as error:
             return {"reason": str(error).partition(f" as {format}: ")[2] or str(error)}
         found = FORMATS[format].load(file.path)(Sizes(inputs, 1).example)
@@ -87,21 +88,21 @@ def exported(case: Case, format: str) -> dict[str, Any]:
     return {"varies": file.varies, "error": largest}
 
 
-def work(model: str, name: str, answers: Connection) -> None:
+def work(model: str, name: str, size_seconds: float, answers: Connection) -> None:
     """In a process of its own: sends (format, result) of a class for each format."""
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     for format in _FORMATS:
         case = next(case for found, case in classes(model) if found == name)
-        answers.send((format, exported(case, format)))
+        answers.send((format, exported(case, format, size_seconds)))
 
 
-def in_process(model: str, name: str, seconds: float) -> dict[str, Any]:
+def in_process(model: str, name: str, seconds: float, size_seconds: float) -> dict[str, Any]:
     """{format: result} of a class, whatever its exports do."""
     context = multiprocessing.get_context("forkserver")  # which has the imports, and no threads
     ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(model, name, theirs))
+    process = context.Process(target=work, args=(model, name, size_seconds, theirs))
     process.start()
     theirs.close()
     found: dict[str, Any] = {}
@@ -143,7 +144,10 @@ def main() -> None:
     chosen = all_classes(args.models, with_relatives=args.relatives)
     missing = {name: model for name, model in chosen.items() if name not in records.rows}
     with ThreadPoolExecutor(args.jobs) as pool:
-        running = {pool.submit(in_process, model, name, args.seconds): name for name, model in missing.items()}
+        running = {
+            pool.submit(in_process, model, name, args.seconds, args.size_seconds): name
+            for name, model in missing.items()
+        }
         for done in tqdm(as_completed(running), total=len(running), unit="class"):
             records.add(running[done], done.result())
     found = [table({name: records.rows[name] for name in sorted(chosen)})]

@@ -36,7 +36,8 @@ from hf_privseg.training.arguments import parse_arguments, run_script
 DTYPES = ("float32", "bfloat16")
 _HEADER = [
     "encoder", "decoder", "mmsegmentation, s", "ours, s", "ratio", "mmsegmentation bf16, s", "ours bf16, s",
-    "ratio to float32", "ratio to bf16", "largest difference", "largest logit",
+    "ratio to float32", "ratio to bf16", "largest difference", "mmsegmentation from float64", "ours from float64",
+    "largest logit",
 ]  # fmt: skip
 
 
@@ -86,13 +87,11 @@ def compare(encoder: str, decoder: str, args: Arguments, python: Path | None) ->
         peer = None if python is None else stack.enter_context(started(python, folder, encoder, decoder, args))
         if peer is None:
             model, pixels = drawn(encoder, decoder, args)
-            cells = ["-", "-"]
+            cells = ["-"] * 4
         else:
             model = convert_checkpoint(folder / "model.pth").model
             pixels, expected = (torch.from_numpy(np.load(folder / f"{kind}.npy")) for kind in ("pixels", "logits"))
-            with torch.inference_mode():
-                difference = (model(pixel_values=pixels).logits - expected).abs().max().item()
-            cells = [f"{difference:.1e}", f"{expected.abs().max().item():.1f}"]
+            cells = differences(model, pixels, expected)
         timed: dict[str, Callable[[], float]] = {}
         for dtype in DTYPES:
             if peer is not None:
@@ -111,6 +110,15 @@ def compare(encoder: str, decoder: str, args: Arguments, python: Path | None) ->
     row = [encoder, decoder, *both("float32"), ratios[0], *both("bfloat16"), *ratios[1:], *cells]
     versions = "" if peer is None else ", ".join(f"{name} {version}" for name, version in peer.versions.items())
     return row, versions
+
+
+@torch.inference_mode()
+def differences(model: SetrForSemanticSegmentation, pixels: torch.Tensor, expected: torch.Tensor) -> list[str]:
+    """The largest differences of ours from the peer's logits, and of both from those in float64; the largest logit."""
+    found = model(pixel_values=pixels).logits
+    exact = copy.deepcopy(model).double()(pixel_values=pixels.double()).logits
+    pairs = (found, expected), (expected, exact), (found, exact)
+    return [*(f"{(one - other).abs().max().item():.1e}" for one, other in pairs), f"{exact.abs().max().item():.1f}"]
 
 
 def drawn(encoder: str, decoder: str, args: Arguments) -> tuple[SetrForSemanticSegmentation, torch.Tensor]:

@@ -26,7 +26,6 @@ from .program import FREEDOMS, Inputs, NamedOutputs, Run, Sizes, to_program
 from .runtimes import Format, Onnx, TorchProgram
 
 FORMATS: dict[str, Format] = {"onnx": Onnx(), "onnx-int8": Onnx(int8=True), "torch": TorchProgram()}
-_SECONDS = 120.0  # after which sizes that vary are given up, for models whose exports may not end
 TOLERANCE = 1e-3  # of the largest number; float32 sums in another order differ by some 1e-6
 
 
@@ -51,7 +50,14 @@ class Exported:
     num_checked: int
 
 
-def export_model(model: PreTrainedModel, folder: Path, inputs: Mapping[str, Any], *, format: str = "onnx") -> Exported:
+def export_model(
+    model: PreTrainedModel,
+    folder: Path,
+    inputs: Mapping[str, Any],
+    *,
+    format: str = "onnx",
+    size_seconds: float = 120.0,
+) -> Exported:
     """A model, plain or encrypted -> a file in `folder` that another runtime runs, checked against the model.
 
     The file holds the weights as they are: of an encrypted model the encrypted patch embedding, and the public facts
@@ -63,6 +69,7 @@ def export_model(model: PreTrainedModel, folder: Path, inputs: Mapping[str, Any]
         folder: exists; a file of the format's name in it is overwritten.
         inputs: an example of what the model takes, with a batch of 2. What is no tensor is the same for every input.
         format: "onnx", "onnx-int8" (matrix products with 8-bit weights) or "torch" (a program of torch.export).
+        size_seconds: after which sizes that vary are given up, where torch.export does not end. A SETR has any time.
 
     Raises:
         ValueError: unknown format, or torch cannot export the model, or the file computes something else.
@@ -76,8 +83,9 @@ def export_model(model: PreTrainedModel, folder: Path, inputs: Mapping[str, Any]
     _check_repeats(traced, sizes, format)
     path, reason = folder / kind.file, ""
     for freedom in sizes.freedoms:
+        sizes_may_not_end = freedom == FREEDOMS[0] and not isinstance(model.config, SetrConfig)
         try:
-            with torch.no_grad(), _quiet(), _time_limit(_limit(model, freedom)):
+            with torch.no_grad(), _quiet(), _time_limit(size_seconds if sizes_may_not_end else 0.0):
                 promised = [(inputs, list(traced(**inputs))) for inputs in sizes.others(freedom)]
                 kind.write(to_program(traced, sizes, freedom), traced.names, facts.to_dict() if facts else {}, path)
                 found = _differences(kind.load(path), promised)
@@ -128,11 +136,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-
-
-def _limit(model: PreTrainedModel, freedom: str) -> float:
-    """Seconds that the export of a model may take, 0 for any."""
-    return _SECONDS if freedom == FREEDOMS[0] and not isinstance(model.config, SetrConfig) else 0.0
 
 
 @contextmanager
