@@ -152,12 +152,13 @@ def _time_limit(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"torch.export took longer than {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # and again, should somebody catch the first
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # and again, should somebody catch the first
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def example_inputs(model: PreTrainedModel, processor: Any) -> dict[str, torch.Tensor]:

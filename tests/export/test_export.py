@@ -133,6 +133,10 @@ def test_a_time_limit_is_kept_even_where_it_is_caught_and_undone_at_the_end():
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     with export._time_limit(0.0):
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    signal.setitimer(signal.ITIMER_REAL, 1000.0)
+    with export._time_limit(5.0):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] <= 5.0
+    assert 900.0 < signal.setitimer(signal.ITIMER_REAL, 0.0)[0] <= 1000.0  # whoever had a timer has it again
 
 
 def test_a_file_that_computes_something_else_is_not_kept(tmp_path, monkeypatch):
