@@ -142,7 +142,7 @@ def draw(path: Path, found: dict[Case, Cost | str]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     alone = {case: cost for case, cost in found.items() if case.batch == 1 and isinstance(cost, Cost)}
@@ -158,6 +158,8 @@ def draw(path: Path, found: dict[Case, Cost | str]) -> None:
         ticks = sorted({case.size for case in alone})
         axis.set_xticks(ticks, map(str, ticks))
         axis.minorticks_off()
+        axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.grid(alpha=0.3)
     axes[0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from .options import Force, Json, Model, ModelFolder, one_of
 from .output import report
 
@@ -22,6 +24,16 @@ def export(
             "of torch.export.",
         ),
     ] = "onnx",
+    size_seconds: Annotated[
+        float,
+        typer.Option(
+            "--size-seconds",
+            min=1.0,
+            max=86400.0,
+            help="That torch.export may take to let the size of images vary. With models that cut images into "
+            "windows, such as Swin, it would not end. Does not count for SETR.",
+        ),
+    ] = 120.0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -40,7 +52,8 @@ def export(
 
     network, processor = load_any_model(model, device="cpu", dtype="float32")
     with new_folder(output, overwrite=force) as folder:
-        exported = export_model(network, folder, example_inputs(network, processor), format=format)
+        inputs = example_inputs(network, processor)
+        exported = export_model(network, folder, inputs, format=format, size_seconds=size_seconds)
         network.config.save_pretrained(folder)
         processor.save_pretrained(folder)
         copy_licences(Path(source_of(model)), folder)
@@ -48,14 +61,17 @@ def export(
     facts: dict[str, object] = {"path": path, "format": format, "outputs": exported.outputs}
     facts |= {"varies": exported.varies, "step": exported.step}
     facts |= {"difference": exported.difference, "num_checked": exported.num_checked}
+    facts |= {"fixed_because": exported.fixed_because}
     varying = {
         "batch and size": f"any batch, sides that are multiples of {exported.step} pixels",
         "batch": "any batch, images of the processor's size",
         "nothing": "two images of the processor's size, no more and no fewer",
     }
+    because = [f"No more varies, because: {exported.fixed_because}"] if exported.fixed_because else []
     report(
         facts,
         f"Wrote {path}: {', '.join(exported.outputs)} for {varying[exported.varies]}.",
+        *because,
         f"Run beside the model on {exported.num_checked} inputs: outputs differ by {exported.difference:.1g} of their "
         "largest number at most.",
         as_json=as_json,

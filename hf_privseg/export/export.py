@@ -3,14 +3,12 @@
 import inspect
 import io
 import logging
-import signal
-import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +22,10 @@ from ..inference.tasks import Task, check_takes_images
 from ..setr.configuration_setr import SetrConfig
 from .program import FREEDOMS, Inputs, NamedOutputs, Run, Sizes, to_program
 from .runtimes import Format, Onnx, TorchProgram
+from .time_limit import time_limit
 
 FORMATS: dict[str, Format] = {"onnx": Onnx(), "onnx-int8": Onnx(int8=True), "torch": TorchProgram()}
+_DAY = 86400.0  # seconds
 TOLERANCE = 1e-3  # of the largest number; float32 sums in another order differ by some 1e-6
 
 
@@ -40,6 +40,7 @@ class Exported:
         step: sides of images are multiples of this number of pixels, where the size may vary.
         difference: the largest difference from the model, relative to the largest number of an output.
         num_checked: inputs on which the file was run beside the model.
+        fixed_because: why no more varies, where torch says so, else "".
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Exported:
     step: int
     difference: float
     num_checked: int
+    fixed_because: str
 
 
 def export_model(
@@ -69,25 +71,32 @@ def export_model(
         folder: exists; a file of the format's name in it is overwritten.
         inputs: an example of what the model takes, with a batch of 2. What is no tensor is the same for every input.
         format: "onnx", "onnx-int8" (matrix products with 8-bit weights) or "torch" (a program of torch.export).
-        size_seconds: after which sizes that vary are given up, where torch.export does not end. A SETR has any time.
+        size_seconds: that torch.export may take for sizes that vary, with models of other classes than SETR; positive,
+            at most a day. With some it would not end. It is heeded in the main thread, on systems other than Windows.
 
     Raises:
-        ValueError: unknown format, or torch cannot export the model, or the file computes something else.
+        ValueError: unknown format, or seconds out of range, or torch cannot export the model, or the file computes
+            something else.
         ImportError: the packages of the format are missing.
     """
     if format not in FORMATS:
         raise ValueError(f"expected one of the formats {', '.join(FORMATS)}, got {format!r:.40}")
+    if not 0 < size_seconds <= _DAY:
+        raise ValueError(f"expected size_seconds above 0 and at most {_DAY:g}, got {size_seconds}")
     kind, facts = FORMATS[format], key_facts(model)
     sizes = Sizes(inputs, find_projection(model).patch_size)
     traced = NamedOutputs(model.eval(), sizes)
     _check_repeats(traced, sizes, format)
     path, reason = folder / kind.file, ""
     for freedom in sizes.freedoms:
-        sizes_may_not_end = freedom == FREEDOMS[0] and not isinstance(model.config, SetrConfig)
+        # Where a model cuts images of any size into windows, torch.export's formulas for the sizes grow for hours.
+        may_not_end = freedom == FREEDOMS[0] and not isinstance(model.config, SetrConfig)
         try:
-            with torch.no_grad(), _quiet(), _time_limit(size_seconds if sizes_may_not_end else 0.0):
+            with torch.no_grad(), _quiet():
                 promised = [(inputs, list(traced(**inputs))) for inputs in sizes.others(freedom)]
-                kind.write(to_program(traced, sizes, freedom), traced.names, facts.to_dict() if facts else {}, path)
+                with time_limit(size_seconds, "torch.export") if may_not_end else nullcontext():
+                    program = to_program(traced, sizes, freedom)
+                kind.write(program, traced.names, facts.to_dict() if facts else {}, path)
                 found = _differences(kind.load(path), promised)
         except ImportError:
             raise
@@ -95,7 +104,7 @@ def export_model(
             reason = _reason(error)
             continue
         if format == "onnx-int8" or max(found) <= TOLERANCE:
-            return Exported(path, traced.names, freedom, sizes.step, max(found), len(found))
+            return Exported(path, traced.names, freedom, sizes.step, max(found), len(found), reason)
         reason = f"the largest difference from the model is {max(found):.2g} of the largest number"
     for left in folder.glob(f"{kind.file}*"):
         left.unlink()
@@ -136,29 +145,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-
-
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """TimeoutError after so many seconds; there are none for 0, in threads, and on systems without such a timer.
-
-    Where a model cuts images of any size into windows, torch.export's formulas for the sizes grow for hours.
-    """
-    if not seconds or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> NoReturn:
-        raise TimeoutError(f"torch.export took longer than {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # and again, should somebody catch the first
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
-        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def example_inputs(model: PreTrainedModel, processor: Any) -> dict[str, torch.Tensor]:

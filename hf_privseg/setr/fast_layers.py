@@ -9,7 +9,7 @@ is.
 
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import product
 
 import torch
@@ -118,26 +118,24 @@ def onednn_is_faster() -> bool:
     """Whether oneDNN computes a linear layer in float32 clearly faster on this machine; measured once a process."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
-    inputs = torch.ones(1, 256, 768), torch.ones(3072, 768), torch.ones(3072)
-    return _is_clearly_faster(_by_onednn, nn.functional.linear, inputs)
+    return _is_clearly_faster(_by_onednn, nn.functional.linear, [(1, 256, 768), (3072, 768), (3072,)], torch.float32)
 
 
 @cache
 def head_by_head_is_faster() -> bool:
     """Whether attention in bfloat16 is clearly faster so on this machine; measured once a process."""
-    states = torch.ones(1, 2, 1024, 64, dtype=torch.bfloat16)
-    return _is_clearly_faster(_head_by_head, _fused_attention, (states, states, states, 0.125))
+    usual = nn.functional.scaled_dot_product_attention
+    return _is_clearly_faster(partial(_head_by_head, scaling=0.125), usual, [(1, 2, 1024, 64)] * 3, torch.bfloat16)
 
 
-def _fused_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
-    return nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling)
-
-
-def _is_clearly_faster(kernel: Callable[..., object], usual: Callable[..., object], inputs: tuple) -> bool:
-    """Whether one function takes clearly less time than another on the same inputs."""
+def _is_clearly_faster(
+    kernel: Callable[..., object], usual: Callable[..., object], shapes: list[tuple[int, ...]], dtype: torch.dtype
+) -> bool:
+    """Whether one function takes clearly less time than another on the same inputs, of these shapes."""
     seconds: list[list[float]] = [[], []]
     # Modes count operations, or only pretend to compute.
     with _disable_current_modes(), torch.inference_mode():
+        inputs = [torch.ones(shape, dtype=dtype, device="cpu") for shape in shapes]
         for _ in range(_ROUNDS + 1):
             for function, taken in zip((kernel, usual), seconds, strict=True):
                 start = time.perf_counter()

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -180,6 +181,19 @@ def test_the_measurement_computes_where_others_only_count(measure):
     with FlopCounterMode(display=False) as counter:
         measure()
     assert counter.get_total_flops() == 0
+
+
+def test_the_measurement_is_of_real_tensors_in_its_own_dtype_wherever_it_is_asked_for():
+    seen = []
+    torch.set_default_dtype(torch.float64)
+    try:
+        with FakeTensorMode():
+            fast_layers._is_clearly_faster(seen.append, seen.append, [(2, 3)], torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {(type(tensor), tensor.dtype, tensor.device.type) for tensor in seen} == {
+        (torch.Tensor, torch.float32, "cpu")
+    }
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 9, 8), (3, 1, 5, 16)])
