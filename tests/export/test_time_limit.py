@@ -22,7 +22,7 @@ def signals_are_given_back():
 
 def test_it_is_raised_again_where_it_is_caught(monkeypatch):
     monkeypatch.setattr(module, "_AGAIN", 0.05)
-    caught = []
+    caught: list[TimeoutError] = []
 
     def stubborn():
         while len(caught) < 2:
@@ -47,6 +47,7 @@ def test_an_alarm_that_comes_late_does_nothing(monkeypatch):
     monkeypatch.setattr(signal, "setitimer", lambda *_: NO_TIMER)
     with time_limit(100.0, "the work"):
         stop = signal.getsignal(signal.SIGALRM)
+        assert callable(stop)
         with pytest.raises(TimeoutError):
             stop(signal.SIGALRM, None)
     stop(signal.SIGALRM, None)
@@ -72,7 +73,7 @@ def test_other_threads_have_no_limit():
             time.sleep(0.1)
             ended.append(True)
 
-    ended = []
+    ended: list[bool] = []
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()

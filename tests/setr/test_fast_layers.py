@@ -184,7 +184,7 @@ def test_the_measurement_computes_where_others_only_count(measure):
 
 
 def test_the_measurement_is_of_real_tensors_in_its_own_dtype_wherever_it_is_asked_for():
-    seen = []
+    seen: list[torch.Tensor] = []
     torch.set_default_dtype(torch.float64)
     try:
         with FakeTensorMode():
