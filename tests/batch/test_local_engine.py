@@ -33,7 +33,7 @@ COUNT = 24
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("local")
     SecretKey.generate("permutation").to_file(folder / "secret.key")
-    make_images(folder / "images", COUNT, size=(160, 160))
+    make_images(folder / "images", COUNT, size=(640, 640))  # which take long enough to be stopped at
     run(operation(folder), [folder / "images"], folder / "expected", part_size=2)
     return folder
 

@@ -54,7 +54,7 @@ def test_what_is_compared_runs_in_turns_and_a_first_turn_does_not_count():
 def test_without_mmsegmentation_ours_is_timed_alone_and_each_means_by_itself(run):
     rows, text = run("mmseg", "--encoders", "tiny", "--size", 64, "--rounds", 1, "--peer", "nowhere/python", "--means")
     assert "mmsegmentation is skipped: there is no nowhere/python" in text
-    times = [row for row in rows if row[0] == "tiny" and len(row) == 11]
+    times = [row for row in rows if row[0] == "tiny" and len(row) == 13]
     assert [row[1] for row in times] == ["naive", "pup", "mla"]
     assert all(row[2] == row[4] == "-" and float(row[3]) > 0 for row in times)
     means = [row for row in rows if row[0] == "tiny" and len(row) == 10]
