@@ -323,6 +323,7 @@ def _become(job: dict[str, Any], files: list[int]) -> None:
             os.dup2(file, number)
             os.close(file)
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets jobs in the background ignore it
         os.chdir(job["cwd"])
         random.seed()
         sys.modules["numpy"].random.seed()
