@@ -76,7 +76,7 @@ def is_ours(level, module):
 def shipped_violations(source):
     """What a file that travels with a checkpoint must not do; what it can do without, it may try to import."""
     tree = ast.parse(source)
-    tried = [node for block in tree.body if isinstance(block, ast.Try) for node in block.body]
+    tried = [node for block in tree.body if isinstance(block, ast.Try) and block.handlers for node in block.body]
     found = []
     for node, level, module, names in imports(tree):
         text = ast.unparse(node)
@@ -282,7 +282,7 @@ def test_importing_the_package_stays_light():
         ("if TYPE_CHECKING:\n    from .errors import InvalidKeyError", "not a line"),
         ("import scipy.linalg", "a package that"),
         ("def f():\n    import datasets", "a package that"),
-        ("try:\n    import math\nfinally:\n    import datasets", "a package that"),
+        ("try:\n    import datasets\nfinally:\n    pass", "a package that"),
     ],
 )
 def test_a_bad_shipped_file_is_found(source, message):
